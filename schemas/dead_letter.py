@@ -1,0 +1,106 @@
+"""Refused records: the original key and value unchanged, the reason and position in headers.
+
+Headers follow KIP-1034 (`__streams.errors.…`) with a closed reason code beside them. Start at Reason.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+from msgspec import Struct
+
+from schemas.fields import MAX_EVENT_BYTES
+
+Headers = tuple[tuple[str, bytes], ...]
+
+MAX_HEADER_BYTES = 1_000
+HEADER_NAMES: Mapping[str, str] = {  # field of DeadLetter → header
+    "reason": "x-error-code",
+    "detail": "__streams.errors.message",
+    "topic": "__streams.errors.topic",
+    "partition": "__streams.errors.partition",
+    "offset": "__streams.errors.offset",
+    "timestamp_ms": "x-original-timestamp-ms",
+}
+
+
+class Reason(StrEnum):
+    """Why a record was refused; a closed set, safe to alert and to group on."""
+
+    BAD_JSON = "bad_json"
+    EMPTY_VALUE = "empty_value"
+    WRONG_TYPE = "wrong_type"
+    MISSING_FIELD = "missing_field"
+    OUT_OF_RANGE = "out_of_range"
+    TOO_LARGE = "too_large"
+    TEXT_TOO_LONG = "text_too_long"
+    TOO_MANY_LINES = "too_many_lines"
+    MISSING_KEY = "missing_key"
+    KEY_MISMATCH = "key_mismatch"
+    UNKNOWN_CURRENCY = "unknown_currency"
+    FROM_FUTURE = "from_future"
+    HANDLER_ERROR = "handler_error"
+    SPEC_MISMATCH = "spec_mismatch"
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
+    """One refused record: where it lay, why it was refused, its original bytes.
+
+    A key or value over the event limit is kept as its size and SHA-256 in `detail`, not as bytes.
+    """
+
+    reason: Reason
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+def headers_of(letter: DeadLetter) -> Headers:
+    """Render everything but key and value as record headers; a detail over the limit is cut at its end."""
+    return tuple(
+        (header, str(getattr(letter, field)).encode("utf-8", "replace")[:MAX_HEADER_BYTES])
+        for field, header in HEADER_NAMES.items()
+    )
+
+
+def bounded(letter: DeadLetter) -> DeadLetter:
+    """Replace a key or value over the event limit by its size and hash.
+
+    They stand at the head of `detail`, whose end may be cut. What remains fits a broker's default record limit.
+    """
+    key_note, key = kept("key", letter.key)
+    value_note, value = kept("value", letter.value)
+    return msgspec.structs.replace(letter, detail=key_note + value_note + letter.detail, key=key, value=value)
+
+
+def kept(name: str, data: bytes | None) -> tuple[str, bytes | None]:
+    """Give the note that stands for bytes over the limit, and the bytes that are kept."""
+    if data is None or len(data) <= MAX_EVENT_BYTES:
+        return "", data
+    return f"original {name} of {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}; ", None
+
+
+def read_dead_letter(key: bytes | None, value: bytes | None, headers: Headers) -> DeadLetter:
+    """Rebuild the dead letter that `headers_of` rendered.
+
+    Raises:
+        KeyError: a header is missing; the record was not written by Footfall.
+        ValueError: a header holds another reason or no number; it was not written by this Footfall.
+    """
+    found = dict(headers)
+    text = {field: found[header].decode("utf-8", "replace") for field, header in HEADER_NAMES.items()}
+    return DeadLetter(
+        reason=Reason(text["reason"]),
+        detail=text["detail"],
+        topic=text["topic"],
+        partition=int(text["partition"]),
+        offset=int(text["offset"]),
+        timestamp_ms=int(text["timestamp_ms"]),
+        key=key,
+        value=value,
+    )

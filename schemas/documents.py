@@ -1,0 +1,237 @@
+"""The contract as documents others can read: JSON Schema per topic, and one AsyncAPI document of all topics.
+
+The structs and the topics table in, bytes of files out, always the same bytes. Knows neither the command line nor a
+broker. Start at documents.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from schemas.dead_letter import HEADER_NAMES, MAX_HEADER_BYTES, DeadLetter
+from schemas.fields import UserId
+from schemas.topics import SIGNALS, SOURCES, TABLE, Topic, dlq
+
+Schema = dict[str, Any]
+
+CONTRACT_VERSION = "1.0.0"
+JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+KAFKA_BINDING = "0.5.0"
+
+RECEIVES: Mapping[str, tuple[str, ...]] = {
+    "features": (*SOURCES, "review-sentiment"),
+    "scorer": ("score-request",),
+    "triggers": ("interest", "churn-risk"),
+}
+SENDS: Mapping[str, tuple[str, ...]] = {
+    "features": ("score-request",),
+    "scorer": SIGNALS,
+    "triggers": ("ad-trigger", "suppression"),
+}
+
+
+def documents() -> dict[str, bytes]:
+    """Render every document; keys are paths relative to the folder they are written to."""
+    files = {f"json/{topic.kind}.json": json_bytes(topic_schema(topic)) for topic in TABLE.values() if not is_dlq(topic)}
+    files["json/dead-letter.json"] = json_bytes(identified("dead-letter", headers_schema()))
+    files["asyncapi.yaml"] = yaml_bytes(asyncapi())
+    return files
+
+
+def stale(directory: Path) -> list[str]:
+    """Name the documents that are missing below `directory` or differ from what the code says."""
+    return [name for name, content in documents().items() if found(directory / name) != content]
+
+
+def write(directory: Path) -> list[str]:
+    """Write every document below `directory` and name them; folders are made, other files left alone."""
+    files = documents()
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return list(files)
+
+
+def topic_schema(topic: Topic) -> Schema:
+    """Describe the value of a topic's records as one self-contained JSON Schema 2020-12."""
+    (_,), components = msgspec.json.schema_components([topic.struct], ref_template="#/$defs/{name}")
+    parts = tidy(components)
+    root = parts.pop(topic.struct.__name__)
+    return identified(topic.name, root | ({"$defs": parts} if parts else {}))
+
+
+def headers_schema() -> Schema:
+    """Describe the headers of a dead letter, each as the text its bytes hold; key and value are the original bytes."""
+    _, components = msgspec.json.schema_components([DeadLetter], ref_template="#/$defs/{name}")
+    parts = tidy(components)
+    fields = parts["DeadLetter"]["properties"]
+    headers = {header: as_text(fields[field]) for field, header in HEADER_NAMES.items()}
+    headers[HEADER_NAMES["reason"]] = parts["Reason"]
+    headers[HEADER_NAMES["detail"]]["maxLength"] = MAX_HEADER_BYTES
+    return {
+        "title": "DeadLetterHeaders",
+        "description": f"{parts['DeadLetter']['description']}\n\nThese are the record's headers.",
+        "type": "object",
+        "properties": headers,
+        "required": list(headers),
+    }
+
+
+def asyncapi() -> Schema:
+    """Describe all topics, who reads and writes them, and their messages as one AsyncAPI 3.0.0 document."""
+    main = [topic for topic in TABLE.values() if not is_dlq(topic)]
+    _, components = msgspec.json.schema_components([topic.struct for topic in main], ref_template="#/components/schemas/{name}")
+    headers = headers_schema()
+    parts = dict(sorted((components | {headers["title"]: headers}).items()))
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Footfall",
+            "version": CONTRACT_VERSION,
+            "description": "Interest and churn-risk events from a shop's event streams. Topic names, partitions and "
+            "retention are defaults that a deployment may change.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {topic.kind: channel(topic) for topic in TABLE.values()},
+        "operations": operations(),
+        "components": {
+            "schemas": as_draft_07(tidy(parts)),
+            "messages": {topic.kind: message(topic) for topic in main} | {"dead-letter": dead_letter_message()},
+        },
+    }
+
+
+def channel(topic: Topic) -> Schema:
+    """Describe one topic: its name, its one message, and how it is set up on the broker."""
+    name = message_name(topic)
+    return {
+        "address": topic.name,
+        "description": f"Keyed by {topic.key}.",
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "bindings": {
+            "kafka": {
+                "topic": topic.name,
+                "partitions": topic.partitions,
+                "topicConfiguration": {"cleanup.policy": topic.cleanup.split(","), "retention.ms": topic.retention_ms},
+                "bindingVersion": KAFKA_BINDING,
+            }
+        },
+    }
+
+
+def operations() -> Schema:
+    """Describe what each role receives and sends; a role sends the dead letters of the topics it receives."""
+    described: Schema = {}
+    for role, kinds in RECEIVES.items():
+        group = {"groupId": {"type": "string", "enum": [f"footfall-{role}"]}, "bindingVersion": KAFKA_BINDING}
+        for kind in kinds:
+            described[f"{role}.receive.{kind}"] = operation("receive", kind) | {"bindings": {"kafka": group}}
+        for kind in (*SENDS[role], *map(dlq, kinds)):
+            described[f"{role}.send.{kind}"] = operation("send", kind)
+    return described
+
+
+def operation(action: str, kind: str) -> Schema:
+    """Point one action at the channel of a kind and at its message."""
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{kind}"},
+        "messages": [{"$ref": f"#/channels/{kind}/messages/{message_name(TABLE[kind])}"}],
+    }
+
+
+def message(topic: Topic) -> Schema:
+    """Describe the records of a topic: JSON by its struct, keyed by the user id in UTF-8."""
+    return {
+        "name": topic.kind,
+        "title": topic.struct.__name__,
+        "contentType": "application/json",
+        "payload": {"$ref": f"#/components/schemas/{topic.struct.__name__}"},
+        "bindings": {"kafka": {"key": tidy(msgspec.json.schema(UserId)), "bindingVersion": KAFKA_BINDING}},
+    }
+
+
+def dead_letter_message() -> Schema:
+    """Describe a refused record: original key and value, position and reason in headers."""
+    key = {"description": "The original key, unchanged; a record may have come without one."}
+    return {
+        "name": "dead-letter",
+        "title": "DeadLetter",
+        "contentType": "application/octet-stream",
+        "headers": {"$ref": "#/components/schemas/DeadLetterHeaders"},
+        "payload": {"description": "The original value, unchanged; nothing when it was over the limit of an event."},
+        "bindings": {"kafka": {"key": key, "bindingVersion": KAFKA_BINDING}},
+    }
+
+
+def is_dlq(topic: Topic) -> bool:
+    """Tell a dead-letter topic from the topics that carry a struct as JSON."""
+    return topic.struct is DeadLetter
+
+
+def message_name(topic: Topic) -> str:
+    """Name a topic's message: all dead-letter topics share one."""
+    return "dead-letter" if is_dlq(topic) else topic.kind
+
+
+def identified(name: str, schema: Schema) -> Schema:
+    """Head a schema with its dialect and a name that no host needs to serve."""
+    return {"$schema": JSON_SCHEMA, "$id": f"urn:footfall:{name}", **schema}
+
+
+def as_text(field: Schema) -> Schema:
+    """Describe a field of a struct as the text of a header."""
+    return {"type": "string", "pattern": "^-?[0-9]+$"} if field.get("type") == "integer" else dict(field)
+
+
+def tidy(node: Any) -> Any:
+    r"""Strip what is Python's in a schema: the indentation of docstrings and the `(?!\n)` before a pattern's end.
+
+    JSON Schema's `$` never matches before a newline, and RE2, which many validators use, knows no lookahead.
+    """
+    if isinstance(node, list):
+        return [tidy(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    clean = {name: tidy(child) for name, child in node.items()}
+    if isinstance(text := clean.get("description"), str):
+        clean["description"] = inspect.cleandoc(text)
+    if isinstance(pattern := clean.get("pattern"), str):
+        clean["pattern"] = pattern.replace(r"(?!\n)$", "$")
+    return clean
+
+
+def as_draft_07(node: Any) -> Any:
+    """Rewrite tuples for AsyncAPI, whose schemas are draft 07: there `items` lists them and `additionalItems` ends them."""
+    if isinstance(node, list):
+        return [as_draft_07(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    old = {name: as_draft_07(child) for name, child in node.items()}
+    if "prefixItems" not in old:
+        return old
+    rest = {"additionalItems": old.pop("items")} if "items" in old else {}
+    return {"items" if name == "prefixItems" else name: child for name, child in old.items()} | rest
+
+
+def json_bytes(document: Schema) -> bytes:
+    """Render a document as indented JSON."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def yaml_bytes(document: Schema) -> bytes:
+    """Render a document as YAML in the order it was built, without anchors."""
+    unshared = json.loads(json.dumps(document))  # PyYAML writes an anchor for an object it meets twice
+    text: str = yaml.safe_dump(unshared, sort_keys=False, allow_unicode=True, width=120)
+    return text.encode()
+
+
+def found(path: Path) -> bytes | None:
+    """Read a file, or nothing where none is."""
+    return path.read_bytes() if path.is_file() else None

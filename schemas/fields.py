@@ -1,0 +1,32 @@
+"""The constrained types that wire structs are made of: limits live here and nowhere else.
+
+Every limit that a message is refused for is a `msgspec.Meta` on one of these names, so that the decoder, the JSON
+Schemas and the documentation cannot disagree. Start at UserId.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+MAX_EVENT_BYTES = 256_000
+MAX_TEXT_CHARS = 2_000
+MAX_LINES = 200
+MAX_ID_CHARS = 64
+
+UserId = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9:._-]{1,64}(?!\n)$", description="Pseudonymous user id; also the record key.")
+]
+EventId = Annotated[
+    str, Meta(min_length=1, max_length=MAX_ID_CHARS, description="Producer's unique id of the event; makes retries harmless.")
+]
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+Category = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+Millis = Annotated[int, Meta(ge=0, le=4_102_444_800_000, description="Milliseconds since 1970-01-01T00:00Z (UTC).")]
+DurationMs = Annotated[int, Meta(ge=0, le=86_400_000, description="Milliseconds, at most one day.")]
+Offset = Annotated[int, Meta(ge=0)]
+Quantity = Annotated[int, Meta(ge=1, le=1_000_000)]
+Price = Annotated[float, Meta(ge=0.0, le=1e9, description="Price of one unit in the purchase's currency.")]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}(?!\n)$", description="ISO 4217 code.")]
+Stars = Annotated[float, Meta(ge=1.0, le=5.0)]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]

@@ -1,0 +1,100 @@
+"""What Footfall publishes: interest, churn risk, review sentiment, ad triggers and suppressions.
+
+Ids are a pure function of the source event, so a repeated record has a known id: keep the first of each. Start at
+Interest; every signal names the model and feature spec that made it and the event it came from.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from schemas.fields import EventId, Id, Millis, Probability, UserId
+from schemas.scoring import Guard, SourcePosition, Timings
+
+
+class Signal(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What every score carries: who, which event, from where, by which model, on which records, when."""
+
+    signal_id: Id
+    request_id: Id
+    user_id: UserId
+    event_id: EventId
+    event_time_ms: Millis
+    model_version: str
+    spec_version: str
+    source: SourcePosition
+    guard: Guard
+    timings: Timings
+    schema_version: int = 1
+
+
+class InterestScore(Struct, frozen=True, kw_only=True, gc=False):
+    """Probability that the user's next interactions include the category `label`."""
+
+    label: str
+    probability: Probability
+
+
+class Interest(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What the user wants now: every label of the model, most probable first."""
+
+    interests: list[InterestScore]
+
+
+class ChurnRisk(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """How likely the user stays away: survival[i] = P(no return within horizons_days[i] of `event_time_ms`).
+
+    After `e` silent days the risk over a further H is S(e + H) / S(e): no new score is needed to age it.
+    `probability` is the survival at `horizon_days`, the shop's definition of churn.
+    """
+
+    horizons_days: list[int]
+    survival: list[Probability]
+    horizon_days: int
+    probability: Probability
+
+
+class ReviewSentiment(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What a review says, from -1 (bad) to 1 (good); `event_time_ms` is the review's own time."""
+
+    review_id: Id
+    sentiment: Annotated[float, Meta(ge=-1.0, le=1.0)]
+
+
+class Decision(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What every trigger decision carries: the campaign, the score that crossed its threshold, and the policy."""
+
+    user_id: UserId
+    event_time_ms: Millis
+    campaign_id: Id
+    signal_id: Id
+    signal: str
+    label: str | None = None
+    score: Probability
+    threshold: Probability
+    model_version: str
+    policy_version: str
+    schema_version: int = 1
+
+
+class AdTrigger(Decision, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """Act now: show `campaign_id` to this user until `expires_at_ms` (event time)."""
+
+    trigger_id: Id
+    expires_at_ms: Millis
+    reason: str
+
+
+class SuppressionReason(StrEnum):
+    """Why a campaign whose threshold was crossed did not fire."""
+
+    COOLDOWN = "cooldown"
+
+
+class Suppression(Decision, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A trigger that was not sent, and why; `until_ms` is when the reason ends (event time)."""
+
+    suppression_id: Id
+    reason: SuppressionReason
+    until_ms: Millis

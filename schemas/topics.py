@@ -1,0 +1,102 @@
+"""The one table of topics: name, key, partitions, retention, cleanup and struct.
+
+Roles, tools, documents and the broker set-up all read it. Names are defaults: `named_topics` applies a prefix
+and overrides once, at start. Start at TABLE.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from schemas.dead_letter import DeadLetter
+from schemas.events import Browse, Click, Event, Purchase, Rating, Review, Search, Visit
+from schemas.scoring import ScoreRequest
+from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
+
+DAY_MS = 86_400_000
+
+
+class Topic(Struct, frozen=True, kw_only=True):
+    """One row of the table; `kind` is the stable word the code uses, `name` what the broker calls it."""
+
+    kind: str
+    name: str
+    struct: type[Struct]
+    key: str = "user_id"
+    partitions: int = 12
+    retention_ms: int = 7 * DAY_MS
+    cleanup: str = "delete"
+
+
+SOURCES: Mapping[str, type[Event]] = {
+    "visit": Visit,
+    "browse": Browse,
+    "click": Click,
+    "search": Search,
+    "purchase": Purchase,
+    "review": Review,
+    "rating": Rating,
+}
+SIGNALS = ("interest", "churn-risk", "review-sentiment")
+
+_MAIN = (
+    Topic(kind="visit", name="shop.visits.v1", struct=Visit),
+    Topic(kind="browse", name="shop.browses.v1", struct=Browse),
+    Topic(kind="click", name="shop.clicks.v1", struct=Click),
+    Topic(kind="search", name="shop.searches.v1", struct=Search),
+    Topic(kind="purchase", name="shop.purchases.v1", struct=Purchase),
+    Topic(kind="review", name="shop.reviews.v1", struct=Review),
+    Topic(kind="rating", name="shop.ratings.v1", struct=Rating),
+    Topic(kind="score-request", name="footfall.score-requests.v1", struct=ScoreRequest, retention_ms=DAY_MS),
+    Topic(kind="interest", name="footfall.interest.v1", struct=Interest),
+    Topic(kind="churn-risk", name="footfall.churn-risk.v1", struct=ChurnRisk),
+    Topic(kind="review-sentiment", name="footfall.review-sentiment.v1", struct=ReviewSentiment),
+    Topic(kind="ad-trigger", name="footfall.ad-triggers.v1", struct=AdTrigger),
+    Topic(kind="suppression", name="footfall.suppressions.v1", struct=Suppression),
+)
+DEAD_LETTERED = (*SOURCES, "score-request", *SIGNALS)
+
+
+def dlq(kind: str) -> str:
+    """Name the kind of the dead-letter topic of a topic."""
+    return f"{kind}.dlq"
+
+
+TABLE: Mapping[str, Topic] = {topic.kind: topic for topic in _MAIN} | {
+    dlq(topic.kind): Topic(kind=dlq(topic.kind), name=f"{topic.name}.dlq", struct=DeadLetter, key="original key")
+    for topic in _MAIN
+    if topic.kind in DEAD_LETTERED
+}
+
+
+def named_topics(
+    *, prefix: str = "", names: Mapping[str, str] | None = None, partitions: int | None = None, retention_ms: int | None = None
+) -> dict[str, Topic]:
+    """Apply a deployment's prefix, names, partition count and retention to the table.
+
+    `names` maps a kind to the whole name of its topic and wins over `prefix`; an overridden source's dead-letter
+    topic follows it unless named itself. `retention_ms` -1 keeps records for ever, as a replayed log needs.
+
+    Raises:
+        ValueError: `names` has a kind that the table lacks, or gives two kinds one name.
+    """
+    names = dict(names or {})
+    if unknown := sorted(set(names) - set(TABLE)):
+        raise ValueError(f"no topic of kind {', '.join(unknown)}: expected {', '.join(TABLE)}")
+    topics: dict[str, Topic] = {}
+    for kind, topic in TABLE.items():
+        base = kind.removesuffix(".dlq")
+        default = f"{topics[base].name}.dlq" if base != kind else prefix + topic.name
+        topics[kind] = Topic(
+            kind=kind,
+            name=names.get(kind, default),
+            struct=topic.struct,
+            key=topic.key,
+            partitions=topic.partitions if partitions is None else partitions,
+            retention_ms=topic.retention_ms if retention_ms is None else retention_ms,
+            cleanup=topic.cleanup,
+        )
+    used = [topic.name for topic in topics.values()]
+    if doubled := sorted({name for name in used if used.count(name) > 1}):
+        raise ValueError(f"topic name {', '.join(doubled)} stands for two kinds: give each kind a name of its own")
+    return topics
