@@ -1,0 +1,269 @@
+"""One user's events → what is remembered of them, as a compact row.
+
+The state is one part per topic, and each part is a fold of that topic's own sequence alone: no part reads another.
+So how topics interleave cannot matter; only `snapshot.py` looks across parts. Pure: time comes from the events.
+Start at TopicState.apply.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+import xxhash
+from cramjam import DecompressionError, lz4
+from msgspec import Struct
+
+from models.features.spec import (
+    HISTORY_EVENTS_PER_KIND,
+    HISTORY_TEXT_CHARS,
+    KINDS,
+    MAX_CATEGORIES,
+    MAX_ITEMS_PER_DAY,
+    MAX_PURCHASE_TIMES,
+    SENTIMENT,
+    SESSION_SLOT_MS,
+)
+from models.features.tiles import DAY_MS, MINUTE_MS, WINDOW_DAYS, Series
+from schemas.events import Event, Purchase, PurchaseLine
+from schemas.scoring import HistoryEntry
+from schemas.signals import ReviewSentiment
+
+T = TypeVar("T")
+
+ROW_VERSION = 1
+NAME_BYTES, HISTORY_TEXT_BYTES = 64, 72  # what a name and a text may take in a row
+PRUNE_MINUTES = 40  # minute tiles a state holds before it drops what left every window
+SCALE = 10_000  # ratings and sentiments are summed as integers of 1/10,000
+DEFAULT_TTL_MS = 400 * DAY_MS
+VISIT, BROWSE, CLICK, SEARCH, PURCHASE, REVIEW, RATING = range(len(KINDS))
+AMOUNT, RETURNED_LINES, RETURNED_AMOUNT = range(3)  # the sums of PURCHASE; the other kinds have at most one
+_SUMS = {BROWSE: 1, PURCHASE: 3, RATING: 1, SENTIMENT: 1}
+
+
+class RowVersionError(ValueError):
+    """A row that this version of Footfall cannot read."""
+
+
+class TopicState(Struct, array_like=True, gc=False):
+    """What one user's events of one topic left: exact tiles, bounded sets, the newest events, and its own guard.
+
+    `since` and `guard` are the offsets of the first and last record it rests on; `ids` holds the last 256 event ids as
+    8-byte hashes; `slots` maps a day to a 48-bit mask of its active half-hours; `items` a day to the sorted hashes of
+    items seen; `categories` a category and a day to a count. Days count from 1970 (UTC).
+    """
+
+    since: int
+    guard: int
+    first_ms: int
+    newest_ms: int
+    due_ms: int = 0
+    ids: bytes = b""
+    count: Series = msgspec.field(default_factory=Series)
+    sums: list[Series] = []
+    slots: dict[int, int] = {}
+    items: dict[int, list[int]] = {}
+    categories: dict[str, dict[int, int]] = {}
+    times: list[int] = []
+    history: list[HistoryEntry] = []
+
+    def apply(self, kind: int, event: Event, offset: int, rates: Mapping[str, float]) -> None:
+        """Fold one accepted event of this topic into the state.
+
+        `kind` indexes KINDS; `rates` gives the reporting-currency value of one unit of each currency. The caller has
+        already refused duplicates, late and future events.
+        """
+        at = event.event_time_ms
+        self.guard = offset
+        if at > self.newest_ms:
+            self.newest_ms = at
+        elif at < self.first_ms:
+            self.first_ms = at
+        minute = at // MINUTE_MS
+        self.count.add(minute, 1)
+        day, slot = divmod(at // SESSION_SLOT_MS, 48)
+        slots = self.slots
+        if day in slots:
+            slots[day] |= 1 << slot
+        else:
+            slots[day] = 1 << slot
+            if len(slots) > WINDOW_DAYS:
+                self.slots = within(slots, self.newest_ms)
+        item: str | None = None
+        category: str | None = None
+        text: str | None = None
+        amount = 0
+        if kind == PURCHASE:
+            item, category, text, amount = self._apply_purchase(event, minute, day, rates)  # type: ignore[arg-type]
+        elif kind == SEARCH:
+            text = event.query  # type: ignore[attr-defined]
+        elif kind != VISIT:
+            item, category = event.item_id, event.category  # type: ignore[attr-defined]
+            self._see(item, category, day)
+            if kind == BROWSE:
+                amount, text = event.dwell_ms, event.title  # type: ignore[attr-defined]
+                self.sums[0].add(minute, amount)
+            elif kind == CLICK:
+                text = event.title  # type: ignore[attr-defined]
+            elif kind == REVIEW:
+                text = event.text  # type: ignore[attr-defined]
+            else:
+                amount = round(event.rating * SCALE)  # type: ignore[attr-defined]
+                self.sums[0].add(minute, amount)
+        if text is not None:
+            text = cut(text[:HISTORY_TEXT_CHARS], HISTORY_TEXT_BYTES)
+        if item is not None and not item.isascii():
+            item = cut(item, NAME_BYTES)
+        if category is not None and not category.isascii():
+            category = cut(category, NAME_BYTES)
+        self._record(HistoryEntry(at, KINDS[kind], item, category, amount, text))
+        if len(self.count.minutes) > PRUNE_MINUTES:
+            self.prune()
+
+    def apply_sentiment(self, signal: ReviewSentiment, offset: int) -> None:
+        """Fold one review's sentiment, as scored, into the tile of the review's own time."""
+        self.guard = offset
+        self.newest_ms = max(self.newest_ms, signal.event_time_ms)
+        minute = signal.event_time_ms // MINUTE_MS
+        self.count.add(minute, 1)
+        self.sums[0].add(minute, round(signal.sentiment * SCALE))
+
+    def _apply_purchase(
+        self, event: Purchase, minute: int, day: int, rates: Mapping[str, float]
+    ) -> tuple[str, str | None, str | None, int]:
+        rate = rates[event.currency]
+        bought = returned = returned_lines = 0
+        largest: PurchaseLine = event.lines[0]
+        largest_amount = -1
+        for line in event.lines:
+            amount = round(line.unit_price * line.quantity * rate * 100)
+            self._see(line.item_id, line.category, day)
+            if line.returned:
+                returned += amount
+                returned_lines += 1
+            else:
+                bought += amount
+            if amount > largest_amount:
+                largest, largest_amount = line, amount
+        self.sums[AMOUNT].add(minute, bought)
+        if returned_lines:
+            self.sums[RETURNED_LINES].add(minute, returned_lines)
+            self.sums[RETURNED_AMOUNT].add(minute, returned)
+        if returned_lines < len(event.lines):
+            insort(self.times, event.event_time_ms)
+            if len(self.times) > MAX_PURCHASE_TIMES:
+                del self.times[0]
+        return largest.item_id, largest.category, largest.title, bought - returned
+
+    def _see(self, item: str, category: str | None, day: int) -> None:
+        key = xxhash.xxh32_intdigest(item.encode())
+        seen = self.items.get(day)
+        if seen is None:
+            self.items[day] = [key]
+            if len(self.items) > WINDOW_DAYS:
+                self.items = within(self.items, self.newest_ms) or {day: [key]}
+        else:
+            at = bisect_left(seen, key)
+            if (at == len(seen) or seen[at] != key) and len(seen) < MAX_ITEMS_PER_DAY:
+                seen.insert(at, key)
+        if category is None:
+            return
+        if not category.isascii():
+            category = cut(category, NAME_BYTES)
+        days = self.categories.get(category)
+        if days is None:
+            if len(self.categories) >= MAX_CATEGORIES + MAX_CATEGORIES // 2:
+                self._forget_categories()
+            self.categories[category] = {day: 1}
+        elif day in days:
+            days[day] += 1
+        else:
+            days[day] = 1
+            if len(days) > WINDOW_DAYS:
+                self.categories[category] = within(days, self.newest_ms) or {day: days[day]}
+
+    def _forget_categories(self) -> None:
+        ranked = sorted(self.categories, key=lambda name: (-max(self.categories[name]), name))[:MAX_CATEGORIES]
+        self.categories = {name: self.categories[name] for name in ranked}
+
+    def _record(self, entry: HistoryEntry) -> None:
+        history = self.history
+        if not history or entry.event_time_ms > history[-1].event_time_ms:
+            history.append(entry)
+        else:
+            insort(history, entry, key=history_order)
+        if len(history) > HISTORY_EVENTS_PER_KIND:
+            del history[0]
+
+    def prune(self) -> None:
+        """Drop tiles that left every window; what any later snapshot shows is unchanged."""
+        minute = self.newest_ms // MINUTE_MS
+        self.count.prune(minute)
+        for series in self.sums:
+            series.prune(minute)
+
+
+class UserState(Struct, array_like=True, gc=False):
+    """All topics of one user: index i < 7 is KINDS[i], index 7 the review sentiment fed back by the scorer."""
+
+    topics: list[TopicState | None]
+
+
+def new_user() -> UserState:
+    """Return the state of a user of whom nothing is known."""
+    return UserState([None] * (len(KINDS) + 1))
+
+
+def new_topic(kind: int, offset: int, at_ms: int) -> TopicState:
+    """Return a topic's empty state, resting on records from `offset` on."""
+    sums = [Series() for _ in range(_SUMS.get(kind, 0))]
+    return TopicState(since=offset, guard=offset - 1, first_ms=at_ms, newest_ms=at_ms, sums=sums)
+
+
+def history_order(entry: HistoryEntry) -> tuple[int, str, int, str]:
+    """Order a kind's history by event time, then by content, so that equal times have one order."""
+    return entry.event_time_ms, entry.item_id or "", entry.amount, entry.text or ""
+
+
+def within(days: dict[int, T], newest_ms: int) -> dict[int, T]:
+    """Keep the days inside the 30-day window that ends at `newest_ms`."""
+    oldest = newest_ms // DAY_MS - (WINDOW_DAYS - 1)
+    return {day: value for day, value in days.items() if day >= oldest}
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """Keep as much of a text as fits into `limit_bytes` of UTF-8."""
+    if len(text) * (1 if text.isascii() else 4) <= limit_bytes:
+        return text
+    return text.encode()[:limit_bytes].decode(errors="ignore")
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(UserState)
+_VERSION_BYTE = bytes([ROW_VERSION])
+
+
+def encode_row(state: UserState) -> bytes:
+    """Encode a state as a version byte and an LZ4 block of MessagePack.
+
+    Equal states give equal bytes, whenever and however often they were encoded before.
+    """
+    for topic in state.topics:
+        if topic is not None:
+            topic.prune()
+    return _VERSION_BYTE + bytes(lz4.compress_block(_encoder.encode(state)))
+
+
+def decode_row(row: bytes) -> UserState:
+    """Decode a row.
+
+    Raises:
+        RowVersionError: the row was written by another row version, or is no row.
+    """
+    if row[:1] != _VERSION_BYTE:
+        found = f"version {row[0]}" if row else "no bytes"
+        raise RowVersionError(f"found a row of {found}, expected version {ROW_VERSION}: run the Footfall that wrote it")
+    try:
+        return _decoder.decode(bytes(lz4.decompress_block(row[1:])))
+    except (msgspec.DecodeError, DecompressionError) as error:
+        raise RowVersionError(f"found a damaged row of {len(row)} bytes ({error}), expected version {ROW_VERSION}") from error
