@@ -1,0 +1,196 @@
+"""A trained network ↔ a folder of model.safetensors and manifest.json, refused unless every byte is as it was written.
+
+Knows what a checkpoint must say about itself (feature spec, encoder, labels, calibration), not how it was trained.
+Nothing is unpickled. Start at load_checkpoint.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import safetensors.torch
+import torch
+from msgspec import Struct
+
+from models.features.spec import FEATURE_SPEC
+from models.network import Network, NetworkConfig, Normalisation
+
+WEIGHTS = "model.safetensors"
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not be used: the text says what was found, what was expected and what to do."""
+
+
+class FileFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a file must be, to the byte."""
+
+    sha256: str
+    size: int
+
+
+class Platt(Struct, frozen=True, forbid_unknown_fields=True):
+    """Calibration of one logit: probability = sigmoid(scale * logit + bias), scale above 0."""
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How logits become probabilities: one pair for all interests, one per horizon, one for sentiment."""
+
+    interest: Platt
+    hazards: list[Platt]
+    sentiment: Platt
+
+
+class Contract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What decides a checkpoint's scores beside its weights; the model version is a hash of both."""
+
+    spec_version: str
+    encoder_uri: str
+    encoder_id: str
+    labels: list[str]
+    horizons_days: list[int]
+    network: NetworkConfig
+    normalisation: Normalisation
+    calibration: Calibration
+
+
+class Provenance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a checkpoint comes from; `metrics` are of the test slice, which training never saw."""
+
+    command: str
+    created_at: str
+    data_fingerprint: str
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    licence: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of manifest.json."""
+
+    format_version: int
+    model_version: str
+    files: dict[str, FileFacts]
+    contract: Contract
+    provenance: Provenance
+
+
+class Checkpoint(NamedTuple):
+    """A network in eval mode and what its folder says about it."""
+
+    network: Network
+    manifest: Manifest
+
+
+def save_checkpoint(folder: Path, *, name: str, network: Network, contract: Contract, provenance: Provenance) -> Manifest:
+    """Write weights first and the manifest last, each by renaming; `name` begins the model version."""
+    weights = safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})
+    facts = FileFacts(sha256=hashlib.sha256(weights).hexdigest(), size=len(weights))
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        model_version=_model_version(name, facts, contract),
+        files={WEIGHTS: facts},
+        contract=contract,
+        provenance=provenance,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS, weights)
+    _replace(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    return manifest
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint for the feature spec of this code; its hash is checked before a weight is read.
+
+    Raises:
+        CheckpointError: a file is missing, altered or of another format, spec or shape.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    contract = manifest.contract
+    if contract.spec_version != FEATURE_SPEC.version:
+        raise CheckpointError(
+            f"{folder} was trained on feature spec {contract.spec_version}, expected {FEATURE_SPEC.version}: {RETRAIN}"
+        )
+    _check_sizes(folder, contract)
+    network = Network(contract.network)
+    network.load_state_dict(_checked_weights(folder / WEIGHTS, manifest.files[WEIGHTS], network.state_dict()))
+    return Checkpoint(network.eval().requires_grad_(False), manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file():
+        raise CheckpointError(f"found no {path}, expected a checkpoint folder: train one with footfall train")
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+        if (version := found.get("format_version")) != FORMAT_VERSION:
+            raise CheckpointError(f"{path} has format {version}, expected {FORMAT_VERSION}: {RETRAIN}")
+        manifest = msgspec.convert(found, Manifest)
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
+    if set(manifest.files) != {WEIGHTS}:
+        raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {[WEIGHTS]}: {RETRAIN}")
+    name = manifest.model_version.rpartition("-")[0]
+    if manifest.model_version != (expected := _model_version(name, manifest.files[WEIGHTS], manifest.contract)):
+        raise CheckpointError(f"{path} says {manifest.model_version}, its content is {expected}: it was edited, {RETRAIN}")
+    return manifest
+
+
+def _check_sizes(folder: Path, contract: Contract) -> None:
+    network, features = contract.network, len(FEATURE_SPEC.names)
+    for what, found, expected in (
+        ("features", network.features, features),
+        ("feature means", len(contract.normalisation.mean), features),
+        ("feature deviations", len(contract.normalisation.std), features),
+        ("labels", len(contract.labels), network.labels),
+        ("horizons", len(contract.horizons_days), network.horizons),
+        ("calibrated horizons", len(contract.calibration.hazards), network.horizons),
+    ):
+        if found != expected:
+            raise CheckpointError(f"{folder} has {found} {what}, expected {expected}: {RETRAIN}")
+
+
+def _checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read a weights file that has the hash, the names, the shapes and the type that it must have."""
+    if not path.is_file():
+        raise CheckpointError(f"found no {path}, expected {facts.size} bytes: {RETRAIN}")
+    content = path.read_bytes()
+    if (digest := hashlib.sha256(content).hexdigest()) != facts.sha256:
+        raise CheckpointError(
+            f"{path} has {len(content)} bytes of SHA-256 {digest[:16]}, "
+            f"expected {facts.size} of {facts.sha256[:16]}: fetch the checkpoint again"
+        )
+    try:
+        found: dict[str, torch.Tensor] = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is no safetensors file ({error}): {RETRAIN}") from error
+    if missing := sorted(expected.keys() - found.keys()):
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: {RETRAIN}")
+    if extra := sorted(found.keys() - expected.keys()):
+        raise CheckpointError(f"{path} holds {', '.join(extra)}, which the network has not: {RETRAIN}")
+    for key, tensor in found.items():
+        if tensor.shape != expected[key].shape or tensor.dtype != torch.float32:
+            raise CheckpointError(
+                f"{path} holds {key} as {tensor.dtype} {list(tensor.shape)}, "
+                f"expected float32 {list(expected[key].shape)}: {RETRAIN}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path} holds {key} with values that are not finite: {RETRAIN}")
+    return found
+
+
+def _model_version(name: str, weights: FileFacts, contract: Contract) -> str:
+    digest = hashlib.sha256(weights.sha256.encode() + msgspec.json.encode(contract)).hexdigest()
+    return f"{name}-{digest[:8]}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -1,0 +1,193 @@
+"""Score requests → calibrated probabilities of interest and return, and the sentiment of a review.
+
+Blocking and pure of Kafka; a request's scores do not depend on its batch mates beyond the last bits. Start at
+Scorer.score.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, load_checkpoint
+from models.encoder import Encoder, Vectors, plan_batches
+from models.features.spec import HISTORY_EVENTS, KINDS
+from models.network import Logits, arrange, collate, survival_curve
+from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
+
+BATCH_ROWS = 64
+BATCH_PADDED_EVENTS = 3_584
+Probabilities = NDArray[np.float64]
+
+
+class SpecMismatch(ValueError):
+    """A request was built by another feature spec than the checkpoint was trained on."""
+
+
+class Scores(Struct, frozen=True, gc=False):
+    """What one request says: every label, most probable first; survival[i] = P(no return within horizons_days[i]).
+
+    `sentiment` is -1 (bad) to 1 (good), null unless a review with a text caused the request.
+    """
+
+    interests: list[tuple[str, float]]
+    survival: list[float]
+    sentiment: float | None
+
+
+class Calibrated(Struct, frozen=True):
+    """Probabilities of N requests: interest (N, K), hazards (N, H), positive sentiment (N,)."""
+
+    interest: Probabilities
+    hazards: Probabilities
+    positive: Probabilities
+
+
+class Scorer:
+    """A checkpoint and the encoder it was trained with; safe to share between threads, which take turns."""
+
+    def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
+        """Raise CheckpointError when the encoder is not the one the checkpoint was trained with."""
+        self._network, manifest = checkpoint
+        contract = self._contract = manifest.contract
+        if encoder.encoder_id != contract.encoder_id:
+            raise CheckpointError(
+                f"model {manifest.model_version} needs encoder {contract.encoder_id[:12]} ({contract.encoder_uri}), "
+                f"found {encoder.short_id} ({encoder.uri}): load that encoder or train again with this one"
+            )
+        self._encoder = encoder
+        self._lock = Lock()
+        self.model_version = manifest.model_version
+        self.spec_version = contract.spec_version
+        self.labels = tuple(contract.labels)
+        self.horizons_days = tuple(contract.horizons_days)
+
+    @classmethod
+    def load(cls, checkpoint_dir: Path, *, encoder_uri: str | None = None, threads: int | None = None) -> "Scorer":
+        """Load a checkpoint folder and its encoder, from `encoder_uri` where it lies elsewhere than in training.
+
+        `threads` bounds torch in this whole process. Takes seconds: the encoder's weights are read and hashed.
+
+        Raises:
+            CheckpointError: the checkpoint must not be used, or the encoder is another.
+            EncoderError: the encoder cannot be loaded.
+        """
+        checkpoint = load_checkpoint(checkpoint_dir)
+        return cls(checkpoint, Encoder.load(encoder_uri or checkpoint.manifest.contract.encoder_uri, threads=threads))
+
+    def warm_up(self) -> None:
+        """Score made requests with short and long histories, so that the first real one waits for no set-up."""
+        self.score([_made_request(self.spec_version, len(self._contract.normalisation.mean), n) for n in (1, HISTORY_EVENTS)])
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
+        """Score requests; result i answers request i.
+
+        Texts not seen lately go through the encoder, then users in micro-batches of like history length. An empty
+        sequence returns at once. Blocks until the last micro-batch is done: call it through asyncio.to_thread.
+
+        Raises:
+            SpecMismatch: a request was built by another feature spec; nothing is scored.
+            FloatingPointError: the model gave a value that is no number; the process should end.
+        """
+        self._check_spec(requests)
+        if not requests:
+            return []
+        with self._lock:
+            probabilities = self._probabilities(requests)
+        survival = survival_curve(probabilities.hazards)
+        if not (np.isfinite(probabilities.interest).all() and np.isfinite(survival).all()):
+            raise FloatingPointError(f"model {self.model_version} gave values that are no numbers: restart on sound hardware")
+        return [
+            Scores(
+                interests=sorted(zip(self.labels, interest, strict=True), key=lambda entry: (-entry[1], entry[0])),
+                survival=curve,
+                sentiment=2 * positive - 1 if request.kind == "review" and request.text else None,
+            )
+            for request, interest, curve, positive in zip(
+                requests,
+                probabilities.interest.tolist(),
+                survival.tolist(),
+                probabilities.positive.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _probabilities(self, requests: Sequence[ScoreRequest]) -> Calibrated:
+        contract = self._contract
+        rows, texts = arrange(requests, self.labels, contract.network.max_events)
+        table = text_table(self._encoder, texts)
+        n = len(requests)
+        interest = np.empty((n, len(self.labels)))
+        hazards = np.empty((n, len(self.horizons_days)))
+        positive = np.empty(n)
+        for batch in plan_batches(rows.lengths.tolist(), max_padded_tokens=BATCH_PADDED_EVENTS, max_rows=BATCH_ROWS):
+            picked = np.array(batch)
+            with torch.inference_mode():
+                logits = self._network(collate(rows, picked, table, contract.normalisation))
+            calibrated = calibrate(logits, contract.calibration)
+            interest[picked], hazards[picked], positive[picked] = calibrated.interest, calibrated.hazards, calibrated.positive
+        return Calibrated(interest, hazards, positive)
+
+    def _check_spec(self, requests: Sequence[ScoreRequest]) -> None:
+        width = len(self._contract.normalisation.mean)
+        for request in requests:
+            if request.spec_version != self.spec_version:
+                raise SpecMismatch(
+                    f"model {self.model_version} needs feature spec {self.spec_version}, request {request.request_id} "
+                    f"carries {request.spec_version}: redeploy features or load a model of that spec"
+                )
+            if len(request.features) != width:
+                raise SpecMismatch(
+                    f"feature spec {self.spec_version} has {width} features, request {request.request_id} "
+                    f"carries {len(request.features)}: redeploy features"
+                )
+
+
+def text_table(encoder: Encoder, texts: list[str]) -> Vectors:
+    """Return the (1 + N, D) table that `arrange` numbers texts into; row 0 is no text."""
+    return np.concatenate([np.zeros((1, encoder.dimension), np.float32), encoder.encode(texts)])
+
+
+def calibrate(logits: Logits, calibration: Calibration) -> Calibrated:
+    """Turn logits into probabilities in [0, 1]."""
+    hazards = logits.hazards.double().numpy()
+    scales = np.array([platt.scale for platt in calibration.hazards])
+    biases = np.array([platt.bias for platt in calibration.hazards])
+    return Calibrated(
+        _probability(logits.interest.double().numpy(), calibration.interest),
+        sigmoid(hazards * scales + biases),
+        _probability(logits.sentiment.double().numpy(), calibration.sentiment),
+    )
+
+
+def sigmoid(values: Probabilities) -> Probabilities:
+    """Return 1 / (1 + exp(-x)) without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * values))
+
+
+def _probability(logits: Probabilities, platt: Platt) -> Probabilities:
+    return sigmoid(logits * platt.scale + platt.bias)
+
+
+def _made_request(spec_version: str, features: int, events: int) -> ScoreRequest:
+    entry = HistoryEntry(0, KINDS[0], None, None, 0, "warm up")
+    return ScoreRequest(
+        request_id="warm-up",
+        user_id="warm-up",
+        event_id="warm-up",
+        event_time_ms=0,
+        kind="review",
+        due="warm-up",
+        source=SourcePosition(topic="warm-up", partition=0, offset=0, timestamp_ms=0),
+        guard={},
+        spec_version=spec_version,
+        features=[None] * features,
+        history=[entry] * events,
+        categories=[],
+        timings=Timings(sent_ms=0, folded_ms=0),
+        text="warm up",
+    )

@@ -1,0 +1,186 @@
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import safetensors.torch
+import torch
+
+from models.checkpoint import (
+    MANIFEST,
+    WEIGHTS,
+    Calibration,
+    CheckpointError,
+    Contract,
+    FileFacts,
+    Manifest,
+    Platt,
+    Provenance,
+    _model_version,
+    load_checkpoint,
+    save_checkpoint,
+)
+from models.features.spec import FEATURE_SPEC
+from models.network import Network, NetworkConfig, Normalisation
+
+F = len(FEATURE_SPEC.names)
+CONFIG = NetworkConfig(text_dimension=8, features=F, labels=2, horizons=3, width=16, heads=2, blocks=1)
+PROVENANCE = Provenance(
+    command="footfall train log",
+    created_at="2026-09-21T00:00:00Z",
+    data_fingerprint="f",
+    settings={},
+    metrics={},
+    licence="MIT",
+)
+
+
+def contract(**changes: Any) -> Contract:
+    fields: dict[str, Any] = {
+        "spec_version": FEATURE_SPEC.version,
+        "encoder_uri": "random:bert-tiny",
+        "encoder_id": "e" * 64,
+        "labels": ["garden", "kitchen"],
+        "horizons_days": [1, 7, 30],
+        "network": CONFIG,
+        "normalisation": Normalisation([0.0] * F, [1.0] * F),
+        "calibration": Calibration(interest=Platt(), hazards=[Platt()] * 3, sentiment=Platt(1.5, -0.25)),
+    }
+    return Contract(**fields | changes)
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network(CONFIG)
+
+
+def save(folder: Path, **changes: Any) -> Manifest:
+    return save_checkpoint(folder, name="demo", network=network(), contract=contract(**changes), provenance=PROVENANCE)
+
+
+def with_weights(folder: Path, content: bytes) -> None:
+    """Replace the weights and make the manifest agree with them, as a careless or hostile author might."""
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    facts = FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    version = _model_version("demo", facts, manifest.contract)
+    forged = msgspec.structs.replace(manifest, files={WEIGHTS: facts}, model_version=version)
+    (folder / WEIGHTS).write_bytes(content)
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(forged))
+
+
+def test_a_saved_checkpoint_comes_back_weight_for_weight(tmp_path: Path) -> None:
+    manifest = save(tmp_path)
+
+    loaded = load_checkpoint(tmp_path)
+
+    assert loaded.manifest == manifest
+    assert not loaded.network.training
+    for key, tensor in network().state_dict().items():
+        torch.testing.assert_close(loaded.network.state_dict()[key], tensor, rtol=0, atol=0)
+
+
+def test_the_model_version_follows_content_and_nothing_else(tmp_path: Path) -> None:
+    version = save(tmp_path / "a").model_version
+
+    assert version.startswith("demo-")
+    assert save(tmp_path / "b").model_version == version
+    assert save(tmp_path / "c", labels=["garden", "shoes"]).model_version != version
+
+
+@pytest.mark.parametrize("place", [5, -1])
+def test_one_flipped_byte_is_refused(tmp_path: Path, place: int) -> None:
+    save(tmp_path)
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    content[place] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_checkpoint(tmp_path)
+
+
+def test_an_edited_calibration_is_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    text = (tmp_path / MANIFEST).read_text()
+    (tmp_path / MANIFEST).write_text(text.replace("-0.25", "-0.26"))
+
+    with pytest.raises(CheckpointError, match="it was edited"):
+        load_checkpoint(tmp_path)
+
+
+def test_missing_extra_misshapen_and_infinite_weights_are_refused_by_name(tmp_path: Path) -> None:
+    save(tmp_path)
+    good = dict(network().state_dict())
+
+    for weights, text in (
+        ({key: tensor for key, tensor in good.items() if key != "interest.bias"}, r"lacks interest\.bias"),
+        (good | {"surprise": torch.zeros(1)}, "holds surprise, which the network has not"),
+        (good | {"interest.bias": torch.zeros(3)}, r"interest\.bias as torch\.float32 \[3\], expected float32 \[2\]"),
+        (good | {"interest.bias": good["interest.bias"].half()}, r"torch\.float16"),
+        (good | {"interest.bias": torch.full((2,), torch.inf)}, "not finite"),
+    ):
+        with_weights(tmp_path, safetensors.torch.save(weights))
+        with pytest.raises(CheckpointError, match=text):
+            load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_another_feature_spec_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, spec_version="0123456789abcdef")
+
+    with pytest.raises(CheckpointError, match=f"spec 0123456789abcdef, expected {FEATURE_SPEC.version}: train again"):
+        load_checkpoint(tmp_path)
+
+
+def test_sizes_that_disagree_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, labels=["garden"])
+
+    with pytest.raises(CheckpointError, match="1 labels, expected 2"):
+        load_checkpoint(tmp_path)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return pytest.fail, ("a pickle was executed",)
+
+
+def test_pickled_weights_are_never_unpickled(tmp_path: Path) -> None:
+    save(tmp_path)
+    with_weights(tmp_path, pickle.dumps(Bomb()))
+
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"{", "is no manifest"),
+        (b"[]", "is no manifest"),
+        (b'{"format_version": 99}', "has format 99, expected 1"),
+        (b'{"format_version": 1}', "missing required field"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes, text: str) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=text):
+        load_checkpoint(tmp_path)
+
+
+def test_absent_files_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"manifest\.json, expected a checkpoint folder"):
+        load_checkpoint(tmp_path)
+    save(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=r"found no .*model\.safetensors"):
+        load_checkpoint(tmp_path)
+
+
+def test_files_outside_the_folder_cannot_be_named(tmp_path: Path) -> None:
+    save(tmp_path)
+    text = (tmp_path / MANIFEST).read_text().replace(f'"{WEIGHTS}"', '"../elsewhere"')
+    (tmp_path / MANIFEST).write_text(text)
+
+    with pytest.raises(CheckpointError, match="names files"):
+        load_checkpoint(tmp_path)

@@ -1,0 +1,149 @@
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import Calibration, Checkpoint, CheckpointError, Contract, Manifest, Platt, Provenance, load_checkpoint
+from models.encoder import RANDOM_TINY, Encoder
+from models.features.spec import FEATURE_SPEC, KINDS
+from models.network import Logits, Network, NetworkConfig, Normalisation
+from models.scorer import Scorer, SpecMismatch, calibrate
+from schemas.scoring import ScoreRequest
+from tests.builders import NOW_MS, history_entry, score_request
+
+DEMO = Path(__file__).parents[2] / "models" / "checkpoints" / "demo"
+LABELS = ["books", "garden", "kitchen"]
+HORIZONS = [1, 3, 7, 14, 30, 60]
+WORDS = ("blue", "mug", "tent", "shoes", "dog", "bed", "lamp", "pan", "steel", "with", "lid", "and", "very", "long", "title")
+
+
+def request(events: int = 5, **changes: Any) -> ScoreRequest:
+    """A request of the current feature spec, random but for a seed of its own."""
+    rng = random.Random(events)
+    history = [
+        history_entry(
+            event_time_ms=NOW_MS - (events - i) * rng.randint(1_000, 10**7),
+            kind=rng.choice(KINDS),
+            category=rng.choice([None, *LABELS]),
+            amount=rng.randint(0, 10**5),
+            text=" ".join(rng.choices(WORDS, k=rng.randint(1, 12))),
+        )
+        for i in range(events)
+    ]
+    features = [rng.choice([None, rng.expovariate(1e-4)]) for _ in FEATURE_SPEC.names]
+    fields: dict[str, Any] = {"spec_version": FEATURE_SPEC.version, "features": features, "history": history}
+    return score_request(**fields | changes)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    """A scorer with random weights, strong enough that differences would show."""
+    encoder, features = Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names)
+    config = NetworkConfig(text_dimension=encoder.dimension, features=features, labels=len(LABELS), horizons=len(HORIZONS))
+    contract = Contract(
+        spec_version=FEATURE_SPEC.version,
+        encoder_uri=encoder.uri,
+        encoder_id=encoder.encoder_id,
+        labels=LABELS,
+        horizons_days=HORIZONS,
+        network=config,
+        normalisation=Normalisation([4.0] * features, [2.0] * features),
+        calibration=Calibration(interest=Platt(3.0, 0.1), hazards=[Platt(3.0, -0.5)] * len(HORIZONS), sentiment=Platt(3.0)),
+    )
+    provenance = Provenance(command="", created_at="", data_fingerprint="", settings={}, metrics={}, licence="")
+    manifest = Manifest(format_version=1, model_version="test-1", files={}, contract=contract, provenance=provenance)
+    torch.manual_seed(0)
+    return Scorer(Checkpoint(Network(config).eval(), manifest), encoder)
+
+
+def test_scores_do_not_depend_on_batch_mates(scorer: Scorer) -> None:
+    requests = [request(i % 51, kind=KINDS[i % len(KINDS)], text="Lovely mug") for i in range(64)]
+
+    together = scorer.score(requests)
+    alone = [scorer.score([one])[0] for one in requests]
+
+    assert {scores.survival[-1] for scores in together} != {together[0].survival[-1]}
+    for one, many in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one.survival, many.survival, atol=2e-3)
+        assert dict(one.interests) == pytest.approx(dict(many.interests), abs=2e-3)
+        assert one.sentiment == pytest.approx(many.sentiment, abs=2e-3)
+
+
+def test_the_same_requests_score_the_same_again(scorer: Scorer) -> None:
+    requests = [request(i) for i in (7, 50, 0, 20)]
+
+    assert scorer.score(requests) == scorer.score(requests)
+
+
+def test_every_label_is_scored_most_probable_first_and_survival_only_falls(scorer: Scorer) -> None:
+    for scores in scorer.score([request(i) for i in range(20)]):
+        probabilities = [probability for _, probability in scores.interests]
+        assert sorted(label for label, _ in scores.interests) == LABELS
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert len(scores.survival) == len(HORIZONS)
+        assert scores.survival == sorted(scores.survival, reverse=True)
+        assert all(0 <= p <= 1 for p in [*probabilities, *scores.survival])
+
+
+def test_only_a_review_with_a_text_has_a_sentiment(scorer: Scorer) -> None:
+    review, silent, search = scorer.score(
+        [request(kind="review", text="Awful mug"), request(kind="review"), request(kind="search", text="awful mug")]
+    )
+
+    assert review.sentiment is not None
+    assert -1 <= review.sentiment <= 1
+    assert silent.sentiment is None
+    assert search.sentiment is None
+
+
+def test_a_request_of_another_feature_spec_is_refused_with_all_others(scorer: Scorer) -> None:
+    with pytest.raises(SpecMismatch, match=f"needs feature spec {FEATURE_SPEC.version}, request request-1 carries old"):
+        scorer.score([request(), request(spec_version="old")])
+    with pytest.raises(SpecMismatch, match="carries 2"):
+        scorer.score([request(features=[1.0, None])])
+
+
+def test_no_requests_give_no_scores_and_warming_up_leaves_no_trace(scorer: Scorer) -> None:
+    before = scorer.score([request()])
+
+    scorer.warm_up()
+
+    assert scorer.score([]) == []
+    assert scorer.score([request()]) == before
+
+
+def test_calibration_scales_and_shifts_every_horizon_by_itself() -> None:
+    logits = Logits(torch.tensor([[0.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([2.0]))
+    calibration = Calibration(interest=Platt(1.0, 1.0), hazards=[Platt(1.0, 0.0), Platt(2.0, -2.0)], sentiment=Platt(0.5, 0.0))
+
+    calibrated = calibrate(logits, calibration)
+
+    np.testing.assert_allclose(calibrated.interest, [[1 / (1 + np.exp(-1))]])
+    np.testing.assert_allclose(calibrated.hazards, [[1 / (1 + np.exp(-1)), 0.5]])
+    np.testing.assert_allclose(calibrated.positive, [1 / (1 + np.exp(-1))])
+
+
+def test_an_encoder_the_checkpoint_was_not_trained_with_is_refused(scorer: Scorer) -> None:
+    contract = msgspec.structs.replace(scorer._contract, encoder_id="0" * 64)
+    provenance = Provenance(command="", created_at="", data_fingerprint="", settings={}, metrics={}, licence="")
+    manifest = Manifest(format_version=1, model_version="test-2", files={}, contract=contract, provenance=provenance)
+
+    with pytest.raises(CheckpointError, match="needs encoder 000000000000"):
+        Scorer(Checkpoint(scorer._network, manifest), scorer._encoder)
+
+
+def test_the_committed_checkpoint_is_of_this_feature_spec_and_scores() -> None:
+    assert load_checkpoint(DEMO).manifest.contract.spec_version == FEATURE_SPEC.version
+    scorer = Scorer.load(DEMO)
+    scorer.warm_up()
+
+    good, bad = scorer.score([request(kind="review", text=text) for text in ("I love it. Perfect!", "Awful. It broke.")])
+
+    assert 30 in scorer.horizons_days
+    assert good.sentiment is not None
+    assert bad.sentiment is not None
+    assert good.sentiment > 0.5 > -0.5 > bad.sentiment
