@@ -1,0 +1,289 @@
+"""The steps of roles features and triggers: records in, changed rows and messages out.
+
+The same code runs live, in replay and in training. It reads as if Kafka did not exist: a record is anything with the
+attributes of Record, rows are a dictionary, messages are values. It never waits, looks at a clock or knows who calls
+it. Start at FeaturesFold.fold.
+"""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from models.features.recent_ids import add_id, has_id, id_hash
+from models.features.snapshot import snapshot
+from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
+from models.features.tiles import DAY_MS, MINUTE_MS
+from models.features.user_state import DEFAULT_TTL_MS, RowVersionError, UserState, decode_row, new_topic, new_user
+from schemas.codec import DecodeError, decode, event_decoder
+from schemas.dead_letter import Reason
+from schemas.events import Event, Purchase, Review, Search
+from schemas.ids import output_id, position_id
+from schemas.scoring import ScoreRequest, SourcePosition, Timings
+from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment
+from schemas.topics import SOURCES
+from stream.policies import ScoringPolicy, TriggerPolicy
+from stream.records import Folded, Output, PartitionTotals, Record, dead_letter
+
+FUTURE_MS = 5 * MINUTE_MS
+MILLIS_DIGITS = 13
+SENT_AT = "sent-at-ms"  # record header: the producer's wall clock, where record timestamps are simulated
+MAX_AMOUNT = 1e10  # of one purchase, in the reporting currency: sums of them stay within 64 bits
+GUARDED = (*KINDS, "review-sentiment")
+
+
+class FeaturesFold:
+    """Role features: source events and fed-back sentiment → user rows and score requests."""
+
+    def __init__(
+        self,
+        *,
+        topics: Mapping[str, str],
+        policy: ScoringPolicy,
+        rates: Mapping[str, float],
+        lateness_ms: int = DAY_MS,
+        ttl_ms: int = DEFAULT_TTL_MS,
+    ) -> None:
+        """Read topics named by `topics` (kind → name); `rates` is the reporting-currency value of each currency."""
+        self._kinds = {topics[kind]: index for index, kind in enumerate(KINDS)}
+        self._kinds[topics["review-sentiment"]] = SENTIMENT
+        self._decoders = [event_decoder(SOURCES[kind]) for kind in KINDS]
+        self._policy, self._rates, self._lateness_ms, self._ttl_ms = policy, rates, lateness_ms, ttl_ms
+
+    def fold(
+        self, rows: MutableMapping[bytes, bytes | UserState], totals: PartitionTotals, records: Sequence[Record], folded_ms: int
+    ) -> Folded:
+        """Fold records of one partition, of any of the role's topics, into the partition's rows, in the order given.
+
+        `folded_ms`, the wall clock, only stamps outputs. Nothing is raised for a bad record: it becomes a dead letter.
+        """
+        folded = Folded()
+        kinds, decoders, count, policy = self._kinds, self._decoders, totals.events, self._policy
+        dirty, outputs, lateness_ms = folded.dirty, folded.outputs, self._lateness_ms
+        for record in records:
+            kind = kinds[record.topic]
+            if kind == SENTIMENT:
+                self._fold_feedback(rows, totals, record, folded, folded_ms)
+                continue
+            count.events_in += 1
+            key, arrived = record.key, record.timestamp
+            try:
+                event = decoders[kind](key, record.value)
+                self._check(event, arrived)
+            except DecodeError as error:
+                count.dead_lettered += 1
+                totals.count_output("dead-letter")
+                outputs.append(dead_letter(KINDS[kind], record, error, folded_ms))
+                continue
+            at = event.event_time_ms
+            if at < arrived - lateness_ms:
+                count.late_dropped += 1
+                continue
+            state = rows.get(key)  # type: ignore[arg-type]
+            if type(state) is not UserState:
+                state = rows[key] = new_user() if state is None else decode_row(state)  # type: ignore[arg-type, index]
+            topic = state.topics[kind]
+            if topic is not None:
+                if record.offset <= topic.guard:
+                    count.replay_skipped += 1
+                    continue
+                if at - topic.newest_ms > self._ttl_ms:
+                    topic = None
+            digest = b""
+            if event.event_id is not None:
+                digest = id_hash(event.event_id)
+                if topic is not None and has_id(topic.ids, digest):
+                    count.duplicate_dropped += 1
+                    continue
+            due = policy.is_due(kind, event, arrived, topic)
+            if topic is None:
+                topic = state.topics[kind] = new_topic(kind, record.offset, at)
+            topic.ids = add_id(topic.ids, digest)
+            topic.apply(kind, event, record.offset, self._rates)
+            count.applied += 1
+            dirty[key] = state  # type: ignore[index]
+            if due is not None:
+                topic.due_ms = at
+                totals.count_output("score-request")
+                request = self._request(kind, event, record, state, due, folded_ms)
+                outputs.append(Output("score-request", record.partition, folded_ms, key, request))
+        return folded
+
+    def _check(self, event: Event, arrived: int) -> None:
+        if event.event_time_ms > arrived + FUTURE_MS:
+            raise DecodeError(
+                Reason.FROM_FUTURE,
+                f"found event time {event.event_time_ms}, expected at most 5 minutes after arrival at {arrived}",
+            )
+        if isinstance(event, Purchase):
+            self._check_amount(event)
+
+    def _check_amount(self, event: Purchase) -> None:
+        rate = self._rates.get(event.currency)
+        if rate is None:
+            known = ", ".join(sorted(self._rates))
+            raise DecodeError(
+                Reason.UNKNOWN_CURRENCY, f"found currency {event.currency}, expected one of {known}: add it to currency_rates"
+            )
+        amount = sum(line.unit_price * line.quantity for line in event.lines) * rate
+        if amount > MAX_AMOUNT:
+            raise DecodeError(
+                Reason.OUT_OF_RANGE,
+                f"found lines worth {amount:.0f} of the reporting currency, expected at most {MAX_AMOUNT:.0f}",
+            )
+
+    def _request(self, kind: int, event: Event, record: Record, state: UserState, due: str, folded_ms: int) -> ScoreRequest:
+        seen = snapshot(state, self._ttl_ms)
+        event_id = event.event_id or position_id(record.topic, record.partition, record.offset)
+        text = event.text if isinstance(event, Review) else event.query if isinstance(event, Search) else None
+        return ScoreRequest(
+            request_id=output_id(event.user_id, KINDS[kind], event_id, "score-request"),
+            user_id=event.user_id,
+            event_id=event_id,
+            event_time_ms=event.event_time_ms,
+            kind=KINDS[kind],
+            due=due,
+            source=SourcePosition(
+                topic=record.topic, partition=record.partition, offset=record.offset, timestamp_ms=record.timestamp
+            ),
+            guard={GUARDED[i]: span for i, span in seen.guard.items()},
+            spec_version=FEATURE_SPEC.version,
+            features=seen.features,
+            history=seen.history,
+            categories=seen.categories,
+            timings=Timings(sent_ms=sent_ms(record), folded_ms=folded_ms),
+            text=text,
+            review_id=event.review_id if isinstance(event, Review) else None,
+        )
+
+    def _fold_feedback(
+        self,
+        rows: MutableMapping[bytes, bytes | UserState],
+        totals: PartitionTotals,
+        record: Record,
+        folded: Folded,
+        folded_ms: int,
+    ) -> None:
+        """Fold a review's sentiment: joined to the tile of the review's time, counted once per review, never due."""
+        count = totals.feedback
+        count.events_in += 1
+        try:
+            signal = decode(ReviewSentiment, record.value)
+        except DecodeError as error:
+            count.dead_lettered += 1
+            totals.count_output("dead-letter")
+            folded.outputs.append(dead_letter("review-sentiment", record, error, folded_ms))
+            return
+        key = signal.user_id.encode()
+        state = rows.get(key)
+        if type(state) is not UserState:
+            state = rows[key] = new_user() if state is None else decode_row(state)  # type: ignore[arg-type]
+        topic = state.topics[SENTIMENT]
+        if topic is not None and record.offset > topic.guard and signal.event_time_ms - topic.newest_ms > self._ttl_ms:
+            topic = None
+        if topic is None:
+            topic = state.topics[SENTIMENT] = new_topic(SENTIMENT, record.offset, signal.event_time_ms)
+        digest = id_hash(signal.review_id)
+        if record.offset <= topic.guard:
+            count.replay_skipped += 1
+        elif has_id(topic.ids, digest):
+            count.duplicate_dropped += 1
+        else:
+            topic.ids = add_id(topic.ids, digest)
+            topic.apply_sentiment(signal, record.offset)
+            count.applied += 1
+            folded.dirty[key] = state
+
+
+def sent_ms(record: Record) -> int:
+    """Return when the producer sent a record: its `sent-at-ms` header where it has a sound one, else its timestamp."""
+    for name, value in record.headers:
+        if name == SENT_AT and value and value.isdigit() and len(value) <= MILLIS_DIGITS:
+            return int(value)
+    return record.timestamp
+
+
+class TriggerState(Struct, array_like=True, gc=False):
+    """One user's row in role triggers: per signal topic the last offset and 256 signal ids, and when campaigns fired."""
+
+    version: int = 1
+    guard: dict[str, int] = {}
+    ids: dict[str, bytes] = {}
+    last_fired_ms: dict[str, int] = {}
+
+
+class TriggersFold:
+    """Role triggers: interest and churn-risk events → user rows, and the decisions that are sent with them."""
+
+    def __init__(self, *, topics: Mapping[str, str], policy: TriggerPolicy) -> None:
+        """Read the signal topics named by `topics` (kind → name)."""
+        self._structs: dict[str, tuple[str, type[Interest] | type[ChurnRisk]]] = {
+            topics["interest"]: ("interest", Interest),
+            topics["churn-risk"]: ("churn-risk", ChurnRisk),
+        }
+        self._policy = policy
+
+    def fold(
+        self,
+        rows: MutableMapping[bytes, bytes | TriggerState],
+        totals: PartitionTotals,
+        records: Sequence[Record],
+        folded_ms: int,
+    ) -> Folded:
+        """Decide signals of one partition, in the order given; a repeated signal id is ignored."""
+        folded, count = Folded(), totals.events
+        for record in records:
+            kind, struct = self._structs[record.topic]
+            count.events_in += 1
+            try:
+                signal = decode(struct, record.value)
+            except DecodeError as error:
+                count.dead_lettered += 1
+                totals.count_output("dead-letter")
+                folded.outputs.append(dead_letter(kind, record, error, folded_ms))
+                continue
+            key = signal.user_id.encode()
+            state = rows.get(key)
+            if type(state) is not TriggerState:
+                state = rows[key] = TriggerState() if state is None else decode_trigger_row(state)  # type: ignore[arg-type]
+            digest = id_hash(signal.signal_id)
+            if record.offset <= state.guard.get(kind, -1):
+                count.replay_skipped += 1
+                continue
+            ids = state.ids.get(kind, b"")
+            if has_id(ids, digest):
+                count.duplicate_dropped += 1
+                continue
+            state.ids[kind] = add_id(ids, digest)
+            state.guard[kind] = record.offset
+            count.applied += 1
+            folded.dirty[key] = state
+            for decision in self._policy.decide(signal, state.last_fired_ms):
+                output = "ad-trigger" if isinstance(decision, AdTrigger) else "suppression"
+                totals.count_output(output)
+                folded.with_rows.append(Output(output, record.partition, record.timestamp, key, decision))
+        return folded
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(TriggerState).decode
+
+
+def encode_trigger_row(state: TriggerState) -> bytes:
+    """Encode a row of role triggers."""
+    return _encode(state)
+
+
+def decode_trigger_row(row: bytes) -> TriggerState:
+    """Decode a row of role triggers.
+
+    Raises:
+        RowVersionError: another version wrote it.
+    """
+    try:
+        state = _decode(row)
+    except msgspec.DecodeError as error:
+        raise RowVersionError(f"found a trigger row of {len(row)} bytes that is none ({error}), expected version 1") from error
+    if state.version != 1:
+        raise RowVersionError(f"found a trigger row of version {state.version}, expected 1: run the Footfall that wrote it")
+    return state

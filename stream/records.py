@@ -1,0 +1,99 @@
+"""What the pipeline reads and returns: records, messages to send, and the count of what became of each record.
+
+Knows neither Kafka nor shops. Start at Record.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from schemas.codec import DecodeError
+from schemas.dead_letter import DeadLetter, bounded
+
+
+class Record(Protocol):
+    """What the pipeline reads of a Kafka record; `timestamp` is in milliseconds."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102, the protocol names attributes only
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+
+
+class Output(Struct, frozen=True, gc=False):
+    """One message to send, on the partition of the record that caused it; `kind` names its topic in the table."""
+
+    kind: str
+    partition: int
+    timestamp_ms: int
+    key: bytes | None
+    message: Struct
+
+
+class Totals(Struct):
+    """What became of a partition's records: events_in is the sum of the others."""
+
+    events_in: int = 0
+    applied: int = 0
+    replay_skipped: int = 0
+    dead_lettered: int = 0
+    late_dropped: int = 0
+    duplicate_dropped: int = 0
+
+    def add(self, other: "Totals") -> None:
+        """Add another partition's totals to these."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def declared_dropped(self) -> int:
+        """Count the records that were refused by rule, not by fault: late ones and duplicates."""
+        return self.late_dropped + self.duplicate_dropped
+
+
+class PartitionTotals(Struct):
+    """The running totals of one partition, committed with its rows: of source topics, of feedback, and of outputs."""
+
+    events: Totals = field(default_factory=Totals)
+    feedback: Totals = field(default_factory=Totals)
+    outputs: dict[str, int] = {}
+
+    def count_output(self, kind: str) -> None:
+        """Count one output by kind."""
+        self.outputs[kind] = self.outputs.get(kind, 0) + 1
+
+
+class Folded(Struct):
+    """What folding some records of one partition left: changed rows, messages to send at once or with the rows."""
+
+    dirty: dict[bytes, object] = {}
+    outputs: list[Output] = []
+    with_rows: list[Output] = []
+
+
+def dead_letter(kind: str, record: Record, error: DecodeError, folded_ms: int) -> Output:
+    """Turn a refused record into a message for its topic's dead-letter topic, whose retention begins at `folded_ms`."""
+    letter = bounded(
+        DeadLetter(
+            reason=error.reason,
+            detail=str(error),
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=record.timestamp,
+            key=record.key,
+            value=record.value,
+        )
+    )
+    return Output(f"{kind}.dlq", record.partition, folded_ms, record.key, letter)

@@ -1,0 +1,239 @@
+"""Every setting, from flags, environment, secret files and `footfall.toml`, checked before anything starts.
+
+Kafka's own settings keep their usual names (`KAFKA_BOOTSTRAP_SERVERS`), ours begin with `FOOTFALL_`. Flags win over
+the environment, the environment over the file, the file over defaults. Start at load_settings.
+"""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings.exceptions import SettingsError as SourceError
+
+from schemas.topics import Topic, named_topics
+
+TABLE = "users"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used: the text names it, what was found and what is expected."""
+
+
+class Settings(BaseSettings):
+    """All settings of a deployment; each field is a flag (`--barrier-ms`), a variable and a line of the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FOOTFALL_", extra="forbid", frozen=True, populate_by_name=True, validate_default=True
+    )
+
+    kafka_bootstrap_servers: str = Field(
+        "127.0.0.1:9092", alias="KAFKA_BOOTSTRAP_SERVERS", description="host:port, comma separated"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", alias="KAFKA_SECURITY_PROTOCOL", description="how clients connect"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", alias="KAFKA_SASL_MECHANISM", description="SASL mechanism"
+    )
+    kafka_sasl_username: str | None = Field(None, alias="KAFKA_SASL_USERNAME", description="SASL user")
+    kafka_sasl_password: SecretStr | None = Field(
+        None, alias="KAFKA_SASL_PASSWORD", description="SASL password; prefer the file"
+    )
+    kafka_sasl_password_file: Path | None = Field(
+        None, alias="KAFKA_SASL_PASSWORD_FILE", description="file with the SASL password"
+    )
+    kafka_ssl_ca_location: Path | None = Field(None, alias="KAFKA_SSL_CA_LOCATION", description="CA certificates (PEM)")
+    kafka_ssl_certificate_location: Path | None = Field(
+        None, alias="KAFKA_SSL_CERTIFICATE_LOCATION", description="client certificate (PEM)"
+    )
+    kafka_ssl_key_location: Path | None = Field(None, alias="KAFKA_SSL_KEY_LOCATION", description="client key (PEM)")
+    kafka_ssl_key_password: SecretStr | None = Field(
+        None, alias="KAFKA_SSL_KEY_PASSWORD", description="password of the client key"
+    )
+    kafka_ssl_key_password_file: Path | None = Field(
+        None, alias="KAFKA_SSL_KEY_PASSWORD_FILE", description="file with the password of the client key"
+    )
+    kafka_ssl_endpoint_identification_algorithm: Literal["https", ""] = Field(
+        "https", alias="KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", description='"" does not check the host name'
+    )
+    kafka_client_id: str = Field("footfall", alias="KAFKA_CLIENT_ID", description="client id shown by the broker")
+    allow_plaintext: bool = Field(False, description="permit a broker beyond loopback without TLS")
+
+    app_id: str = Field(
+        "footfall", pattern=r"^[a-z][a-z0-9.-]*$", description="prefix of consumer groups and changelogs: keep it stable"
+    )
+    topic_prefix: str = Field("", description="prefix of every topic name")
+    topic_names: dict[str, str] = Field({}, description='whole names by kind, as JSON: {"click": "clicks"}')
+    partitions: int | None = Field(
+        None, ge=1, le=1000, description="partitions of every topic; empty: as the topics table says"
+    )
+    replication_factor: int = Field(3, ge=1, le=9, description="replicas of topics that `topics apply` creates")
+    retention_ms: int | None = Field(
+        None, ge=-1, description="retention of every topic; -1 keeps old timestamps, for a replayed log"
+    )
+    transactions: bool = Field(
+        True, description="commit rows and offsets in Kafka transactions; off only for the embedded broker"
+    )
+    session_timeout_seconds: float = Field(
+        15.0, ge=1, le=300, description="silence after which the broker gives partitions away"
+    )
+
+    barrier_ms: int = Field(200, ge=5, le=10_000, description="features: time between two durable barriers")
+    triggers_barrier_ms: int = Field(40, ge=5, le=10_000, description="triggers: time between two durable barriers")
+    max_pending_events: int = Field(50_000, ge=100, description="events folded but not yet durable before the fold waits")
+    max_pending_mb: int = Field(
+        64, ge=1, le=4096, description="megabytes of events folded but not yet durable before the fold waits"
+    )
+    max_chunk_events: int = Field(2000, ge=1, description="records of one chunk")
+    scorer_chunk_requests: int = Field(64, ge=1, le=4096, description="score requests of one micro-batch")
+    buffer_events: int = Field(20_000, ge=100, description="records of one partition that alignment holds")
+    alignment_idle_ms: int = Field(
+        0, ge=0, le=60_000, description="how long a topic read to its end still holds the others; 0 passes live traffic at once"
+    )
+    alignment_timeout_seconds: float = Field(30.0, gt=0, description="how long an unreadable partition may hold its group")
+    drain_seconds: float = Field(8.0, gt=0, le=60, description="time to finish the chunk in work after SIGTERM")
+
+    lateness_hours: float = Field(24.0, ge=0, description="allowed lateness of an event against its record timestamp")
+    ttl_days: float = Field(400.0, ge=31, description="silence after which a topic's part of a user's row starts anew")
+    reporting_currency: str = Field("GBP", pattern=r"^[A-Z]{3}$", description="currency of all amounts")
+    currency_rates: dict[str, float] = Field({}, description='value of one unit in the reporting currency: {"EUR": 0.86}')
+    arrival_kinds: list[Literal["visit", "browse", "click"]] = Field(
+        ["visit"], description='kinds whose first event after a pause is scored; ["browse", "click"] for a shop without visits'
+    )
+    pause_minutes: float = Field(30.0, gt=0, description="silence after which the next event is scored")
+    every_clicks: int = Field(20, ge=1, description="score every n-th click of a user")
+    min_gap_seconds: float = Field(60.0, ge=0, description="least time between two scores that one topic causes")
+    score_lateness_minutes: float = Field(10.0, ge=0, description="an event later than this is folded but not scored")
+
+    checkpoint: Path = Field(
+        Path(__file__).parents[1] / "models" / "checkpoints" / "demo", description="folder of the model that the scorer loads"
+    )
+    trigger_policy: Path = Field(Path(__file__).parent / "trigger_policy.yaml", description="file of campaigns (YAML)")
+    model_threads: int = Field(1, ge=1, le=256, description="threads of one forward pass")
+    http_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
+    http_port: int = Field(0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0 takes a free one")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="log lines; auto is text on a terminal")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags, then the environment, then the file."""
+        path = Path(os.environ.get("FOOTFALL_CONFIG", "footfall.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    @field_validator("topic_names", "currency_rates", "arrival_kinds", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except json.JSONDecodeError as error:
+            raise ValueError(f"JSON, but {error}") from error
+
+    @field_validator("currency_rates")
+    @classmethod
+    def _positive_rates(cls, rates: dict[str, float]) -> dict[str, float]:
+        if wrong := {code: rate for code, rate in rates.items() if not 0 < rate < 1e9}:
+            raise ValueError(f"rates above 0 are expected, found {wrong}")
+        return rates
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        sasl = self.kafka_security_protocol.startswith("SASL")
+        if sasl and not (self.kafka_sasl_username and self.sasl_password):
+            raise ValueError(
+                f"kafka_security_protocol is {self.kafka_security_protocol}: "
+                "expected kafka_sasl_username and kafka_sasl_password_file beside it"
+            )
+        hosts = [server.strip().rsplit(":", 1) for server in self.kafka_bootstrap_servers.split(",")]
+        if wrong := [":".join(host) for host in hosts if len(host) != 2 or not host[0] or not host[1].isdigit()]:
+            raise ValueError(f"kafka_bootstrap_servers: expected host:port, comma separated, found {', '.join(wrong)!r}")
+        remote = [host for host, _ in hosts if host not in LOOPBACK]
+        if remote and "SSL" not in self.kafka_security_protocol and not self.allow_plaintext:
+            raise ValueError(
+                f"kafka_security_protocol: found {self.kafka_security_protocol} for the broker {remote[0]}, expected SSL or "
+                "SASL_SSL beyond loopback (allow_plaintext=true permits it)"
+            )
+        self.topics()  # names must be usable
+        return self
+
+    def group(self, role: str) -> str:
+        """Name a role's consumer group; its transactional ids begin with it."""
+        return f"{self.app_id}-{role}"
+
+    def changelog(self, role: str) -> str:
+        """Name the changelog of a role's rows, as Faust names that of a table `users`."""
+        return f"{self.group(role)}-{TABLE}-changelog"
+
+    @property
+    def sasl_password(self) -> str | None:
+        """The SASL password, from its file where one is named."""
+        return _secret(self.kafka_sasl_password, self.kafka_sasl_password_file)
+
+    @property
+    def ssl_key_password(self) -> str | None:
+        """The password of the client key, from its file where one is named."""
+        return _secret(self.kafka_ssl_key_password, self.kafka_ssl_key_password_file)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The value of one unit of each currency in the reporting currency, itself included."""
+        return {**self.currency_rates, self.reporting_currency: 1.0}
+
+    def topics(self) -> dict[str, Topic]:
+        """Return the topics of this deployment by kind."""
+        return named_topics(
+            prefix=self.topic_prefix, names=self.topic_names, partitions=self.partitions, retention_ms=self.retention_ms
+        )
+
+    def printable(self) -> dict[str, Any]:
+        """Return every setting for a log line, secrets masked."""
+        return self.model_dump(mode="json")
+
+
+def _secret(value: SecretStr | None, path: Path | None) -> str | None:
+    if path is not None:
+        return path.read_text().rstrip("\n")
+    return None if value is None else value.get_secret_value()
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read and check all settings; flags that are None count as not given.
+
+    Raises:
+        SettingsError: naming each bad setting, what was found and what is expected.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from error
+    except SourceError as error:  # a variable that is not the JSON it should be
+        raise SettingsError(f"setting {str(error).split(chr(34))[1]}: {error.__cause__ or error}, expected JSON") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"footfall.toml: found {error}, expected TOML") from error
+    except OSError as error:
+        raise SettingsError(f"{error.filename}: {error.strerror}, expected a readable file") from error
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]).lower()
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"setting {name}: no such setting; `footfall settings` lists them"
+    if not name:
+        return f"setting {message}"
+    found = "a secret" if "password" in name else repr(problem["input"])
+    variable = name.upper() if name.startswith("kafka_") else f"FOOTFALL_{name.upper()}"
+    return f"setting {name} ({variable}): found {found}, expected: {message}"
