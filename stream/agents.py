@@ -1,0 +1,140 @@
+"""The main path of the three roles: chunk → one step of the pipeline → rows and messages → barrier.
+
+The barrier alone acknowledges what was folded, once it is durable. An unexpected error ends the process before an
+acknowledgement: Faust would pass over what an agent held when it raised. Start at fold_agent.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import structlog
+
+from models.features.user_state import RowVersionError
+from schemas.codec import DecodeError, decode
+from schemas.scoring import ScoreRequest
+from stream.alignment import Chunk, TopicPartition
+from stream.barrier import Barrier, Outbox
+from stream.pipeline import FeaturesFold, TriggersFold
+from stream.records import Output, PartitionTotals, dead_letter
+from stream.signals import render_signals
+from stream.store import RowStore
+
+if TYPE_CHECKING:  # only role scorer loads torch
+    from models.scorer import Scorer
+
+EXIT_RESTART, EXIT_CONFIG = 75, 78
+
+log = structlog.get_logger()
+
+
+def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> NoReturn:
+    """End the process at once: 75 asks for a restart, 78 for a person. Nothing more is acknowledged or committed."""
+    action = "restart; the group goes on from the last commit" if code == EXIT_RESTART else "correct it, then start again"
+    log.error("exit", reason=reason, code=code, action=action, **facts)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+async def crash_only(what: str, work: Awaitable[None]) -> None:
+    """Run a part of the main path; any error that it lets out ends the process."""
+    try:
+        await work
+    except RowVersionError as error:
+        end_process(f"{what}: {error}", code=EXIT_CONFIG)
+    except Exception as error:  # the top of a worker: nothing above can put this right
+        log.exception("unexpected", part=what)
+        end_process(f"{what}: {error!r}")
+
+
+class Contiguity:
+    """Checks that each chunk begins where the one before ended; a gap would be a silent loss."""
+
+    def __init__(self) -> None:
+        self._generation = -1
+        self._next: dict[TopicPartition, int] = {}
+
+    def check(self, generation: int, chunk: Chunk) -> None:
+        """End the process when records between two chunks of one generation are missing."""
+        if generation != self._generation:
+            self._generation, self._next = generation, {}
+        for tp, start in chunk.starts.items():
+            expected = self._next.get(tp, start)
+            if start != expected:
+                end_process("gap in a partition", topic=tp.topic, partition=tp.partition, expected=expected, found=start)
+        self._next.update(chunk.ends)
+
+
+async def fold_agent(
+    stream: AsyncIterator[Any],
+    *,
+    fold: FeaturesFold | TriggersFold,
+    store: RowStore,
+    barrier: Barrier,
+    generation: Callable[[], int],
+) -> None:
+    """Role features or triggers: fold chunks into rows, send what may go at once, leave the rest to the barrier."""
+    contiguity = Contiguity()
+    async for event in stream:
+        if event.message.generation_id != generation():
+            continue  # fetched before a rebalance: it will be fetched again
+        chunk: Chunk = event.value
+        contiguity.check(event.message.generation_id, chunk)
+        partition = store.owned[event.message.partition]
+        folded = fold.fold(partition.rows, partition.totals, chunk.records, int(time.time() * 1000))
+        barrier.add(event, partition, folded)
+        await barrier.room()
+
+
+async def score_agent(
+    stream: AsyncIterator[Any],
+    *,
+    scorer: "Scorer",
+    outbox: Outbox,
+    totals: PartitionTotals,
+    generation: Callable[[], int],
+) -> None:
+    """Role scorer: a chunk is a batch; its signals are acknowledged by the broker before the chunk is."""
+    contiguity = Contiguity()
+    async for event in stream:
+        if event.message.generation_id != generation():
+            continue
+        chunk: Chunk = event.value
+        contiguity.check(event.message.generation_id, chunk)
+        received_ms = int(time.time() * 1000)
+        requests, outputs = decode_requests(chunk, totals, received_ms)
+        if other := {request.spec_version for request in requests} - {scorer.spec_version}:
+            reads = f"model {scorer.model_version} reads feature spec {scorer.spec_version}"
+            end_process(f"{reads}, requests carry {', '.join(other)}: set checkpoint to a model of theirs", code=EXIT_CONFIG)
+        scores = await asyncio.to_thread(scorer.score, requests)
+        scored_ms = int(time.time() * 1000)
+        for request, score in zip(requests, scores, strict=True):
+            outputs += render_signals(
+                request,
+                score,
+                horizons_days=list(scorer.horizons_days),
+                model_version=scorer.model_version,
+                received_ms=received_ms,
+                scored_ms=scored_ms,
+            )
+        await outbox.post(outputs)
+        for output in outputs:
+            totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
+        event.ack()
+
+
+def decode_requests(chunk: Chunk, totals: PartitionTotals, received_ms: int) -> tuple[list[ScoreRequest], list[Output]]:
+    """Decode a chunk's score requests; what is none becomes a dead letter."""
+    requests, dead = [], []
+    for record in chunk.records:
+        totals.events.events_in += 1
+        try:
+            requests.append(decode(ScoreRequest, record.value))
+        except DecodeError as error:
+            totals.events.dead_lettered += 1
+            dead.append(dead_letter("score-request", record, error, received_ms))
+    totals.events.applied += len(requests)
+    return requests, dead

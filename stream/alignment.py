@@ -1,0 +1,218 @@
+"""Records of several topics, as fetched → the records of each partition in one order of time.
+
+Records of partition p of all aligned topics are merged by record timestamp, then topic, then offset, and released once
+no topic can still bring an earlier one: a topic with more on the broker bounds what may pass, one read to its end bounds
+nothing, so live traffic passes at once. Knows neither Faust nor shops. Start at Alignment.release.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+STAND_STILL_SECONDS = 3.0  # fetches are asked for at least once a second
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic; compares equal to Faust's and aiokafka's."""
+
+    topic: str
+    partition: int
+
+
+class Chunk(Struct, frozen=True):
+    """Records in the order to fold them: of one partition number and one or more topics.
+
+    Where a role limits its chunks in work, a chunk of an unaligned topic holds records of all its partitions.
+    `starts` and `ends` give per topic partition the offset after the chunk released before, and after this one.
+    """
+
+    records: Sequence[Any]
+    starts: dict[TopicPartition, int]
+    ends: dict[TopicPartition, int]
+    size_bytes: int
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Bounds in records per chunk and per buffered partition, and in seconds.
+
+    `idle_seconds` is how long a topic read to its end still bounds the others while it catches up (Kafka Streams'
+    max.task.idle.ms); `timeout_seconds` how long a topic that has more but brings nothing may hold its group.
+    """
+
+    chunk_records: int
+    buffer_records: int
+    idle_seconds: float = 0.0
+    timeout_seconds: float = 30.0
+
+
+class Alignment:
+    """The buffers of all partitions; `order` ranks the aligned topics, `unaligned` topics pass through at once."""
+
+    def __init__(
+        self,
+        order: Mapping[str, int],
+        unaligned: Iterable[str],
+        limits: Limits,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start empty."""
+        self._order, self._unaligned, self._limits, self._now = dict(order), frozenset(unaligned), limits, monotonic
+        self._buffers: dict[int, dict[TopicPartition, list[tuple[int, Any]]]] = {}
+        self._passing: dict[TopicPartition, list[Any]] = {}
+        self._reached: dict[TopicPartition, int] = {}
+        self._arrived: dict[TopicPartition, float] = {}
+        self._released: dict[TopicPartition, int] = {}
+        self._given_up: set[TopicPartition] = set()
+        self._since = self._asked = self._now()
+        self._epoch = 0
+        self.unreachable = 0  # times a partition that brought nothing no longer held its group
+
+    def clear(self) -> None:
+        """Forget everything: the consumer was sent to another position."""
+        for state in (self._buffers, self._passing, self._reached, self._arrived, self._released, self._given_up):
+            state.clear()
+        self._since = self._now()
+        self._epoch += 1
+
+    def topics(self) -> frozenset[str]:
+        """Return the topics that arrive as chunks."""
+        return frozenset(self._order) | self._unaligned
+
+    def full(self) -> set[TopicPartition]:
+        """Return the partitions that should not be fetched until some of their records have passed."""
+        limit = self._limits.buffer_records
+        aligned = {tp for group in self._buffers.values() for tp, buffer in group.items() if len(buffer) >= limit}
+        return aligned | {tp for tp, records in self._passing.items() if len(records) >= limit}
+
+    def waiting(self) -> bool:
+        """Tell whether records wait for something other than a fetch: a turn, or topics to have been idle."""
+        idle = self._limits.idle_seconds > 0 and any(buffer for group in self._buffers.values() for buffer in group.values())
+        return idle or bool(self._passing)
+
+    def holds(self, tp: TopicPartition) -> bool:
+        """Tell whether fetched records of a partition wait here."""
+        return bool(self._passing.get(tp) or self._buffers.get(tp.partition, {}).get(tp))
+
+    def add(self, tp: TopicPartition, records: Sequence[Any]) -> None:
+        """Take fetched records of one partition, in offset order."""
+        now = self._now()
+        self._stand_still(now)
+        self._arrived[tp] = now
+        self._given_up.discard(tp)
+        if tp not in self._released:
+            self._released[tp] = records[0].offset
+        rank = self._order.get(tp.topic)
+        if rank is None:
+            self._passing.setdefault(tp, []).extend(records)
+            return
+        buffer = self._buffers.setdefault(tp.partition, {}).setdefault(tp, [])
+        reached = self._reached.get(tp, -1)
+        times = [record.timestamp for record in records]
+        if times[0] < reached or times != sorted(times):  # a record never overtakes the one before it
+            times = list(accumulate(times, max, initial=reached))[1:]
+        reached = times[-1]
+        buffer.extend(zip([at << 8 | rank for at in times], records, strict=True))
+        self._reached[tp] = reached
+
+    def release(
+        self,
+        assigned: Iterable[TopicPartition],
+        ended: Callable[[TopicPartition], bool],
+        *,
+        unaligned_chunks: int | None = None,
+    ) -> Iterator[Chunk]:
+        """Yield what may pass now, as chunks; `ended` tells whether a partition is read to its end.
+
+        At most `unaligned_chunks` chunks of unaligned topics pass, of all partitions together: what waits makes the
+        next chunk larger.
+        Whoever iterates may wait between two chunks; a clear() in that time ends the iteration.
+        """
+        epoch, size = self._epoch, self._limits.chunk_records
+        for records in self._passable(list(assigned), ended, unaligned_chunks):
+            for first in range(0, len(records), size):
+                if epoch != self._epoch:
+                    return
+                yield self._chunk(records[first : first + size])
+
+    def _passable(
+        self, assigned: list[TopicPartition], ended: Callable[[TopicPartition], bool], unaligned_chunks: int | None
+    ) -> list[list[Any]]:
+        """Take what may pass out of the buffers, each list in order."""
+        taken = self._take_unaligned(unaligned_chunks)
+        bounds: dict[int, int | None] = {n: None for n, group in self._buffers.items() if any(group.values())}
+        now = self._now()
+        self._stand_still(now)
+        for tp in assigned:
+            if tp.partition in bounds and tp.topic in self._order and not self._passed(tp, ended(tp), now):
+                bound, least = self._bound(tp), bounds[tp.partition]
+                bounds[tp.partition] = bound if least is None else min(bound, least)
+        return taken + [self._take(partition, bound_ms) for partition, bound_ms in bounds.items()]
+
+    def _take_unaligned(self, chunks: int | None) -> list[list[Any]]:
+        """Take what waits of unaligned topics: all of it, or what fits into so many chunks, of all partitions together."""
+        if chunks is None:
+            passing, self._passing = self._passing, {}
+            return list(passing.values())
+        room, taken = chunks * self._limits.chunk_records, list[Any]()
+        for tp, records in list(self._passing.items()):
+            part = records[: room - len(taken)]
+            if not part:
+                break
+            taken += part
+            del self._passing[tp]
+            if len(part) < len(records):
+                self._passing[tp] = records[len(part) :]  # behind the other partitions
+        return [taken] if taken else []
+
+    def _bound(self, tp: TopicPartition) -> int:
+        """Return the time before which this partition brings nothing more; a full buffer lets its newest time pass."""
+        return self._reached.get(tp, -1) + (1 if self._is_full(tp) else 0)
+
+    def _is_full(self, tp: TopicPartition) -> bool:
+        return len(self._buffers.get(tp.partition, {}).get(tp, ())) >= self._limits.buffer_records
+
+    def _stand_still(self, now: float) -> None:
+        """Leave out of all waiting times a time in which nothing was fetched, because the role was busy."""
+        away = now - self._asked
+        self._asked = now
+        if away > STAND_STILL_SECONDS:
+            self._since += away
+            self._arrived = {tp: at + away for tp, at in self._arrived.items()}
+
+    def _passed(self, tp: TopicPartition, ended: bool, now: float) -> bool:
+        """Tell whether a partition bounds nothing: read to its end and idle, or unreachable for too long."""
+        quiet = now - self._arrived.get(tp, self._since)
+        if ended:
+            return quiet >= self._limits.idle_seconds
+        unreachable = quiet >= self._limits.timeout_seconds and not self._is_full(tp)
+        if unreachable and tp not in self._given_up:
+            self._given_up.add(tp)
+            self.unreachable += 1
+        return unreachable
+
+    def _take(self, partition: int, bound_ms: int | None) -> list[Any]:
+        """Take the records before `bound_ms` (all without one) out of a partition's buffers, merged."""
+        group, taken = self._buffers[partition], []
+        for tp, buffer in group.items():
+            n = len(buffer) if bound_ms is None else bisect_left(buffer, bound_ms << 8, key=itemgetter(0))
+            if n:
+                taken.append(buffer[:n])
+                group[tp] = buffer[n:]
+        if len(taken) == 1:
+            return [record for _, record in taken[0]]
+        merged = [entry for part in taken for entry in part]
+        merged.sort(key=itemgetter(0))  # runs are sorted already; equal keys are of one topic and stay in order
+        return [record for _, record in merged]
+
+    def _chunk(self, records: list[Any]) -> Chunk:
+        last = {(record.topic, record.partition): record.offset for record in records}
+        ends = {TopicPartition(*tp): offset + 1 for tp, offset in last.items()}
+        starts = {tp: self._released[tp] for tp in ends}
+        self._released.update(ends)
+        return Chunk(records, starts, ends, sum([len(record.value or b"") for record in records]))

@@ -1,0 +1,190 @@
+"""The composition root: settings and a role → a Faust app with its agent, store, barrier and clients.
+
+Building an app has no effect outside it: nothing is module-level, nothing starts. Start at build_app.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
+
+import faust
+import structlog
+
+from models.features.spec import KINDS
+from models.features.user_state import encode_row
+from stream.agents import crash_only, fold_agent, score_agent
+from stream.alignment import Alignment, Limits
+from stream.barrier import Barrier, Outbox
+from stream.clients import faust_credentials, output_producer
+from stream.pipeline import encode_trigger_row
+from stream.records import PartitionTotals, Totals
+from stream.replay import features_fold, triggers_fold
+from stream.settings import TABLE, Settings
+from stream.store import RowStore, RowTable
+from stream.transport import ChunkScheduler, ChunkSchema, install
+
+if TYPE_CHECKING:  # only role scorer loads torch
+    from models.scorer import Scorer
+
+Role = Literal["features", "scorer", "triggers"]
+ROLES: tuple[Role, ...] = ("features", "scorer", "triggers")
+INPUTS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {  # kinds a role aligns by time, kinds it takes as they come
+    "features": (KINDS, ("review-sentiment",)),
+    "scorer": ((), ("score-request",)),
+    "triggers": (("interest", "churn-risk"), ()),
+}
+CHUNKS_BUFFERED = 64
+SCORER_CHUNKS_IN_WORK = 2  # one on the model, one ready behind it: batches form while the model is busy
+
+log = structlog.get_logger()
+
+
+class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
+    """A Faust app that knows its role's alignment, store and barrier; build it by build_app."""
+
+    settings: Settings
+    role: Role
+    transactions: bool
+    barrier_commits: bool
+    alignment: Alignment
+    chunks_in_work: int | None
+    outbox_producer: Any
+    barrier: Barrier | None
+    store: RowStore | None
+    scorer_totals: PartitionTotals
+
+    def _create_directories(self) -> None:
+        """Write nothing to disk: rows live in memory and in the changelog."""
+
+    async def drained(self) -> None:
+        """Make durable what is folded; an error ends the process, since Kafka's client would only log it."""
+        if self.barrier is not None:
+            await crash_only("barrier", self.barrier.drained())
+
+    def totals(self) -> PartitionTotals:
+        """Sum the committed totals of all owned partitions; role scorer has no rows and counts since its start."""
+        if self.store is None:
+            return self.scorer_totals
+        events, feedback, outputs = Totals(), Totals(), dict[str, int]()
+        for partition in self.store.owned.values():
+            totals = partition.committed()
+            events.add(totals.events)
+            feedback.add(totals.feedback)
+            for kind, count in totals.outputs.items():
+                outputs[kind] = outputs.get(kind, 0) + count
+        return PartitionTotals(events, feedback, outputs)
+
+
+def build_app(settings: Settings, role: Role, *, partitions: int, scorer: "Scorer | None" = None) -> FootfallApp:
+    """Build the app of one role for topics of `partitions` partitions; role scorer needs its loaded `scorer`.
+
+    Call it inside the running event loop.
+    """
+    install()
+    topics = settings.topics()
+    names = {kind: topic.name for kind, topic in topics.items()}
+    aligned, unaligned = INPUTS[role]
+    app = FootfallApp(
+        settings.group(role),
+        env_prefix="FOOTFALL_FAUST_",
+        broker=[f"chunks://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")],
+        broker_credentials=faust_credentials(settings),
+        broker_client_id=settings.kafka_client_id,
+        store="memory://",
+        autodiscover=False,
+        web_enabled=False,
+        web_tables_enabled=False,
+        web_router_enabled=False,
+        worker_redirect_stdouts=False,
+        topic_partitions=partitions,
+        topic_replication_factor=settings.replication_factor,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        stream_buffer_maxsize=CHUNKS_BUFFERED,
+        stream_wait_empty=True,
+        stream_recovery_delay=0.0,
+        broker_max_poll_records=8000,
+        broker_max_poll_interval=86_400.0,
+        broker_commit_interval=0.5,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_rebalance_timeout=max(30.0, settings.session_timeout_seconds),
+        broker_request_timeout=max(90.0, settings.session_timeout_seconds),
+        broker_heartbeat_interval=min(3.0, settings.session_timeout_seconds / 5),
+        consumer_auto_offset_reset="earliest",
+        producer_request_timeout=120.0,
+        ConsumerScheduler=ChunkScheduler,
+    )
+    app.settings, app.role, app.transactions = settings, role, settings.transactions
+    app.barrier_commits = settings.transactions and role != "scorer"
+    app.alignment = Alignment(
+        {names[kind]: rank for rank, kind in enumerate(aligned)},
+        [names[kind] for kind in unaligned],
+        Limits(
+            chunk_records=settings.scorer_chunk_requests if role == "scorer" else settings.max_chunk_events,
+            buffer_records=8 * settings.scorer_chunk_requests if role == "scorer" else settings.buffer_events,
+            idle_seconds=settings.alignment_idle_ms / 1000,
+            timeout_seconds=settings.alignment_timeout_seconds,
+        ),
+    )
+    app.chunks_in_work = SCORER_CHUNKS_IN_WORK if role == "scorer" else None
+    app.outbox_producer = output_producer(settings)
+    outbox = Outbox(app.outbox_producer, names)
+    app.scorer_totals = PartitionTotals()
+    app.barrier = app.store = None
+    source = app.topic(*(names[kind] for kind in (*aligned, *unaligned)), schema=ChunkSchema())
+    if role == "scorer":
+        if scorer is None:
+            raise ValueError("role scorer needs a loaded scorer, found none: pass scorer=Scorer.load(...)")
+        _add_score_agent(app, source, scorer, outbox)
+    else:
+        _add_fold_agent(app, source, role, partitions, outbox)
+    return app
+
+
+def _add_score_agent(app: FootfallApp, source: Any, scorer: "Scorer", outbox: Outbox) -> None:
+    async def score(stream: Any) -> None:
+        work = score_agent(
+            stream.noack().events(),
+            scorer=scorer,
+            outbox=outbox,
+            totals=app.scorer_totals,
+            generation=lambda: app.consumer_generation_id,
+        )
+        await crash_only("scorer", work)
+
+    app.agent(source, name=f"{app.conf.id}-agent")(score)
+
+
+def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, outbox: Outbox) -> None:
+    settings = app.settings
+    table = RowTable(app, name=TABLE, default=bytes, partitions=partitions, key_type=bytes, value_type=bytes)
+    app.tables.add(table)
+    store: RowStore = table.data
+    features = role == "features"
+    barrier = Barrier(
+        store,
+        outbox,
+        changelog=settings.changelog(role),
+        encode_row=encode_row if features else encode_trigger_row,
+        interval_seconds=(settings.barrier_ms if features else settings.triggers_barrier_ms) / 1000,
+        max_events=settings.max_pending_events,
+        max_bytes=settings.max_pending_mb << 20,
+    )
+    app.store, app.barrier = store, barrier
+    fold = features_fold(settings) if features else triggers_fold(settings)
+
+    async def run(stream: Any) -> None:
+        flushing = asyncio.create_task(crash_only("barrier", barrier.run()))
+        work = fold_agent(
+            stream.noack().events(),
+            fold=fold,
+            store=store,
+            barrier=barrier,
+            generation=lambda: app.consumer_generation_id,
+        )
+        try:
+            await crash_only(role, work)
+        finally:
+            flushing.cancel()
+
+    app.agent(source, name=f"{app.conf.id}-agent")(run)

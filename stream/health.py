@@ -1,0 +1,67 @@
+"""A role's own server on loopback: /livez, /readyz with its reasons, /metrics. Start at Health.serve."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from stream.metrics import role_metrics
+
+
+class Health:
+    """Answers from the start of the process; `app` is set once it is built, so loading a model shows as not ready."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.app: Any = None
+        self._runner: web.AppRunner | None = None
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def not_ready(self) -> list[str]:
+        """Say why the role is not ready; an empty list means that it is."""
+        app = self.app
+        if app is None:
+            return ["loading: topics are checked, the model is loaded"]
+        reasons = []
+        if app.rebalancing:
+            reasons.append("rebalancing: partitions are being assigned")
+        if app.store is not None and app.store.restoring:
+            reasons.append("restoring: rows are being read from the changelog")
+        if not app.tables.actives_ready:
+            reasons.append("joining: no assignment yet")
+        return reasons
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the role's metrics; the registry calls it for every scrape."""
+        return () if self.app is None else role_metrics(self.app, ready=not self.not_ready())
+
+    async def serve(self, host: str, port: int) -> int:
+        """Start the server and return the port it got."""
+        server = web.Application(client_max_size=1 << 16)
+        server.add_routes(
+            [web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
+        )
+        self._runner = web.AppRunner(server, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        return int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Stop the server."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "role": self.role})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        reasons = self.not_ready()
+        body = {"ready": not reasons, "role": self.role, "reasons": reasons}
+        return web.json_response(body, status=503 if reasons else 200)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

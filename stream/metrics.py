@@ -1,0 +1,61 @@
+"""What a role shows at /metrics: every metric's name, help and labels, read from the running app when scraped.
+
+Nothing is counted on the hot path but integers that the pipeline keeps anyway. Start at role_metrics.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+
+from stream.barrier import lag_of
+
+OUTCOMES = {
+    "in": "events_in",
+    "applied": "applied",
+    "replay_skipped": "replay_skipped",
+    "dead_lettered": "dead_lettered",
+    "late_dropped": "late_dropped",
+    "duplicate_dropped": "duplicate_dropped",
+}
+
+
+def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
+    """Yield all metrics of a running app; `ready` is what /readyz answers."""
+    totals = app.totals()
+    records = CounterMetricFamily(
+        "footfall_records", "Records by what became of them, of all owned partitions", labels=["outcome"]
+    )
+    for outcome, name in OUTCOMES.items():
+        records.add_metric([outcome], getattr(totals.events, name))
+    yield records
+    feedback = CounterMetricFamily("footfall_feedback", "Fed-back review sentiments by outcome", labels=["outcome"])
+    for outcome, name in OUTCOMES.items():
+        feedback.add_metric([outcome], getattr(totals.feedback, name))
+    yield feedback
+    outputs = CounterMetricFamily("footfall_outputs", "Messages sent, by kind", labels=["kind"])
+    for kind, count in totals.outputs.items():
+        outputs.add_metric([kind], count)
+    yield outputs
+    lag = GaugeMetricFamily(
+        "footfall_consumer_lag_records", "Records not yet durable in this worker", labels=["topic", "partition"]
+    )
+    for (topic, partition), count in lag_of(app.consumer, app.alignment).items():
+        lag.add_metric([topic, str(partition)], count)
+    yield lag
+    if app.barrier is not None:
+        barrier = app.barrier
+        yield SummaryMetricFamily(
+            "footfall_barrier_seconds", "Time of a barrier, from encoded rows to commit", barrier.flushes, barrier.seconds
+        )
+        yield CounterMetricFamily("footfall_rows_written", "Changelog rows written", value=barrier.rows_written)
+        yield CounterMetricFamily("footfall_row_bytes_written", "Bytes of changelog rows written", value=barrier.bytes_written)
+        yield GaugeMetricFamily("footfall_users", "Users with a row", value=sum(len(p.rows) for p in app.store.owned.values()))
+        yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=app.store.restored_rows)
+        yield GaugeMetricFamily("footfall_restore_seconds", "Time of the last restore", value=app.store.restore_seconds)
+    yield CounterMetricFamily(
+        "footfall_alignment_unreachable",
+        "Times an unreadable partition no longer held its group",
+        value=app.alignment.unreachable,
+    )
+    yield GaugeMetricFamily("footfall_ready", "1 when /readyz answers 200", value=float(ready))

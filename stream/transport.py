@@ -1,0 +1,219 @@
+"""Faust's consumer, made to deliver chunks: one message per group of records, acknowledged strictly in order.
+
+Everything that leans on Faust's internals is here and in store.py. What it changes, and why, is measured in
+DECISIONS.md; tests/unit/test_transport.py fails when a new Faust no longer has what is changed. Start at install.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import faust
+from aiokafka.errors import KafkaError
+from aiokafka.producer.sender import Sender
+from faust.transport import drivers
+from faust.transport.drivers import aiokafka as driver
+from faust.types.transports import SchedulingStrategyT
+from mode.utils.futures import notify
+from mode.utils.queues import FlowControlEvent
+
+from stream.alignment import Alignment, Chunk, TopicPartition
+
+FETCH_WAIT_MS = 50
+IDLE_SECONDS = 0.02
+
+
+class ChunkRecord:
+    """Looks like one aiokafka record to Faust; its value is a Chunk, its offset the last of the chunk's last record."""
+
+    __slots__ = (
+        "checksum", "headers", "key", "offset", "partition", "serialized_key_size", "serialized_value_size",
+        "timestamp", "timestamp_type", "topic", "value",
+    )  # fmt: skip
+
+    def __init__(self, chunk: Chunk) -> None:
+        last = chunk.records[-1]
+        self.topic, self.partition, self.offset = last.topic, last.partition, last.offset
+        self.timestamp, self.timestamp_type = last.timestamp, last.timestamp_type
+        self.headers, self.key, self.value, self.checksum = (), None, chunk, None
+        self.serialized_key_size, self.serialized_value_size = 0, chunk.size_bytes
+
+
+class ChunkScheduler(SchedulingStrategyT):  # type: ignore[misc]  # Faust has no types
+    """Faust's hook between fetch and agent: source records leave as chunks, changelog records one by one."""
+
+    def __init__(self) -> None:
+        self.consumer: Any = None
+
+    def iterate(self, records: Mapping[Any, list[Any]]) -> Iterator[tuple[Any, Any]]:
+        """Align what was fetched and yield what may pass; called once a second with no records, too."""
+        alignment: Alignment = self.consumer.app.alignment
+        sources = alignment.topics()
+        for tp, batch in records.items():
+            if tp.topic in sources:
+                alignment.add(TopicPartition(*tp), batch)
+            else:
+                yield from ((tp, record) for record in batch)
+        assigned = [TopicPartition(*tp) for tp in self.consumer.assignment() if tp.topic in sources]
+        for chunk in alignment.release(assigned, self.consumer.read_to_end, unaligned_chunks=self.consumer.room()):
+            record = ChunkRecord(chunk)
+            yield driver.TP(record.topic, record.partition), record
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust has no types
+    """Faust's fetching thread with a short fetch wait, reading committed records only where there are transactions."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        if self.app.transactions:
+            consumer._isolation_level = "read_committed"
+        return consumer
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
+    """Chunks are acknowledged in order, so the commit position of a partition is one number: the next offset.
+
+    With transactions the barrier commits offsets itself and Faust commits none for source topics.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scheduler.consumer = self
+        self.next_offset: dict[Any, int] = {}
+
+    def _new_consumer_thread(self) -> Any:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def position_and_end(self, tp: Any) -> tuple[int, int] | None:
+        """Return the next offset to fetch and the end that a reader can reach, or None before the first fetch."""
+        consumer = self._thread._consumer
+        assignment = None if consumer is None else consumer._subscription.subscription.assignment
+        if assignment is None or tuple(tp) not in assignment.tps:
+            return None
+        state = assignment.state_value(driver.TopicPartition(*tp))
+        end = state.lso if self.app.transactions else state.highwater
+        if not state.has_valid_position or end is None:
+            return None
+        return state.position, end
+
+    def room(self) -> int | None:
+        """Return how many more chunks the role takes in work, where it limits them: waiting records make larger batches."""
+        limit: int | None = self.app.chunks_in_work
+        return None if limit is None else max(0, limit - len(self._unacked_messages))
+
+    def read_to_end(self, tp: Any) -> bool:
+        """Tell whether everything of a partition that a reader can see was fetched."""
+        found = self.position_and_end(tp)
+        return found is not None and found[0] >= found[1]
+
+    def ack(self, message: Any) -> bool:
+        """Acknowledge a chunk; acknowledgements of an older generation are ignored."""
+        if not isinstance(message.value, Chunk):
+            return bool(super().ack(message))
+        if message.acked or message.generation_id != self.app.consumer_generation_id:
+            return False
+        message.acked = True
+        self._unacked_messages.discard(message)
+        for tp, offset in message.value.ends.items():
+            self.next_offset[tp] = offset
+            self._acked[driver.TP(*tp)] = [offset - 1]  # only its presence counts: see _new_offset
+        self._n_acked += 1
+        notify(self._waiting_for_ack)
+        return True
+
+    def _new_offset(self, tp: Any) -> int | None:
+        if tp.topic not in self.app.alignment.topics():
+            found: int | None = super()._new_offset(tp)
+            return found
+        return None if self.app.barrier_commits else self.next_offset.get(tp)
+
+    async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
+        if tp.topic not in self.app.alignment.topics():
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Faust's livelock detector reads its own bookkeeping, which chunks do without: see /readyz instead."""
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """Make everything folded durable before partitions may leave."""
+        self.app.alignment.clear()
+        await self.app.drained()
+        await self.commit()
+        await super().on_partitions_revoked(revoked)
+        await self.app.drained()  # what was still being folded when the flow stopped
+        for tp in revoked:
+            self.next_offset.pop(tp, None)
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets; what was fetched before is fetched again."""
+        self.app.alignment.clear()
+        await super().perform_seek()
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        if self.flow_active and not self._get_active_partitions():
+            await asyncio.sleep(IDLE_SECONDS)  # Faust sleeps a second
+            return {}, set()
+        return await super()._wait_next_records(timeout)
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        if self.app.rebalancing:  # until Faust's seek is done, although its flow is active before
+            await asyncio.sleep(IDLE_SECONDS)
+            return {}
+        if self.app.alignment.waiting():  # something may pass by time alone: do not sleep through it
+            timeout = IDLE_SECONDS
+        wanted = active_partitions - self.app.alignment.full()
+        if not wanted:  # aiokafka would take an empty set for all partitions
+            await asyncio.sleep(IDLE_SECONDS)
+            return {}
+        return await super()._getmany(wanted, timeout)
+
+
+class Transport(driver.Transport):  # type: ignore[misc]  # Faust has no types
+    """Faust's aiokafka transport with our consumer."""
+
+    Consumer = Consumer
+
+
+class ChunkSchema(faust.Schema):  # type: ignore[misc]  # Faust has no types
+    """Hands the chunk through as it is: the agent decodes each record under its own guard."""
+
+    def loads_key(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> None:
+        """Return nothing; keys belong to records, not to chunks."""
+
+    def loads_value(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> Any:
+        """Return the chunk."""
+        return message.value
+
+
+def install() -> None:
+    """Register the transport as `chunks://` and mend two defects of the libraries beneath; safe to call twice.
+
+    A second resume of Faust's flow control cleared queues that held events of the new assignment. aiokafka took one
+    dropped connection while it looked for a transaction coordinator as fatal.
+    """
+    drivers.TRANSPORTS.aliases["chunks"] = f"{__name__}:Transport"
+    FlowControlEvent.resume = _resume_once
+    if Sender._find_coordinator is not _find_coordinator:
+        Sender._find_coordinator = _find_coordinator
+
+
+def _resume_once(self: Any) -> None:
+    if self._suspend.is_set():
+        self._suspend.clear()
+        self._resume.set()
+        self.clear()
+
+
+_find_coordinator_once = Sender._find_coordinator
+
+
+async def _find_coordinator(self: Any, kind: Any, key: Any) -> Any:
+    while True:
+        try:
+            return await _find_coordinator_once(self, kind, key)
+        except KafkaError as error:
+            if not getattr(error.__cause__, "retriable", False):
+                raise
+            await self.client.force_metadata_update()
+            await asyncio.sleep(self._retry_backoff)

@@ -1,0 +1,158 @@
+"""One process of one role, from start to exit code. Start at run_role.
+
+Exit codes: 0 stopped as asked, 75 restart me (the group goes on from the last commit), 78 a setting or topic is wrong.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiokafka.errors import KafkaConnectionError
+
+from stream.agents import EXIT_CONFIG, end_process
+from stream.app import INPUTS, FootfallApp, Role, build_app
+from stream.clients import admin_client
+from stream.health import Health
+from stream.log import configure_logging
+from stream.settings import Settings, SettingsError
+
+STATUS_FILE = "FOOTFALL_STATUS_FILE"
+
+log = structlog.get_logger()
+
+
+def run_role(settings: Settings, role: Role) -> int:
+    """Run one role until SIGTERM, Ctrl-C or an error, and return its exit code."""
+    configure_logging(settings, role)
+    log.info("settings", role=role, **settings.printable())
+    if not settings.transactions:
+        log.warning(
+            "plain_barrier",
+            fact="the broker has no transactions",
+            consequence="rows and offsets are not one commit: a crash may shift totals, a paused worker may overwrite rows",
+        )
+    try:
+        return asyncio.run(_run(settings, role))
+    except SettingsError as error:
+        log.error("exit", reason=str(error), code=EXIT_CONFIG, action="correct it, then start again")
+        return EXIT_CONFIG
+
+
+async def _run(settings: Settings, role: Role) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Faust's library would open a debugger
+    health = Health(role)
+    try:
+        port = await health.serve(settings.http_host, settings.http_port)
+    except OSError as error:
+        raise SettingsError(f"setting http_port: {error}, expected a free port at {settings.http_host}") from error
+    _write_status(role, port)
+    try:
+        preparing = asyncio.create_task(_prepare(settings, role))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            log.info("stopped", role=role, fact="before it had started: nothing was owned")
+            os._exit(0)  # a model that is being loaded cannot be asked to stop
+        partitions, scorer = preparing.result()
+        app = health.app = build_app(settings, role, partitions=partitions, scorer=scorer)
+        log.info("started", role=role, health=f"http://{settings.http_host}:{port}", partitions=partitions)
+        await app.outbox_producer.start()
+        await _serve(app, stop)
+        await _stop(app, settings.drain_seconds)
+    finally:
+        await health.close()
+    log.info("stopped", role=role)
+    return 0
+
+
+async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
+    """Check the topics and load what the role needs: the partition count, and the scorer of role scorer."""
+    partitions = await equal_partitions(settings, role)
+    return partitions, await asyncio.to_thread(_load_scorer, settings) if role == "scorer" else None
+
+
+async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
+    """Run the app until it is asked to stop; a crash of Faust's services ends the process."""
+    starting = asyncio.create_task(app.start())
+    stopping = asyncio.create_task(stop.wait())
+    crashed = asyncio.create_task(app._crashed.wait())
+    try:
+        await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done() and not starting.cancelled() and starting.exception() is not None:
+            end_process(f"could not start: {starting.exception()!r}")
+        gc.set_threshold(100_000, 20, 100)  # rows hold no cycles; the collector would only walk them
+        await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+        if crashed.done():
+            end_process(f"Faust crashed: {app.crash_reason!r}")
+    finally:
+        for task in (starting, stopping, crashed):
+            task.cancel()
+
+
+async def _stop(app: FootfallApp, drain_seconds: float) -> None:
+    """Finish the chunk in work, make it durable, commit, leave the group; a hard exit when that takes too long."""
+    try:
+        async with asyncio.timeout(drain_seconds):
+            await app.stop()
+            if app.store is not None:
+                await app.store.close()
+            await app.outbox_producer.stop()
+    except TimeoutError:
+        end_process(f"not drained within {drain_seconds} s")
+
+
+async def equal_partitions(settings: Settings, role: Role) -> int:
+    """Return the partition count that all topics of a role share.
+
+    Raises:
+        SettingsError: a topic is missing, or counts differ.
+    """
+    names = [settings.topics()[kind].name for kind in sum(INPUTS[role], ())]
+    if role != "scorer":
+        names.append(settings.changelog(role))
+    admin = admin_client(settings)
+    try:
+        await admin.start()
+        described = await admin.describe_topics(names)
+    except KafkaConnectionError:
+        end_process(f"no broker answers at {settings.kafka_bootstrap_servers} (kafka_bootstrap_servers)")
+    finally:
+        await admin.close()
+    found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+    if missing := [name for name in names if name not in found]:
+        raise SettingsError(f"topics: found none named {', '.join(missing)}, expected them: run `footfall topics apply`")
+    if len(set(found.values())) > 1:
+        counts = ", ".join(f"{name} has {count}" for name, count in found.items())
+        raise SettingsError(f"topics: {counts} partitions, expected equal counts: run `footfall topics plan`")
+    return next(iter(found.values()))
+
+
+def _load_scorer(settings: Settings) -> Any:
+    from models.checkpoint import CheckpointError
+    from models.encoder import EncoderError
+    from models.scorer import Scorer
+
+    try:
+        scorer = Scorer.load(settings.checkpoint, threads=settings.model_threads)
+    except (CheckpointError, EncoderError) as error:
+        raise SettingsError(f"setting checkpoint: {error}") from error
+    scorer.warm_up()
+    return scorer
+
+
+def _write_status(role: Role, port: int) -> None:
+    """Tell a supervisor where this worker's server is, in one atomic step."""
+    path = os.environ.get(STATUS_FILE)
+    if path:
+        partial = Path(f"{path}.partial")
+        partial.write_text(json.dumps({"role": role, "pid": os.getpid(), "port": port}))
+        partial.replace(path)

@@ -1,0 +1,147 @@
+"""Test doubles, all of them: a clock, a transactional producer and what the barrier and the transport need around it.
+
+Start at FakeProducer.
+"""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from stream.alignment import Chunk
+from stream.store import Partition
+
+
+class FakeClock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeBatch:
+    """What aiokafka's batch builder is to the barrier; `limit` records fit."""
+
+    def __init__(self, limit: int) -> None:
+        self.records: list[tuple[bytes, bytes]] = []
+        self._limit, self.closed = limit, False
+
+    def append(self, *, key: bytes, value: bytes, timestamp: int, headers: Any) -> object | None:
+        """Take one record, or return None when the batch is full."""
+        assert not self.closed
+        if len(self.records) == self._limit:
+            return None
+        self.records.append((key, value))
+        return object()
+
+    def record_count(self) -> int:
+        return len(self.records)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeProducer:
+    """Records every call in `calls`; a send is acknowledged at once, or by `acknowledge` when `holding`."""
+
+    def __init__(self, calls: list[tuple[Any, ...]] | None = None, *, holding: bool = False, batch_records: int = 100) -> None:
+        self.calls: list[tuple[Any, ...]] = [] if calls is None else calls
+        self.holding, self.failure = holding, dict[str, Exception]()
+        self._batch_records, self._waiting = batch_records, list[asyncio.Future[Any]]()
+        self.committed: list[tuple[dict[Any, int], list[tuple[bytes, bytes]]]] = []
+        self._offsets: dict[Any, int] = {}
+        self._rows: list[tuple[bytes, bytes]] = []
+
+    def acknowledge(self) -> None:
+        """Let the broker answer every send that waits, and no longer hold any."""
+        self.holding, waiting, self._waiting = False, self._waiting, []
+        for future in waiting:
+            future.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Let every send that waits fail."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            future.set_exception(error)
+
+    async def send(self, topic: str, value: Any, *, key: Any, partition: int, timestamp_ms: int, headers: Any) -> Any:
+        await asyncio.sleep(0)  # as aiokafka does, it may let others go first
+        self._call("send", topic, key)
+        return self._answer()
+
+    def create_batch(self) -> FakeBatch:
+        return FakeBatch(self._batch_records)
+
+    async def send_batch(self, batch: FakeBatch, topic: str, *, partition: int) -> Any:
+        assert batch.closed
+        await asyncio.sleep(0)  # as aiokafka does, it may let others go first
+        self._call("send_batch", topic, [key for key, _ in batch.records])
+        self._rows += batch.records
+        return self._answer()
+
+    async def begin_transaction(self) -> None:
+        self._call("begin")
+        self._offsets, self._rows = {}, []
+
+    async def send_offsets_to_transaction(self, offsets: dict[Any, int], group: str) -> None:
+        self._call("offsets", dict(offsets), group)
+        self._offsets = dict(offsets)
+
+    async def commit_transaction(self) -> None:
+        self._call("commit")
+        self.committed.append((self._offsets, self._rows))
+
+    def _call(self, name: str, *facts: Any) -> None:
+        if name in self.failure:
+            raise self.failure[name]
+        self.calls.append((name, *facts))
+
+    def _answer(self) -> asyncio.Future[Any]:
+        future = asyncio.get_running_loop().create_future()
+        if self.holding:
+            self._waiting.append(future)
+        else:
+            future.set_result(None)
+        return future
+
+
+class FakeStore:
+    """The partitions that a worker owns, as the barrier sees them."""
+
+    def __init__(self, *partitions: Partition, transactions: bool = True) -> None:
+        self.owned = {partition.number: partition for partition in partitions}
+        self.settings = SimpleNamespace(transactions=transactions)
+        self.app = SimpleNamespace(conf=SimpleNamespace(id="footfall-features"))
+
+
+class FakeEvent:
+    """A stream's event that holds a chunk; an acknowledgement is a call like the producer's."""
+
+    def __init__(self, name: str, chunk: Chunk, calls: list[tuple[Any, ...]]) -> None:
+        self.value, self._name, self._calls = chunk, name, calls
+
+    def ack(self) -> None:
+        self._calls.append(("ack", self._name))
+
+
+class FakeSender:
+    """What aiokafka's sender is to the search for a coordinator: a client that answers with what it is given, in turn."""
+
+    def __init__(self, *answers: int | Exception) -> None:
+        self._answers, self.client, self._coordinators = list(answers), self, dict[Any, int]()
+        self._txn_manager, self._retry_backoff = SimpleNamespace(transactional_id="footfall-features-0"), 0.0
+        self.updates = 0
+
+    async def coordinator_lookup(self, kind: Any, key: Any) -> int:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def force_metadata_update(self) -> None:
+        self.updates += 1
+
+    async def ready(self, node: int, *, group: Any) -> bool:
+        return True

@@ -1,0 +1,257 @@
+"""What the transport changes in Faust and aiokafka is still there to be changed, and does what it is changed for."""
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, errors
+from aiokafka.consumer.subscription_state import TopicPartitionState
+from aiokafka.producer.sender import Sender
+from faust.exceptions import ConsumerNotStarted
+from faust.transport import drivers
+from faust.transport.consumer import Consumer as FaustConsumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types.tuples import ConsumerMessage
+from mode.utils.queues import FlowControlEvent, FlowControlQueue
+
+from stream import transport
+from stream.alignment import Chunk, TopicPartition
+from stream.app import FootfallApp, build_app
+from stream.settings import load_settings
+from stream.transport import ChunkRecord, ChunkSchema, install
+from tests.fakes import FakeSender
+
+CLICKS, VISITS = "shop.clicks.v1", "shop.visits.v1"
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+# ------------------------------------------------------------------------------- what the pinned libraries must have
+
+
+@pytest.mark.parametrize(
+    ("package", "tested"), [("faust-streaming", "0.15.3"), ("aiokafka", "0.14.0"), ("mode-streaming", "0.7.1")]
+)
+def test_the_libraries_are_those_whose_internals_were_read(package: str, tested: str) -> None:
+    assert version(package) == tested, f"{package} changed: read what stream/transport.py overrides again"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "expected"),
+    [
+        (driver.Consumer, "ack", ["self", "message"]),
+        (driver.Consumer, "_new_offset", ["self", "tp"]),
+        (driver.Consumer, "_add_gap", ["self", "tp", "offset_from", "offset_to"]),
+        (driver.Consumer, "_wait_next_records", ["self", "timeout"]),
+        (driver.Consumer, "_getmany", ["self", "active_partitions", "timeout"]),
+        (driver.Consumer, "perform_seek", ["self"]),
+        (driver.Consumer, "on_partitions_revoked", ["self", "revoked"]),
+        (driver.Consumer, "verify_event_path", ["self", "now", "tp"]),
+        (driver.Consumer, "_new_consumer_thread", ["self"]),
+        (driver.Consumer, "_get_active_partitions", ["self"]),
+        (driver.AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
+        (FlowControlEvent, "resume", ["self"]),
+        (FlowControlEvent, "clear", ["self"]),
+        (transport, "_find_coordinator_once", ["self", "coordinator_type", "coordinator_key"]),
+    ],
+)
+def test_a_method_that_is_overridden_takes_what_it_took(owner: Any, name: str, expected: list[str]) -> None:
+    assert parameters(getattr(owner, name)) == expected
+
+
+@pytest.mark.parametrize("name", ["_add_gap", "_wait_next_records", "_getmany", "perform_seek", "on_partitions_revoked"])
+def test_a_method_that_is_awaited_is_still_a_coroutine(name: str) -> None:
+    assert inspect.iscoroutinefunction(inspect.unwrap(getattr(driver.Consumer, name)))
+
+
+def test_faust_commits_what_a_partitions_acks_and_its_new_offset_say() -> None:
+    source = inspect.getsource(FaustConsumer)
+
+    assert "self._new_offset(tp)" in source
+    assert "if not self.flow_active:" in inspect.getsource(FaustConsumer._wait_next_records)
+    assert "self.scheduler.iterate(records)" in inspect.getsource(FaustConsumer.getmany)
+
+
+async def test_a_fetched_partition_knows_its_position_and_the_ends_that_a_reader_can_reach() -> None:
+    state = TopicPartitionState(SimpleNamespace())
+
+    assert {"lso", "highwater"} <= set(vars(state))
+    assert isinstance(TopicPartitionState.position, property)
+    assert isinstance(TopicPartitionState.has_valid_position, property)
+
+
+async def test_a_consumer_reads_its_fetch_wait_and_isolation_only_when_it_starts() -> None:
+    consumer = AIOKafkaConsumer()
+
+    assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (500, "read_uncommitted")
+    assert "self._fetch_max_wait_ms" in inspect.getsource(AIOKafkaConsumer.start)
+    assert "self._isolation_level" in inspect.getsource(AIOKafkaConsumer.start)
+
+
+def test_installing_twice_registers_one_transport_and_mends_once() -> None:
+    install()
+    mended = (FlowControlEvent.resume, Sender._find_coordinator)
+
+    install()
+
+    assert drivers.by_url("chunks://127.0.0.1:9092") is transport.Transport
+    assert (FlowControlEvent.resume, Sender._find_coordinator) == mended
+    assert transport._find_coordinator_once is not Sender._find_coordinator
+
+
+# ------------------------------------------------------------------------------------------------------- flow control
+
+
+async def test_a_second_resume_does_not_clear_queues() -> None:
+    install()
+    flow = FlowControlEvent()
+    queue: FlowControlQueue[str] = FlowControlQueue(flow_control=flow, clear_on_resume=True)
+    flow.resume()
+    await queue.put("event of the new assignment")
+
+    flow.resume()
+
+    assert queue.qsize() == 1
+    assert flow.is_active()
+
+
+async def test_the_first_resume_after_a_suspension_clears_queues() -> None:
+    install()
+    flow = FlowControlEvent(initially_suspended=False)
+    queue: FlowControlQueue[str] = FlowControlQueue(flow_control=flow, clear_on_resume=True)
+    await queue.put("event of the old assignment")
+
+    flow.suspend()
+    flow.resume()
+
+    assert queue.qsize() == 0
+    assert flow.is_active()
+
+
+# --------------------------------------------------------------------------------------------------- acknowledgements
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "transactions"])
+async def app(request: pytest.FixtureRequest) -> AsyncIterator[FootfallApp]:
+    app = build_app(load_settings(transactions=request.param), "features", partitions=4)
+    yield app
+    await app.outbox_producer.stop()
+
+
+def record_of(topic: str, offset: int) -> ConsumerRecord[None, bytes]:
+    return ConsumerRecord(topic, 1, offset, 1_000, 0, None, b"{}", None, -1, 2, ())
+
+
+def chunk_of(*ends: tuple[str, int]) -> Chunk:
+    records = [record_of(topic, end - 1) for topic, end in ends]
+    tps = {TopicPartition(topic, 1): end for topic, end in ends}
+    return Chunk(records, {tp: end - 1 for tp, end in tps.items()}, tps, 2 * len(records))
+
+
+def delivered(app: FootfallApp, chunk: Chunk, *, generation: int = 0) -> ConsumerMessage:
+    """Deliver a chunk as Faust does: as a message of its last record's topic, tracked until it is acknowledged."""
+    record = ChunkRecord(chunk)
+    message = app.consumer._to_message(driver.TP(record.topic, record.partition), record)
+    message.generation_id = generation
+    app.consumer.track_message(message)
+    return message
+
+
+async def test_a_chunks_ack_moves_the_next_offset_of_every_topic_partition_in_it(app: FootfallApp) -> None:
+    consumer = app.consumer
+
+    acked = consumer.ack(delivered(app, chunk_of((CLICKS, 7), (VISITS, 3))))
+
+    assert acked
+    assert consumer.next_offset == {TopicPartition(CLICKS, 1): 7, TopicPartition(VISITS, 1): 3}
+    assert set(consumer._acked) == set(consumer.next_offset)
+    assert not consumer._unacked_messages
+
+
+async def test_faust_commits_the_next_offset_unless_the_barrier_does(app: FootfallApp) -> None:
+    app.consumer.ack(delivered(app, chunk_of((CLICKS, 7))))
+
+    found = app.consumer._new_offset(driver.TP(CLICKS, 1))
+
+    assert found == (None if app.transactions else 7)
+
+
+async def test_an_acked_chunk_of_an_older_generation_is_ignored(app: FootfallApp) -> None:
+    message = delivered(app, chunk_of((CLICKS, 7)), generation=3)
+    app.consumer_generation_id = 4
+
+    assert not app.consumer.ack(message)
+    assert app.consumer.next_offset == {}
+    assert message in app.consumer._unacked_messages
+
+
+async def test_a_chunk_is_acknowledged_once(app: FootfallApp) -> None:
+    message = delivered(app, chunk_of((CLICKS, 7)))
+
+    assert [app.consumer.ack(message), app.consumer.ack(message)] == [True, False]
+
+
+async def test_faust_keeps_no_gaps_of_topics_that_arrive_as_chunks(app: FootfallApp) -> None:
+    await app.consumer._add_gap(driver.TP(CLICKS, 1), 0, 1_000_000)
+
+    assert not app.consumer._gap[driver.TP(CLICKS, 1)]
+
+
+async def test_a_partition_that_was_never_fetched_is_not_read_to_its_end(app: FootfallApp) -> None:
+    assert app.consumer.position_and_end(driver.TP(CLICKS, 1)) is None
+    assert not app.consumer.read_to_end(driver.TP(CLICKS, 1))
+
+
+async def test_the_fetching_consumer_waits_shortly_and_reads_committed_records_where_there_are_transactions(
+    app: FootfallApp,
+) -> None:
+    consumer = app.consumer._thread._create_worker_consumer(app.transport)
+
+    assert consumer._fetch_max_wait_ms == transport.FETCH_WAIT_MS
+    assert consumer._isolation_level == ("read_committed" if app.transactions else "read_uncommitted")
+
+
+async def test_a_seek_forgets_what_was_fetched_before(app: FootfallApp) -> None:
+    app.alignment.add(TopicPartition(CLICKS, 1), [record_of(CLICKS, 0)])
+
+    with pytest.raises(ConsumerNotStarted):  # no consumer runs beneath: only what comes before Faust's own seek is of interest
+        await app.consumer.perform_seek()
+
+    assert list(app.alignment.release([TopicPartition(CLICKS, 1)], lambda tp: True)) == []
+
+
+async def test_an_agent_gets_the_chunk_as_it_is_and_no_key(app: FootfallApp) -> None:
+    chunk = chunk_of((CLICKS, 7))
+    message = delivered(app, chunk)
+
+    assert ChunkSchema().loads_value(app, message) is chunk
+    assert ChunkSchema().loads_key(app, message) is None
+
+
+# --------------------------------------------------------------------------------------------------------- coordinator
+
+
+@pytest.mark.parametrize("dropped", [errors.KafkaConnectionError("gone"), errors.NodeNotReadyError()])
+async def test_a_connection_that_drops_while_a_coordinator_is_looked_for_is_no_end(dropped: errors.KafkaError) -> None:
+    sender = FakeSender(dropped, dropped, 5)
+
+    found = await transport._find_coordinator(sender, 1, "footfall-features-0")
+
+    assert found == 5
+    assert sender.updates == 2
+
+
+@pytest.mark.parametrize(
+    "fatal", [errors.TransactionalIdAuthorizationFailed("id"), errors.GroupAuthorizationFailedError("group")]
+)
+async def test_an_error_that_another_try_cannot_mend_ends_the_search(fatal: errors.KafkaError) -> None:
+    sender = FakeSender(fatal, 5)
+
+    with pytest.raises(type(fatal)):
+        await transport._find_coordinator(sender, 1, "footfall-features-0")
+    assert sender.updates == 0
