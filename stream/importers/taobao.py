@@ -1,0 +1,77 @@
+"""Taobao UserBehavior.csv → browses, clicks and purchases of an event log.
+
+Input lines, without a heading: user, item, category, behaviour, unix seconds. `pv` is a browse, `cart` and `fav` are
+clicks, `buy` is a purchase. The file knows neither prices nor quantities: a purchase is one piece at price 0 CNY, its
+amount unknown, so money features mean nothing here and the reporting currency must be, or have a rate for, CNY.
+Start at import_taobao.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from schemas.codec import DecodeError, encode_event
+from schemas.events import Browse, Click, Event, Purchase, PurchaseLine
+from stream.event_log import ImportCounts, LogError, LoggedEvent
+
+SOURCE = "Taobao UserBehavior, purchases without price"
+CURRENCY = "CNY"
+KINDS = {"pv": "browse", "cart": "click", "fav": "click", "buy": "purchase"}
+TARGETS = {"cart": "cart", "fav": "favourite"}
+EARLIEST_S = 1_000_000_000  # a shorter number of seconds (September 2001) is a line that was cut off
+
+
+def import_taobao(path: Path) -> tuple[list[LoggedEvent], ImportCounts]:
+    """Read the file, in its order; the number of a line, from 1, makes its event id. All of it is held in memory.
+
+    A record's timestamp is the time of its event: what was late, or out of order, on arrival is not in the file.
+
+    Raises:
+        LogError: there is no such file.
+    """
+    if not path.is_file():
+        raise LogError(f"{path} is not a file, expected UserBehavior.csv: unpack it there")
+    events: list[LoggedEvent] = []
+    dropped: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    lines_in = 0
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        for lines_in, line in enumerate(file, start=1):
+            made = _event(line, f"tb-{lines_in}")
+            if isinstance(made, str):
+                dropped[made] += 1
+                continue
+            events.append(made)
+            notes["purchases_without_price"] += made.kind == "purchase"
+    kept = dict(sorted(Counter(event.kind for event in events).items()))
+    counts = ImportCounts(
+        lines_in=lines_in, lines_kept=kept, lines_dropped=dict(sorted(dropped.items())), events=dict(kept), notes=dict(notes)
+    )
+    return events, counts
+
+
+def _event(line: str, event_id: str) -> LoggedEvent | str:
+    """Make the event of one line, or say why it is dropped."""
+    columns = line.rstrip("\r\n").split(",")
+    if len(columns) != 5:
+        return "truncated" if not line.endswith("\n") else "malformed"
+    user_id, item_id, category, behaviour, seconds = columns
+    if behaviour not in KINDS:
+        return "unknown_behaviour"
+    if not (seconds.isascii() and seconds.isdigit() and int(seconds) >= EARLIEST_S):
+        return "truncated" if not line.endswith("\n") else "unreadable_time"
+    event = _struct(behaviour, user_id, item_id, category, int(seconds) * 1000, event_id)
+    try:
+        value = encode_event(event)
+    except DecodeError:
+        return "out_of_range"
+    return LoggedEvent(KINDS[behaviour], event.event_time_ms, user_id.encode(), value)
+
+
+def _struct(behaviour: str, user_id: str, item_id: str, category: str, at_ms: int, event_id: str) -> Event:
+    if behaviour == "pv":
+        return Browse(user_id=user_id, event_time_ms=at_ms, event_id=event_id, item_id=item_id, category=category)
+    if behaviour == "buy":
+        line = PurchaseLine(item_id=item_id, quantity=1, unit_price=0.0, category=category)
+        return Purchase(user_id=user_id, event_time_ms=at_ms, event_id=event_id, currency=CURRENCY, lines=[line])
+    target = TARGETS[behaviour]
+    return Click(user_id=user_id, event_time_ms=at_ms, event_id=event_id, item_id=item_id, category=category, target=target)

@@ -1,0 +1,210 @@
+"""Logged events → Kafka records, in order of arrival, at a chosen pace.
+
+Each record keeps its bytes and its timestamp, gets the partition that Kafka's default partitioner chooses, and carries
+in header `sent-at-ms` when it was really sent. Order within a partition is the log's. Start at send_events.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from msgspec import Struct, field
+
+from schemas.topics import SOURCES
+from stream.admin import broker_says, existing_partitions, topic_configs
+from stream.clients import admin_client, output_producer
+from stream.event_log import LoggedEvent
+from stream.pipeline import SENT_AT
+from stream.replay import aligned, partition_of
+from stream.settings import Settings
+
+HOUR_MS = 3_600_000
+TICK_SECONDS = 0.005
+MAX_OUTSTANDING = 64  # batches on their way before the sender waits
+CHECK_EVERY = 512  # events between two looks at the clock without a pace
+BATCH_SECONDS = 0.05  # a batch without a pace waits no longer for more records
+
+Pace = Callable[[int, LoggedEvent], float]  # the n-th event → seconds after the start at which it is due
+
+
+class SendError(RuntimeError):
+    """Events that cannot be sent: the text says what was found, what is expected, and what to do."""
+
+
+class Sent(Struct):
+    """What was acknowledged by the broker: events by kind, and how long it took."""
+
+    events: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """Count the events of all kinds."""
+        return self.events.total()
+
+
+def at_once(number: int, event: LoggedEvent) -> float:
+    """Pace: as fast as the broker takes them."""
+    return 0.0
+
+
+def at_rate(events_per_second: float) -> Pace:
+    """Pace: so many events a second, whatever their timestamps."""
+    return lambda number, event: number / events_per_second
+
+
+def at_speed(speed: float, first_ms: int) -> Pace:
+    """Pace: `speed` times as fast as the events happened."""
+    return lambda number, event: (event.record_ms - first_ms) / 1000 / speed
+
+
+async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int, last_ms: int, now_ms: int) -> int:
+    """Make sure that the broker will take and keep records of this span; returns the partition count of the topics.
+
+    Raises:
+        SendError: a topic is missing, counts differ, retention is too short, or the records lie in the future.
+    """
+    if last_ms > now_ms + HOUR_MS:
+        raise SendError(
+            f"the last event lies {(last_ms - now_ms) / HOUR_MS:.0f} h in the future, expected at most 1 h, since Kafka "
+            "refuses later timestamps: make the log end earlier"
+        )
+    names = [settings.topics()[kind].name for kind in kinds]
+    client = admin_client(settings)
+    try:
+        await client.start()
+        counts = await existing_partitions(client)
+        if missing := [name for name in names if name not in counts]:
+            raise SendError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+        configs = await topic_configs(client, names)
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise SendError(broker_says(settings, error)) from error
+    finally:
+        await client.close()
+    found = {name: counts[name] for name in names}
+    if len(set(found.values())) > 1 or (settings.partitions is not None and set(found.values()) != {settings.partitions}):
+        listed = ", ".join(f"{name} has {count}" for name, count in found.items())
+        wanted = "equal counts" if settings.partitions is None else str(settings.partitions)
+        raise SendError(f"partitions: {listed}; expected {wanted}: run `footfall topics plan`")
+    for name, config in (configs or {}).items():
+        retention_ms = int(config.get("retention.ms", ("-1", False))[0])
+        if retention_ms != -1 and first_ms < now_ms - retention_ms:
+            raise SendError(
+                f"topic {name} keeps records for {retention_ms / 86_400_000:g} days, the first event is "
+                f"{(now_ms - first_ms) / 86_400_000:.0f} days old and would be deleted: run `footfall topics apply "
+                "--retention-ms -1`"
+            )
+        if config.get("message.timestamp.type", ("CreateTime", False))[0] != "CreateTime":
+            raise SendError(f"topic {name} has message.timestamp.type LogAppendTime, expected CreateTime: set it on the topic")
+    return next(iter(found.values()))
+
+
+async def send_events(
+    events: Iterable[LoggedEvent],
+    settings: Settings,
+    *,
+    partitions: int,
+    pace: Pace = at_once,
+    sent: Sent | None = None,
+) -> Sent:
+    """Send events in order, each when it is due; returns when the broker has acknowledged all that were begun.
+
+    `sent` is counted up while sending, for whoever watches; cancelling stops between two events and flushes. Without
+    transactions (the embedded broker) an unsure record may be sent twice, else never.
+
+    Raises:
+        SendError: the broker refused a record.
+    """
+    sent = Sent() if sent is None else sent
+    async with _producer(settings) as producer:
+        batches = _Batches(producer, {kind: settings.topics()[kind].name for kind in SOURCES}, partitions, sent)
+        started = time.monotonic()
+        try:
+            for number, event in enumerate(aligned(events)):
+                due = pace(number, event)
+                if due and (wait := started + due - time.monotonic()) > 0:
+                    await batches.send_all()
+                    await asyncio.sleep(max(wait, TICK_SECONDS))
+                elif number % CHECK_EVERY == 0:
+                    await batches.send_old(time.monotonic() - BATCH_SECONDS)
+                await batches.add(event)
+        finally:
+            await batches.flush()
+            sent.seconds += time.monotonic() - started
+    return sent
+
+
+@asynccontextmanager
+async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    producer = output_producer(settings)
+    try:
+        await producer.start()
+        yield producer
+    except KafkaError as error:
+        raise SendError(f"{broker_says(settings, error)}; not all events were sent") from error
+    finally:
+        await producer.stop()
+
+
+class _Batches:
+    """One open batch per topic and partition, and the batches on their way."""
+
+    def __init__(self, producer: AIOKafkaProducer, names: dict[str, str], partitions: int, sent: Sent) -> None:
+        self._producer, self._names, self._partitions, self._sent = producer, names, partitions, sent
+        self._open: dict[tuple[str, int], tuple[Any, float]] = {}  # builder, and when it was begun
+        self._outstanding: list[tuple[str, int, asyncio.Future[Any]]] = []
+
+    async def add(self, event: LoggedEvent) -> None:
+        """Put an event into its batch; a full batch is sent first."""
+        key = event.key
+        partition = partition_of(key, self._partitions)
+        now = time.time()
+        header = [(SENT_AT, b"%d" % (now * 1000))]
+        where = (event.kind, partition)
+        for _ in range(2):
+            if where not in self._open:
+                self._open[where] = (self._producer.create_batch(), time.monotonic())
+            builder = self._open[where][0]
+            if builder.append(key=key, value=event.value, timestamp=event.record_ms, headers=header) is not None:
+                return
+            await self._send(where)
+        raise SendError(
+            f"found a {event.kind} of {len(event.value or b'')} bytes, expected one that fits a request: leave it out"
+        )
+
+    async def send_all(self) -> None:
+        """Send every open batch."""
+        for where in list(self._open):
+            await self._send(where)
+
+    async def send_old(self, begun_before: float) -> None:
+        """Send the open batches that were begun before a time."""
+        for where in [where for where, (_, begun) in self._open.items() if begun < begun_before]:
+            await self._send(where)
+
+    async def flush(self) -> None:
+        """Send every open batch and wait for every acknowledgement."""
+        await self.send_all()
+        await self._settle(0)
+
+    async def _send(self, where: tuple[str, int]) -> None:
+        kind, partition = where
+        builder, _ = self._open.pop(where)
+        count = builder.record_count()
+        builder.close()
+        future = await self._producer.send_batch(builder, self._names[kind], partition=partition)
+        self._outstanding.append((kind, count, future))
+        await self._settle(MAX_OUTSTANDING)
+
+    async def _settle(self, at_most: int) -> None:
+        """Count acknowledged batches; wait for the oldest while too many are on their way."""
+        while self._outstanding and (len(self._outstanding) > at_most or self._outstanding[0][2].done()):
+            kind, count, future = self._outstanding[0]
+            await future
+            del self._outstanding[0]
+            self._sent.events[kind] += count

@@ -1,0 +1,139 @@
+"""Late, repeated and malformed records on purpose, each with a label that says what it is.
+
+Clean records in, the same and dirty ones in order of arrival out. A late record is a clean one that arrives later, a
+duplicate and a malformed record are added: the clean events themselves never change. Start at add_dirt.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from schemas.dead_letter import Reason
+from schemas.topics import DAY_MS
+from stream.event_log import LoggedEvent
+from stream.simulate_shopper import Shopper, SimulatorConfig, plan_shoppers
+
+MINUTE_MS = 60_000
+LATE_MS: Mapping[str, tuple[int, int]] = {
+    "late:minutes": (MINUTE_MS, 59 * MINUTE_MS),
+    "late:hours": (60 * MINUTE_MS, 23 * 60 * MINUTE_MS),
+    "late:beyond-a-day": (DAY_MS + MINUTE_MS, 3 * DAY_MS),
+}
+LATE_ODDS = (6, 3, 1)
+DUPLICATE = "duplicate"
+DUPLICATE_WITHIN_MS = 6 * 60 * MINUTE_MS
+
+Fields = dict[str, Any]
+
+
+class SimulatedEvent(Struct, frozen=True, gc=False):
+    """One record, and what is wrong with it: null, a key of LATE_MS, `duplicate` or a key of MALFORMED."""
+
+    logged: LoggedEvent
+    dirt: str | None = None
+
+
+class Truth(Struct, frozen=True, kw_only=True):
+    """What a simulation was made from: everything a model or a pipeline can be checked against."""
+
+    config: SimulatorConfig
+    events: dict[str, int]
+    dirt: dict[str, int]
+    churned: int
+    shoppers: list[Shopper]
+
+
+def truth(config: SimulatorConfig, events: Iterable[SimulatedEvent]) -> Truth:
+    """Sum up a simulation: records by kind (dirty ones included), dirt by label, shoppers as planned."""
+    kinds: Counter[str] = Counter()
+    dirt: Counter[str] = Counter()
+    for event in events:
+        kinds[event.logged.kind] += 1
+        if event.dirt is not None:
+            dirt[event.dirt] += 1
+    shoppers = plan_shoppers(config)
+    return Truth(
+        config=config,
+        events=dict(sorted(kinds.items())),
+        dirt=dict(sorted(dirt.items())),
+        churned=sum(shopper.churn_ms is not None for shopper in shoppers),
+        shoppers=shoppers,
+    )
+
+
+def add_dirt(
+    rng: Random, clean: Sequence[LoggedEvent], *, late: float, duplicates: float, malformed: float
+) -> list[SimulatedEvent]:
+    """Delay, repeat and spoil copies of records; the fractions are of the clean records, each drawn by itself.
+
+    A late record is not repeated as well, and a duplicate arrives within hours, so that one label says all.
+    """
+    made = []
+    for record in clean:
+        if rng.random() < late:
+            label = rng.choices(list(LATE_MS), LATE_ODDS)[0]
+            made.append(SimulatedEvent(_delayed(rng, record, *LATE_MS[label]), label))
+            continue
+        made.append(SimulatedEvent(record))
+        if rng.random() < duplicates:
+            made.append(SimulatedEvent(_delayed(rng, record, 1, DUPLICATE_WITHIN_MS), DUPLICATE))
+        if rng.random() < malformed:
+            label = rng.choice(list(MALFORMED))
+            made.append(SimulatedEvent(_delayed(rng, MALFORMED[label][1](record), 1, MINUTE_MS), label))
+    made.sort(key=lambda event: event.logged.record_ms)
+    return made
+
+
+def _delayed(rng: Random, record: LoggedEvent, at_least_ms: int, at_most_ms: int) -> LoggedEvent:
+    return LoggedEvent(record.kind, record.record_ms + rng.randint(at_least_ms, at_most_ms), record.key, record.value)
+
+
+def _changed(record: LoggedEvent, change: Callable[[Fields], object]) -> LoggedEvent:
+    """Give a copy other fields, and an event id of its own so that nothing but its fault refuses it."""
+    fields = msgspec.json.decode(record.value or b"{}")
+    fields["event_id"] += "-bad"
+    change(fields)
+    return LoggedEvent(record.kind, record.record_ms, record.key, msgspec.json.encode(fields))
+
+
+def _copied(record: LoggedEvent) -> LoggedEvent:
+    return _changed(record, lambda fields: None)
+
+
+def _negative_price(record: LoggedEvent) -> LoggedEvent:
+    """Make a look at an item out of any record, below no price at all."""
+    fields = msgspec.json.decode(record.value or b"{}")
+    browse = {name: fields[name] for name in ("user_id", "event_time_ms")}
+    browse |= {"event_id": f"{fields['event_id']}-bad", "item_id": "kitchen-0000", "price": -4.99}
+    return LoggedEvent("browse", record.record_ms, record.key, msgspec.json.encode(browse))
+
+
+def _with(record: LoggedEvent, *, key: bytes | None, value: bytes | None) -> LoggedEvent:
+    return LoggedEvent(record.kind, record.record_ms, key, value)
+
+
+def _not_a_number(record: LoggedEvent) -> LoggedEvent:
+    spoilt = _changed(record, lambda fields: fields.update(event_time_ms=0))
+    return _with(spoilt, key=record.key, value=(spoilt.value or b"").replace(b'"event_time_ms":0', b'"event_time_ms":NaN'))
+
+
+def _not_utf8(record: LoggedEvent) -> LoggedEvent:
+    spoilt = _changed(record, lambda fields: fields.update(event_id="@"))
+    return _with(spoilt, key=record.key, value=(spoilt.value or b"").replace(b'"@"', b'"caf\xe9"'))
+
+
+MALFORMED: Mapping[str, tuple[Reason, Callable[[LoggedEvent], LoggedEvent]]] = {
+    "malformed:broken-json": (Reason.BAD_JSON, lambda r: _with(r, key=r.key, value=(r.value or b"")[:-7])),
+    "malformed:not-utf8": (Reason.BAD_JSON, _not_utf8),
+    "malformed:nan": (Reason.BAD_JSON, _not_a_number),
+    "malformed:missing-field": (Reason.MISSING_FIELD, lambda r: _changed(r, lambda fields: fields.pop("event_time_ms"))),
+    "malformed:wrong-type": (Reason.WRONG_TYPE, lambda r: _changed(r, lambda fields: fields.update(event_time_ms="noon"))),
+    "malformed:negative-price": (Reason.OUT_OF_RANGE, _negative_price),
+    "malformed:other-key": (Reason.KEY_MISMATCH, lambda r: _with(r, key=b"somebody-else", value=_copied(r).value)),
+    "malformed:no-key": (Reason.MISSING_KEY, lambda r: _with(r, key=None, value=_copied(r).value)),
+    "malformed:empty-value": (Reason.EMPTY_VALUE, lambda r: _with(r, key=r.key, value=None)),
+}

@@ -1,0 +1,47 @@
+"""Follow topics as an onlooker: no group, no commits, every partition. Start at follow."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaError
+
+from stream.admin import broker_says
+from stream.clients import plain_consumer
+from stream.settings import Settings
+
+
+class TailError(RuntimeError):
+    """A topic that cannot be followed: the text says which, and what to do."""
+
+
+@asynccontextmanager
+async def onlooker(settings: Settings, topics: Sequence[str], *, from_beginning: bool) -> AsyncIterator[AIOKafkaConsumer]:
+    """Build a consumer of every partition of some topics that begins at their beginning or end.
+
+    Raises:
+        TailError: no broker answers, or a topic does not exist.
+    """
+    consumer = plain_consumer(settings, auto_offset_reset="earliest" if from_beginning else "latest")
+    try:
+        await consumer.start()
+        existing = await consumer.topics()
+        if missing := [topic for topic in topics if topic not in existing]:
+            raise TailError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+        consumer.subscribe(topics)
+        yield consumer
+    except KafkaError as error:
+        raise TailError(broker_says(settings, error)) from error
+    finally:
+        await consumer.stop()
+
+
+async def follow(settings: Settings, topics: Sequence[str], *, from_beginning: bool) -> "AsyncIterator[ConsumerRecord]":
+    """Yield records as they come, for ever.
+
+    Raises:
+        TailError: no broker answers, or a topic does not exist.
+    """
+    async with onlooker(settings, topics, from_beginning=from_beginning) as consumer:
+        async for record in consumer:
+            yield record
