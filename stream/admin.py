@@ -1,0 +1,278 @@
+"""Settings → the topics a broker must have: what would change, and the change itself.
+
+Nothing is ever deleted and no partition is ever added, since keys would move away from their rows. Start at plan.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from msgspec import Struct
+
+from schemas.topics import DAY_MS
+from stream.clients import admin_client
+from stream.settings import Settings
+
+CHANGELOG = "changelog"
+STATEFUL_ROLES = ("features", "triggers")
+CHANGELOG_CONFIGS: Mapping[str, str] = {
+    "cleanup.policy": "compact",
+    "delete.retention.ms": str(7 * DAY_MS),
+    "max.compaction.lag.ms": str(7 * DAY_MS),
+    "segment.ms": str(DAY_MS),
+}
+SET_ON_TOPIC = 1  # config_source of a value that was set on the topic itself
+VISIBLE_SECONDS = 30.0
+
+Action = Literal["create", "alter", "ok", "refused"]
+
+
+class TopicsError(RuntimeError):
+    """Topics that cannot be made as wanted: the text names them, what was found, and how to go on."""
+
+
+class WantedTopic(Struct, frozen=True):
+    """One topic as the settings want it."""
+
+    kind: str
+    name: str
+    partitions: int
+    configs: Mapping[str, str]
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """What one topic needs: `configs` are to be set, `detail` says it in words."""
+
+    topic: str
+    kind: str
+    action: Action
+    partitions: int
+    configs: dict[str, str] = {}
+    detail: str = ""
+
+
+def wanted_topics(settings: Settings) -> list[WantedTopic]:
+    """List every topic of a deployment, changelogs included."""
+    topics = list(settings.topics().values())
+    wanted = [
+        WantedTopic(
+            topic.kind,
+            topic.name,
+            topic.partitions,
+            {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)},
+        )
+        for topic in topics
+    ]
+    partitions = topics[0].partitions
+    return wanted + [WantedTopic(CHANGELOG, settings.changelog(role), partitions, CHANGELOG_CONFIGS) for role in STATEFUL_ROLES]
+
+
+async def plan(settings: Settings) -> list[Change]:
+    """Compare the broker with the settings; changes nothing.
+
+    Raises:
+        TopicsError: no broker answers, or it refuses to say.
+    """
+    return await _with_admin(settings, _plan)
+
+
+async def apply(settings: Settings) -> list[Change]:
+    """Create what is missing and set what differs; returns what was changed. Applied twice, the second changes nothing.
+
+    Raises:
+        TopicsError: a topic is refused (then nothing at all was changed), or the broker refused a change.
+    """
+    return await _with_admin(settings, _apply)
+
+
+async def existing_partitions(client: AIOKafkaAdminClient) -> dict[str, int]:
+    """Return the partition count of every topic of the broker; asks for none by name, which might create it."""
+    return {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics() if not topic["error_code"]}
+
+
+async def topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, tuple[str, bool]]] | None:
+    """Return each topic's configuration as value and whether it was set on the topic; None if the broker cannot say."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    if not resources:
+        return {}
+    try:
+        responses = await client.describe_configs(resources)
+    except IncompatibleBrokerVersion:
+        return None
+    found = {}
+    for response in responses:
+        for code, message, _, name, entries in response.resources:
+            if code:
+                raise TopicsError(f"topic {name}: its settings cannot be read: {message or for_code(code).description}")
+            found[name] = {entry[0]: (str(entry[1]), entry[3] == SET_ON_TOPIC) for entry in entries}
+    return found
+
+
+def broker_says(settings: Settings, error: BaseException) -> str:
+    """Put what a Kafka client raised into words."""
+    if isinstance(error, KafkaConnectionError | TimeoutError | OSError):
+        return f"no broker answers at {settings.kafka_bootstrap_servers}: start one, or set KAFKA_BOOTSTRAP_SERVERS"
+    return f"broker {settings.kafka_bootstrap_servers}: {error}"
+
+
+async def _with_admin(settings: Settings, work: Any) -> list[Change]:
+    client = admin_client(settings)
+    try:
+        await client.start()
+        changes: list[Change] = await work(client, settings)
+        return changes
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise TopicsError(broker_says(settings, error)) from error
+    finally:
+        await client.close()
+
+
+async def _plan(client: AIOKafkaAdminClient, settings: Settings) -> list[Change]:
+    counts = await existing_partitions(client)
+    wanted = wanted_topics(settings)
+    configs = await topic_configs(client, [topic.name for topic in wanted if topic.name in counts])
+    found = {counts[topic.name] for topic in wanted if topic.name in counts}
+    all_have = next(iter(found)) if len(found) == 1 else None
+    return [
+        _compare(
+            topic,
+            counts.get(topic.name),
+            None if configs is None else configs.get(topic.name, {}),
+            all_have=all_have,
+            may_lower=settings.retention_ms is not None,
+        )
+        for topic in wanted
+    ]
+
+
+def _compare(
+    topic: WantedTopic,
+    partitions: int | None,
+    configs: Mapping[str, tuple[str, bool]] | None,
+    *,
+    all_have: int | None,
+    may_lower: bool,
+) -> Change:
+    """Say what a topic needs; `all_have` is the partition count that all existing topics of the deployment share."""
+
+    def change(action: Action, detail: str, to_set: dict[str, str] | None = None) -> Change:
+        return Change(
+            topic=topic.name, kind=topic.kind, action=action, partitions=topic.partitions, configs=to_set or {}, detail=detail
+        )
+
+    if partitions is None:
+        return change("create", f"{topic.partitions} partitions, {_words(topic.configs)}", dict(topic.configs))
+    if partitions != topic.partitions:
+        remedy = (
+            f"run with --partitions {all_have} (FOOTFALL_PARTITIONS={all_have})"
+            if all_have is not None
+            else f"copy it into a new topic of {topic.partitions} and name that in topic_names"
+        )
+        return change(
+            "refused", f"found {partitions} partitions, expected {topic.partitions} as in every other topic: {remedy}"
+        )
+    if configs is None:
+        return change("ok", "retention and cleanup not checked: this broker does not tell them")
+    differing = {name: value for name, value in topic.configs.items() if configs.get(name, ("", False))[0] != value}
+    kept = ""
+    if "retention.ms" in differing and not may_lower and _longer(configs.get("retention.ms", ("0", False))[0], differing):
+        kept = f"keeps its longer retention.ms of {configs['retention.ms'][0]}; set retention_ms to shorten it"
+        del differing["retention.ms"]
+    if not differing:
+        return change("ok", kept)
+    words = ", ".join(f"{name} {configs.get(name, ('unset', False))[0]} → {value}" for name, value in differing.items())
+    return change("alter", f"{words}{'; ' if kept else ''}{kept}", differing)
+
+
+def _longer(found: str, differing: Mapping[str, str]) -> bool:
+    """Tell whether the retention found keeps records longer than the one wanted; -1 keeps them for ever."""
+    have, want = int(found), int(differing["retention.ms"])
+    return want != -1 and (have == -1 or have > want)
+
+
+def _words(configs: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in configs.items())
+
+
+async def _apply(client: AIOKafkaAdminClient, settings: Settings) -> list[Change]:
+    changes = await _plan(client, settings)
+    refused: dict[str, list[str]] = {}
+    for change in changes:
+        if change.action == "refused":
+            refused.setdefault(change.detail, []).append(change.topic)
+    if refused:
+        reasons = "; ".join(f"{', '.join(names)}: {detail}" for detail, names in refused.items())
+        raise TopicsError(f"nothing was changed: {reasons}")
+    done = []
+    if to_create := [change for change in changes if change.action == "create"]:
+        await _create(client, to_create, settings.replication_factor)
+        done += to_create
+    if to_alter := [change for change in changes if change.action == "alter"]:
+        done += await _alter(client, to_alter)
+    return done
+
+
+async def _create(client: AIOKafkaAdminClient, changes: Sequence[Change], replication_factor: int) -> None:
+    response = await client.create_topics(
+        [NewTopic(change.topic, change.partitions, replication_factor, topic_configs=change.configs) for change in changes]
+    )
+    for name, code, message in response.topic_errors:
+        if code not in (0, TopicAlreadyExistsError.errno):
+            hint = (
+                ": set --replication-factor to at most the number of brokers" if "replication" in f"{message}".lower() else ""
+            )
+            raise TopicsError(f"topic {name}: the broker refused to create it: {message or for_code(code).description}{hint}")
+    wanted = {change.topic: change.partitions for change in changes}
+
+    async def visible() -> bool:
+        return wanted.items() <= (await existing_partitions(client)).items()
+
+    await _until(visible, "created topics")
+
+
+async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list[Change]:
+    """Set what differs; what else was set on a topic is sent along, since this request replaces all of it."""
+    found = await topic_configs(client, [change.topic for change in changes]) or {}
+    resources = []
+    for change in changes:
+        kept = {name: value for name, (value, on_topic) in found.get(change.topic, {}).items() if on_topic}
+        resources.append(ConfigResource(ConfigResourceType.TOPIC, change.topic, kept | change.configs))
+    try:
+        responses = await client.alter_configs(resources)
+    except IncompatibleBrokerVersion:
+        return [
+            Change(
+                topic=change.topic,
+                kind=change.kind,
+                action="ok",
+                partitions=change.partitions,
+                detail=f"not set, since this broker cannot change a topic: {change.detail}",
+            )
+            for change in changes
+        ]
+    for response in responses:
+        for code, message, _, name in response.resources:
+            if code:
+                raise TopicsError(f"topic {name}: the broker refused to change it: {message or for_code(code).description}")
+
+    async def visible() -> bool:
+        now = await topic_configs(client, [change.topic for change in changes]) or {}
+        return all(
+            now[change.topic].get(name, ("", False))[0] == value for change in changes for name, value in change.configs.items()
+        )
+
+    await _until(visible, "changed settings")
+    return list(changes)
+
+
+async def _until(visible: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait until every broker tells what its controller accepted."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not await visible():
+        if time.monotonic() > deadline:
+            raise TopicsError(f"{what} did not appear within {VISIBLE_SECONDS:g} s: look at the broker's log")
+        await asyncio.sleep(0.05)

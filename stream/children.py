@@ -1,0 +1,56 @@
+"""Child processes that never outlive us: start them so, ask them to end, then end them.
+
+Knows nothing of Kafka or roles. On Linux the kernel kills a child when we die, however we die; elsewhere only an
+orderly end takes the children along. Start at die_with_parent.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> Callable[[], None]:
+    """Return what a child runs between fork and exec, so that the kernel kills it when this process dies.
+
+    Start such a child from the main thread: the kernel watches the thread that forked.
+    """
+    parent = os.getpid()
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
+
+    def in_child() -> None:
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:  # it died before the kernel was told
+                os._exit(1)
+
+    return in_child
+
+
+def end_child(process: "subprocess.Popen[bytes]", seconds: float) -> int:
+    """Send SIGTERM, after `seconds` SIGKILL; returns the exit code. A child that has ended is left alone."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
+
+
+def living(sessions: set[int]) -> list[int]:
+    """List the processes of these sessions that still run, zombies excepted; empty where there is no /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_bytes().rsplit(b")", 1)[1].split()[:4]
+        except OSError:
+            continue  # it ended while we looked
+        if int(session) in sessions and state not in (b"Z", b"X"):
+            found.append(int(stat.parent.name))
+    return sorted(found)

@@ -1,0 +1,63 @@
+"""`footfall worker ROLE` runs one role in this process, `footfall up` all of them as children. Start at worker_command."""
+
+import asyncio
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from stream.cli.options import with_settings
+from stream.settings import Settings
+
+RoleName = Literal["features", "scorer", "triggers"]
+
+
+@with_settings
+def worker_command(role: Annotated[RoleName, typer.Argument(help="What this process does.")], settings: Settings) -> None:
+    """Run one role until SIGTERM; its exit code says whether to start it again (75) or not (0, 78)."""
+    from stream.worker import run_role
+
+    raise typer.Exit(run_role(settings, role))
+
+
+@with_settings
+def up_command(settings: Settings) -> None:
+    """Run all roles on this machine, start again what dies, and end all of them on Ctrl-C or SIGTERM."""
+    raise typer.Exit(asyncio.run(_up(settings)))
+
+
+async def _up(settings: Settings) -> int:
+    from stream.supervisor import EXIT_CONFIG, ROLES, Supervisor, environment_of, worker_command
+
+    changes = {"FOOTFALL_LOG_FORMAT": "text"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def command(role: str) -> list[str]:
+        ports = ["--http-port", str(settings.http_port + ROLES.index(role))] if settings.http_port else []
+        return [*worker_command(role), *ports]
+
+    with tempfile.TemporaryDirectory(prefix="footfall-") as directory:
+        supervisor = Supervisor(
+            environment_of(settings, **changes),
+            Path(directory),
+            command=command,
+            drain_seconds=settings.drain_seconds,
+            on_line=lambda role, line: print(line, file=sys.stderr, flush=True),  # noqa: T201, a child's log line as it is
+        )
+        await supervisor.start()
+        waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(supervisor.ended.wait())]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        left = await supervisor.stop()
+    for failure in supervisor.failures:
+        sys.stderr.write(f"footfall: role {failure}\n")
+    if left:
+        sys.stderr.write(f"footfall: processes {left} could not be ended\n")
+    codes = [role.exit_code for role in supervisor.roles.values() if role.failure is not None]
+    return EXIT_CONFIG if EXIT_CONFIG in codes else 1 if codes or left else 0

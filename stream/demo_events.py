@@ -1,0 +1,53 @@
+"""A made shop's last year as one stream of events, which ends before now. Start at MadeYear."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from schemas.topics import DAY_MS
+from stream.event_log import LoggedEvent
+from stream.simulate import simulate
+from stream.simulate_shopper import SimulatorConfig
+
+MONTH_DAYS, MONTHS = 30, 12
+LATE, DUPLICATES, MALFORMED = 0.01, 0.01, 0.005  # shares of the made events
+
+
+class MadeYear:
+    """Events in order of arrival; each month is made in a thread while the one before is read."""
+
+    def __init__(self, seed: int, shoppers: int, now_ms: int) -> None:
+        """Begin to make the first month at once; equal arguments on one day make equal events."""
+        self._seed, self._shoppers = seed, shoppers
+        self._first_ms = (now_ms // DAY_MS - MONTHS * MONTH_DAYS) * DAY_MS
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="simulator")
+        self._next = self._threads.submit(self._make, 0)
+
+    def __enter__(self) -> Iterator[LoggedEvent]:
+        return self._read()
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _make(self, month: int) -> list[LoggedEvent]:
+        config = SimulatorConfig(
+            seed=self._seed + month,
+            shoppers=self._shoppers,
+            days=MONTH_DAYS,
+            start_ms=self._start_ms(month),
+            late=LATE,
+            duplicates=DUPLICATES,
+            malformed=MALFORMED,
+        )
+        return [event.logged for event in simulate(config)]
+
+    def _start_ms(self, month: int) -> int:
+        return self._first_ms + month * MONTH_DAYS * DAY_MS
+
+    def _read(self) -> Iterator[LoggedEvent]:
+        waiting: list[LoggedEvent] = []  # late ones, which arrive after their month
+        for month in range(MONTHS):
+            events = sorted([*waiting, *self._next.result()], key=lambda event: event.record_ms)
+            if month + 1 < MONTHS:
+                self._next = self._threads.submit(self._make, month + 1)
+            waiting = [event for event in events if event.record_ms >= self._start_ms(month + 1)]
+            yield from events[: len(events) - len(waiting)]

@@ -1,0 +1,221 @@
+"""Runs the roles as child processes: starts them, starts again what dies, and takes all of them down at the end.
+
+A role that ends with 0 or 78 stays down: it was asked to, or its settings are wrong. Nothing outlives this process.
+Knows roles by name only. Start at Supervisor.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct, field
+from pydantic import SecretStr
+
+from stream.children import die_with_parent, living
+from stream.settings import Settings
+
+ROLES = ("features", "scorer", "triggers")
+STATUS_FILE = "FOOTFALL_STATUS_FILE"
+EXIT_CONFIG = 78
+STAYS_DOWN = (0, EXIT_CONFIG)
+BACK_OFF_SECONDS = (1.0, 30.0)  # before the first restart, and at most
+STEADY_SECONDS = 60.0  # a role that lived so long starts over with the shortest back-off
+KILL_MARGIN_SECONDS = 3.0  # a role ends itself when it cannot drain in time; after this it is killed
+LAST_LINES, MAX_LINE = 8, 8000
+
+
+class RoleProcess(Struct):
+    """What is known of one role: `port` of its server once it listens, `failure` once it is down for good."""
+
+    role: str
+    pid: int = 0
+    port: int | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+    failure: str | None = None
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+
+
+class Supervisor:
+    """Keeps one process per role alive from start() to stop(); `roles` tells how each fares."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        directory: Path,
+        *,
+        command: Callable[[str], Sequence[str]] | None = None,
+        roles: Sequence[str] = ROLES,
+        drain_seconds: float = 8.0,
+        restarts_at_most: int | None = None,
+        on_line: Callable[[str, str], None] = lambda role, line: None,
+    ) -> None:
+        """Run `command(role)` in `environment`; status files go to `directory`, every log line to `on_line`.
+
+        `restarts_at_most` restarts in a row, without STEADY_SECONDS between them, make a role's failure final.
+        """
+        self._environment, self._directory = dict(environment), directory
+        self._command = worker_command if command is None else command
+        self._drain_seconds, self._restarts_at_most, self._on_line = drain_seconds, restarts_at_most, on_line
+        self.roles = {role: RoleProcess(role) for role in roles}
+        self.back_off_seconds = BACK_OFF_SECONDS
+        self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.sessions: set[int] = set()  # of every process ever started
+        self._stopping = asyncio.Event()
+        self.ended = asyncio.Event()  # a role is down for good
+
+    @property
+    def restarts(self) -> int:
+        """Count the restarts of all roles."""
+        return sum(role.restarts for role in self.roles.values())
+
+    @property
+    def failures(self) -> list[str]:
+        """Say which roles are down for good, and why."""
+        return [f"{role.role}: {role.failure}" for role in self.roles.values() if role.failure is not None]
+
+    async def start(self) -> None:
+        """Start every role; call it from the main thread."""
+        for role in self.roles.values():
+            self._tasks.append(asyncio.create_task(self._keep(role)))
+
+    async def stop(self) -> list[int]:
+        """End every role: SIGTERM, SIGKILL after the drain; returns the processes that are left, which should be none."""
+        self._stopping.set()
+        for child in self._children.values():
+            _send(child, signal.SIGTERM)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._drain_seconds + KILL_MARGIN_SECONDS)
+        for child in self._children.values():
+            _send(child, signal.SIGKILL)
+        await asyncio.gather(*self._tasks)
+        return living(self.sessions)
+
+    def refresh(self) -> None:
+        """Read the status files of roles that have written one."""
+        for role in self.roles.values():
+            with suppress(OSError, ValueError):
+                status = json.loads(self._status_file(role).read_bytes())
+                if status["pid"] == role.pid:
+                    role.port = int(status["port"])
+
+    def _status_file(self, role: RoleProcess) -> Path:
+        return self._directory / f"{role.role}.json"
+
+    async def _keep(self, role: RoleProcess) -> None:
+        """Run one role until it is down for good."""
+        shortest, longest = self.back_off_seconds
+        pause, in_a_row = shortest, 0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            role.exit_code = await self._run(role)
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started >= STEADY_SECONDS:
+                pause, in_a_row = shortest, 0
+            in_a_row += 1
+            given_up = self._restarts_at_most is not None and in_a_row > self._restarts_at_most
+            if role.exit_code in STAYS_DOWN or given_up:
+                role.failure = f"{_how(role.exit_code)}; it said: {last_words(role.last_lines)}"
+                self.ended.set()
+                return
+            self._on_line(role.role, f"{role.role} {_how(role.exit_code)}: restart in {pause:g} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+                return
+            pause = min(longest, 2 * pause)
+            role.restarts += 1
+
+    async def _run(self, role: RoleProcess) -> int:
+        """Run one process of a role to its end and return its exit code, negative for a signal."""
+        role.port = None
+        role.last_lines.clear()
+        self._status_file(role).unlink(missing_ok=True)
+        child = await asyncio.create_subprocess_exec(
+            *self._command(role.role),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=self._environment | {STATUS_FILE: str(self._status_file(role))},
+            limit=1 << 20,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then ends the roles in order
+            preexec_fn=die_with_parent(),
+        )
+        role.pid = child.pid
+        self.sessions.add(child.pid)
+        self._children[role.role] = child
+        if self._stopping.is_set():
+            _send(child, signal.SIGTERM)
+        if child.stdout is not None:
+            await self._read(role, child.stdout)
+        return await child.wait()
+
+    async def _read(self, role: RoleProcess, lines: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = (await lines.readline()).decode(errors="replace").rstrip("\n")
+            except ValueError:  # longer than the limit: what was read is dropped
+                continue
+            if not line and lines.at_eof():
+                return
+            role.last_lines.append(line[:MAX_LINE])
+            self._on_line(role.role, line)
+
+
+def worker_command(role: str) -> list[str]:
+    """Return the command line of a role; -P keeps a directory that happens to hold a `stream` from being imported."""
+    return [sys.executable, "-P", "-m", "stream.cli.main", "worker", role]
+
+
+def environment_of(settings: Settings, **changes: str) -> dict[str, str]:
+    """Return this process's environment with every setting in it, so that a child sees the same settings anywhere."""
+    environment = dict(os.environ)
+    environment["FOOTFALL_CONFIG"] = os.devnull  # what the file says is in the settings already
+    for name, info in type(settings).model_fields.items():
+        variable, value = info.alias or f"FOOTFALL_{name.upper()}", getattr(settings, name)
+        environment.pop(variable, None)
+        if value is not None:
+            environment[variable] = _as_text(value)
+    return environment | changes
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return json.dumps(value) if isinstance(value, bool | dict | list) else str(value)
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """Say why a role ended, from its last lines: its errors and whatever is no log line."""
+    words = []
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            words.append(line.strip())
+        elif fields.get("level") in ("error", "critical"):
+            words.append(": ".join(str(fields[name]) for name in ("event", "reason", "error") if name in fields))
+    return " | ".join(words) or "nothing"
+
+
+def _send(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal to a child and to whatever it started, unless it has ended."""
+    if child.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+
+
+def _how(exit_code: int) -> str:
+    return f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"

@@ -1,0 +1,128 @@
+"""The command line: every verb explains itself at once, settings are flags, errors are one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream.cli.main import VERBS
+from stream.settings import Settings
+
+HEAVY = ("torch", "transformers", "faust", "aiokafka", "numpy")
+COMMANDS = [
+    [],
+    *([verb] for verb in VERBS),
+    ["topics", "plan"],
+    ["topics", "apply"],
+    ["import", "taobao"],
+    ["import", "online-retail"],
+]
+
+
+def footfall(*arguments: str, directory: Path | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FOOTFALL_", "KAFKA_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "stream.cli.main", *arguments],
+        env=kept | {"COLUMNS": "200", "NO_COLOR": "1"} | variables,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_explains_a_command_without_loading_what_only_its_work_needs(command: list[str]) -> None:
+    program = (
+        "import sys; from stream.cli.main import app\n"
+        f"sys.argv = ['footfall', *{command!r}, '--help']\n"
+        "try: app()\n"
+        "except SystemExit as end: code = end.code\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), code, file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stderr == "[] 0\n"
+    assert "Usage: footfall" in ended.stdout
+
+
+def test_the_list_of_verbs_loads_no_settings() -> None:
+    program = "import sys, stream.cli.main; print([name for name in ('pydantic_settings', 'msgspec') if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout == "[]\n"
+
+
+def test_every_setting_but_a_secret_is_a_flag_with_its_variable() -> None:
+    shown = footfall("worker", "--help").stdout
+    for name, info in Settings.model_fields.items():
+        secret = name in ("kafka_sasl_password", "kafka_ssl_key_password")
+        assert (f"--{name.replace('_', '-')} " in shown) is not secret, name
+        assert secret or (info.alias or f"FOOTFALL_{name.upper()}") in shown
+
+
+def test_settings_lists_values_and_variables_and_masks_secrets(tmp_path: Path) -> None:
+    ended = footfall(
+        "settings", "--json", "--barrier-ms", "77", "--no-transactions", directory=tmp_path, KAFKA_SASL_PASSWORD="hunter2"
+    )
+    listed = json.loads(ended.stdout)
+    assert listed["barrier_ms"] == {"value": 77, "variable": "FOOTFALL_BARRIER_MS"}
+    assert listed["transactions"]["value"] is False
+    assert set(listed) == set(Settings.model_fields)
+    assert "hunter2" not in ended.stdout + ended.stderr
+
+
+def test_a_bad_setting_is_one_line_and_code_78(tmp_path: Path) -> None:
+    ended = footfall("worker", "features", directory=tmp_path, FOOTFALL_BARRIER_MS="soon")
+    assert (ended.returncode, ended.stdout) == (78, "")
+    assert ended.stderr.count("\n") == 1 and "barrier_ms (FOOTFALL_BARRIER_MS): found 'soon'" in ended.stderr
+
+
+def test_an_unknown_key_of_the_file_is_one_line_and_code_78(tmp_path: Path) -> None:
+    (tmp_path / "footfall.toml").write_text("barier_ms = 5\n")
+    ended = footfall("topics", "plan", directory=tmp_path)
+    assert ended.returncode == 78
+    assert ended.stderr.count("\n") == 1 and "barier_ms" in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["topics", "plan"], ["tail", "click"]], ids=" ".join)
+def test_no_broker_is_one_line_and_code_1(command: list[str], tmp_path: Path) -> None:
+    ended = footfall(*command, "--kafka-bootstrap-servers", "127.0.0.1:1", directory=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "footfall: no broker answers at 127.0.0.1:1: start one, or set KAFKA_BOOTSTRAP_SERVERS\n"
+
+
+def test_version_is_the_packages() -> None:
+    assert footfall("--version").stdout.startswith("footfall 0.")
+
+
+def test_an_unknown_verb_is_a_usage_error() -> None:
+    assert footfall("wurker").returncode == 2
+
+
+def test_replay_without_a_model_writes_its_files_and_its_summary_adds_up(tmp_path: Path) -> None:
+    made = footfall("simulate", "--out", "log", "--shoppers", "20", "--days", "20", "--malformed", "0.05", directory=tmp_path)
+    assert made.returncode == 0, made.stderr
+    ended = footfall("replay", "log", "--out", "out", "--no-score", "--json", directory=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads(ended.stdout)
+    totals = summary["totals"]
+    assert totals["events_in"] == totals["applied"] + totals["dead_lettered"] + summary["declared_dropped"]
+    assert totals["dead_lettered"] == sum(summary["dead_letters"].values()) > 0
+    lines = {path.name: len(path.read_bytes().splitlines()) for path in (tmp_path / "out").glob("*.jsonl")}
+    assert lines == {
+        "signals.jsonl": 0,
+        "decisions.jsonl": 0,
+        "score-requests.jsonl": summary["outputs"]["score-request"],
+        "dead-letters.jsonl": totals["dead_lettered"],
+        "rows.jsonl": summary["users"],
+    }
+    assert json.loads((tmp_path / "out" / "summary.json").read_bytes()) == summary
+
+
+def test_replay_does_not_write_into_a_directory_in_use(tmp_path: Path) -> None:
+    footfall("simulate", "--out", "log", "--shoppers", "2", "--days", "5", directory=tmp_path)
+    ended = footfall("replay", "log", "--out", "log", "--no-score", directory=tmp_path)
+    assert ended.returncode == 1 and "choose another" in ended.stderr
