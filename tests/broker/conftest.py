@@ -1,0 +1,29 @@
+"""An embedded broker for a module's tests, and settings with topics of their own for each test."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from stream.local_broker import LocalBroker
+from stream.settings import Settings, load_settings
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[LocalBroker]:
+    with LocalBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def settings(broker: LocalBroker) -> Settings:
+    name = f"t{secrets.token_hex(4)}"
+    return load_settings(
+        kafka_bootstrap_servers=broker.bootstrap_servers,
+        topic_prefix=f"{name}.",
+        app_id=name,
+        partitions=4,
+        replication_factor=1,
+        retention_ms=-1,
+        transactions=False,
+    )

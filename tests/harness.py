@@ -1,0 +1,240 @@
+"""Real roles against a real broker, for tests: topics, publishing, worker processes, what they committed.
+
+Start at Deployment.
+"""
+
+import asyncio
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import aiokafka
+import msgspec
+from aiokafka.admin import NewTopic
+from aiokafka.structs import TopicPartition
+
+from models.features.user_state import UserState, encode_row
+from schemas.topics import Topic
+from stream.clients import admin_client, output_producer, plain_consumer
+from stream.event_log import LoggedEvent
+from stream.pipeline import encode_trigger_row
+from stream.records import Totals
+from stream.replay import Replay
+from stream.settings import Settings, load_settings
+from stream.store import END_KEY, META_KEY, MetaRow
+from stream.supervisor import environment_of
+
+
+class Worker:
+    """One role process; `log` is what it wrote to stderr."""
+
+    def __init__(self, deployment: "Deployment", role: str) -> None:
+        number = len(deployment.workers)
+        self.role, self.status = role, deployment.folder / f"{role}-{number}.json"
+        self.log = deployment.folder / f"{role}-{number}.log"
+        env = environment_of(deployment.settings, FOOTFALL_STATUS_FILE=str(self.status))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stream.cli.main", "worker", role],
+            env=env,
+            cwd=deployment.folder,
+            stderr=self.log.open("wb"),
+            stdout=subprocess.DEVNULL,
+        )
+
+    def get(self, path: str) -> tuple[int, str]:
+        """GET from the worker's own server: status and body, (0, "") while it does not answer."""
+        try:
+            port = json.loads(self.status.read_text())["port"]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str) -> float:
+        """Return one sample of /metrics, by its full name with labels; 0 when there is none."""
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        return 0.0
+
+    def ready(self) -> bool:
+        """Tell whether /readyz answers 200; fail when the process has ended."""
+        assert self.process.poll() is None, f"{self.role} ended with {self.process.returncode}: {self.tail()}"
+        return self.get("/readyz")[0] == 200
+
+    def kill(self) -> None:
+        """Kill -9, and check that it was still alive."""
+        assert self.process.poll() is None, self.tail()
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask the process to end and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(10)  # what SIGTERM may take
+
+    def tail(self) -> str:
+        """Return the end of the log."""
+        return self.log.read_text(errors="replace")[-3000:]
+
+
+class Deployment:
+    """A set of topics of its own on a broker, and the workers started on it."""
+
+    def __init__(self, bootstrap: str, folder: Path, **settings: Any) -> None:
+        name = f"t{secrets.token_hex(4)}"
+        self.folder, self.workers = folder, list[Worker]()
+        self.given = {
+            "kafka_bootstrap_servers": bootstrap,
+            "topic_prefix": f"{name}.",
+            "app_id": name,
+            "partitions": 4,
+            "replication_factor": 1,
+            "retention_ms": -1,
+            "session_timeout_seconds": 6,
+            **settings,
+        }
+        self.settings: Settings = load_settings(**self.given)
+
+    def start(self, role: str) -> Worker:
+        """Start one more worker of a role."""
+        worker = Worker(self, role)
+        self.workers.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        """Kill whatever still runs."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+            worker.process.wait()
+
+    def topic(self, kind: str) -> str:
+        """Name a topic."""
+        return self.settings.topics()[kind].name
+
+    async def create_topics(self) -> None:
+        """Create every topic and changelog."""
+        admin = admin_client(self.settings)
+        await admin.start()
+        topics: Iterable[Topic] = self.settings.topics().values()
+        new = [NewTopic(topic.name, 4, 1, topic_configs={"retention.ms": "-1"}) for topic in topics]
+        new += [
+            NewTopic(self.settings.changelog(role), 4, 1, topic_configs={"cleanup.policy": "compact"})
+            for role in ("features", "triggers")
+        ]
+        try:
+            await admin.create_topics(new)
+        finally:
+            await admin.close()
+
+    async def publish(self, events: Iterable[LoggedEvent], *, per_second: float = 0.0) -> None:
+        """Publish events in order to the partitions that a replay gives them; at full speed unless paced."""
+        replay = self.replay()
+        names = {kind: topic.name for kind, topic in self.settings.topics().items()}
+        producer = output_producer(self.settings)
+        await producer.start()
+        started = time.monotonic()
+        try:
+            sends = []
+            for count, event in enumerate(events):
+                if per_second and (ahead := count / per_second - (time.monotonic() - started)) > 0.01:
+                    await asyncio.sleep(ahead)
+                sends.append(
+                    await producer.send(
+                        names[event.kind],
+                        event.value,
+                        key=event.key,
+                        partition=replay.partition_of(event.key),
+                        timestamp_ms=event.record_ms,
+                    )
+                )
+            await asyncio.gather(*sends)
+        finally:
+            await producer.stop()
+
+    def replay(self) -> Replay:
+        """Return a replay with this deployment's settings."""
+        return Replay(self.settings, partitions=4)
+
+    async def read(self, topic: str) -> list[Any]:
+        """Read a topic to its end, committed records only where the broker has transactions."""
+        consumer = plain_consumer(self.settings)
+        await consumer.start()
+        try:
+            tps = [TopicPartition(topic, number) for number in range(4)]
+            consumer.assign(tps)
+            for tp, first in (await consumer.beginning_offsets(tps)).items():
+                consumer.seek(tp, first)
+            end = await consumer.end_offsets(tps)
+            pending, records = {tp for tp in tps if end[tp] > 0}, []
+            while pending:
+                for batch in (await consumer.getmany(*pending, timeout_ms=500)).values():
+                    records += batch
+                pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
+            return records
+        finally:
+            await consumer.stop()
+
+    async def committed(self, role: str) -> tuple[dict[bytes, bytes], Totals]:
+        """Return a role's rows as its changelog holds them, and the totals committed with them."""
+        rows: dict[bytes, bytes] = {}
+        metas: dict[int, bytes] = {}
+        for record in await self.read(self.settings.changelog(role)):
+            if record.key == META_KEY:
+                metas[record.partition] = record.value
+            elif record.key != END_KEY:
+                rows[record.key] = record.value
+        total = Totals()
+        for value in metas.values():
+            total.add(msgspec.msgpack.decode(value, type=MetaRow).totals.events)
+        return rows, total
+
+    async def lag(self, role: str, kinds: Iterable[str]) -> int:
+        """Return how many records of some topics the role's group has not committed."""
+        consumer = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=self.settings.kafka_bootstrap_servers,
+            group_id=f"{self.settings.app_id}-{role}",
+            enable_auto_commit=False,
+        )
+        await consumer.start()
+        try:
+            tps = [TopicPartition(self.topic(kind), number) for kind in kinds for number in range(4)]
+            end = await consumer.end_offsets(tps)
+            consumer.assign(tps)
+            return sum([end[tp] - (await consumer.committed(tp) or 0) for tp in tps])
+        finally:
+            await consumer.stop()
+
+
+def folded_rows(replay: Replay) -> dict[bytes, bytes]:
+    """Return the rows that a replay folded, encoded as the changelog holds them."""
+    return {key: encode_row(row) for rows in replay.rows.values() for key, row in rows.items() if isinstance(row, UserState)}
+
+
+def decided_rows(replay: Replay) -> dict[bytes, bytes]:
+    """Return the rows of role triggers that a replay left."""
+    return {key: encode_trigger_row(row) for rows in replay.trigger_rows.values() for key, row in rows.items()}  # type: ignore[arg-type]
+
+
+async def until(what: str, check: Callable[[], Any], *, seconds: float, worker: Worker | None = None) -> None:
+    """Wait until a check, plain or asynchronous, is true; fail with `what` and the worker's log after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}; {worker.tail() if worker else ''}"
+        await asyncio.sleep(0.1)
