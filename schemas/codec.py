@@ -4,14 +4,16 @@ Readers are tolerant (unknown fields are ignored), writers strict. Knows JSON an
 Start at event_decoder.
 """
 
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
 
 from schemas.dead_letter import Reason
 from schemas.events import Event
-from schemas.fields import MAX_EVENT_BYTES
+from schemas.fields import MAX_EVENT_BYTES, USER_ID_PATTERN
 
 T = TypeVar("T", bound=msgspec.Struct)
 EventDecoder = Callable[[bytes | None, bytes | None], Event]
@@ -41,13 +43,31 @@ def event_decoder(struct: type[Event]) -> EventDecoder:
             event = decode(value)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise refusal(error) from error
-        if key != event.user_id.encode():
-            if not key:
-                raise DecodeError(Reason.MISSING_KEY, f"found no key, expected the user id {event.user_id!r}")
-            raise DecodeError(Reason.KEY_MISMATCH, f"found key {key[:80]!r}, expected the user id {event.user_id!r}")
+        if key is None or event.user_id != user_of(key):
+            raise _wrong_user(key, event.user_id)
         return event
 
     return decode_event
+
+
+@lru_cache(maxsize=1 << 17)
+def user_of(key: bytes) -> str | None:
+    """Return the user id that a record key is, or None where it is none."""
+    return key.decode() if _is_user_id(key.decode("ascii", "replace")) else None
+
+
+_is_user_id = re.compile(USER_ID_PATTERN).search
+
+
+def _wrong_user(key: bytes | None, user_id: str) -> DecodeError:
+    """Say what is wrong with a user id, or with a key that is not the event's user id."""
+    if not _is_user_id(user_id):
+        return DecodeError(
+            Reason.OUT_OF_RANGE, f"found user id {user_id[:80]!r}, expected 1 to 64 letters, digits and :._- - `$.user_id`"
+        )
+    if not key:
+        return DecodeError(Reason.MISSING_KEY, f"found no key, expected the user id {user_id!r}")
+    return DecodeError(Reason.KEY_MISMATCH, f"found key {key[:80]!r}, expected the user id {user_id!r}")
 
 
 def refusal(error: Exception) -> DecodeError:

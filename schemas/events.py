@@ -14,20 +14,20 @@ from schemas.fields import (
     Currency,
     DurationMs,
     EventId,
+    EventUserId,
     Id,
     Millis,
     Price,
     Quantity,
     Stars,
     Text,
-    UserId,
 )
 
 
 class Event(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What every source event carries; the record key is `user_id` in UTF-8."""
 
-    user_id: UserId
+    user_id: EventUserId
     event_time_ms: Millis
     event_id: EventId | None = None
     schema_version: Annotated[int, Meta(ge=1)] = 1

@@ -13,8 +13,11 @@ MAX_TEXT_CHARS = 2_000
 MAX_LINES = 200
 MAX_ID_CHARS = 64
 
-UserId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9:._-]{1,64}(?!\n)$", description="Pseudonymous user id; also the record key.")
+USER_ID_PATTERN = r"^[A-Za-z0-9:._-]{1,64}(?!\n)$"
+USER_ID_DESCRIPTION = "Pseudonymous user id; also the record key."
+UserId = Annotated[str, Meta(pattern=USER_ID_PATTERN, description=USER_ID_DESCRIPTION)]
+EventUserId = Annotated[  # of a source event: the codec checks it with the key, and once for all events of the user
+    str, Meta(description=USER_ID_DESCRIPTION, extra_json_schema={"pattern": USER_ID_PATTERN})
 ]
 EventId = Annotated[
     str, Meta(min_length=1, max_length=MAX_ID_CHARS, description="Producer's unique id of the event; makes retries harmless.")

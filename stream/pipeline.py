@@ -10,11 +10,11 @@ from collections.abc import Mapping, MutableMapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from models.features.recent_ids import add_id, has_id, id_hash
+from models.features.recent_ids import add_id, has_id, id_hash, trim
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
 from models.features.tiles import DAY_MS, MINUTE_MS
-from models.features.user_state import DEFAULT_TTL_MS, RowVersionError, UserState, decode_row, new_topic, new_user
+from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, RowVersionError, UserState, decode_row, new_topic, new_user
 from schemas.codec import DecodeError, decode, event_decoder
 from schemas.dead_letter import Reason
 from schemas.events import Event, Purchase, Review, Search
@@ -69,13 +69,16 @@ class FeaturesFold:
             key, arrived = record.key, record.timestamp
             try:
                 event = decoders[kind](key, record.value)
-                self._check(event, arrived)
+                at = event.event_time_ms
+                if at > arrived + FUTURE_MS:
+                    raise _from_future(at, arrived)
+                if kind == PURCHASE:
+                    self._check_amount(event)  # type: ignore[arg-type]
             except DecodeError as error:
                 count.dead_lettered += 1
                 totals.count_output("dead-letter")
                 outputs.append(dead_letter(KINDS[kind], record, error, folded_ms))
                 continue
-            at = event.event_time_ms
             if at < arrived - lateness_ms:
                 count.late_dropped += 1
                 continue
@@ -98,7 +101,7 @@ class FeaturesFold:
             due = policy.is_due(kind, event, arrived, topic)
             if topic is None:
                 topic = state.topics[kind] = new_topic(kind, record.offset, at)
-            topic.ids = add_id(topic.ids, digest)
+            add_id(topic.ids, digest)
             topic.apply(kind, event, record.offset, self._rates)
             count.applied += 1
             dirty[key] = state  # type: ignore[index]
@@ -108,15 +111,6 @@ class FeaturesFold:
                 request = self._request(kind, event, record, state, due, folded_ms)
                 outputs.append(Output("score-request", record.partition, folded_ms, key, request))
         return folded
-
-    def _check(self, event: Event, arrived: int) -> None:
-        if event.event_time_ms > arrived + FUTURE_MS:
-            raise DecodeError(
-                Reason.FROM_FUTURE,
-                f"found event time {event.event_time_ms}, expected at most 5 minutes after arrival at {arrived}",
-            )
-        if isinstance(event, Purchase):
-            self._check_amount(event)
 
     def _check_amount(self, event: Purchase) -> None:
         rate = self._rates.get(event.currency)
@@ -189,10 +183,14 @@ class FeaturesFold:
         elif has_id(topic.ids, digest):
             count.duplicate_dropped += 1
         else:
-            topic.ids = add_id(topic.ids, digest)
+            add_id(topic.ids, digest)
             topic.apply_sentiment(signal, record.offset)
             count.applied += 1
             folded.dirty[key] = state
+
+
+def _from_future(at: int, arrived: int) -> DecodeError:
+    return DecodeError(Reason.FROM_FUTURE, f"found event time {at}, expected at most 5 minutes after arrival at {arrived}")
 
 
 def sent_ms(record: Record) -> int:
@@ -208,7 +206,7 @@ class TriggerState(Struct, array_like=True, gc=False):
 
     version: int = 1
     guard: dict[str, int] = {}
-    ids: dict[str, bytes] = {}
+    ids: dict[str, bytearray] = {}
     last_fired_ms: dict[str, int] = {}
 
 
@@ -250,11 +248,11 @@ class TriggersFold:
             if record.offset <= state.guard.get(kind, -1):
                 count.replay_skipped += 1
                 continue
-            ids = state.ids.get(kind, b"")
+            ids = state.ids.setdefault(kind, bytearray())
             if has_id(ids, digest):
                 count.duplicate_dropped += 1
                 continue
-            state.ids[kind] = add_id(ids, digest)
+            add_id(ids, digest)
             state.guard[kind] = record.offset
             count.applied += 1
             folded.dirty[key] = state
@@ -271,6 +269,8 @@ _decode = msgspec.msgpack.Decoder(TriggerState).decode
 
 def encode_trigger_row(state: TriggerState) -> bytes:
     """Encode a row of role triggers."""
+    for ids in state.ids.values():
+        trim(ids)
     return _encode(state)
 
 

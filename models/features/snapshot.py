@@ -37,6 +37,7 @@ _EVENT_TIME = attrgetter("event_time_ms")
 
 _WEIGHTS = [KIND_WEIGHTS.get(kind, 0) for kind in KINDS]
 _DECAY = [round(10_000 * 2 ** (-age / HALF_LIFE_DAYS)) for age in range(WINDOW_DAYS)]
+_TODAY = _DECAY[0]
 _HOURS = [sum(63 << (48 * day + 6 * third) for day in range(WINDOW_DAYS)) for third in range(8)]
 _W24H, _W7D, _W30D, _LIFE = 2, 3, 4, 5  # positions in what Series.windows returns
 
@@ -132,7 +133,7 @@ def _seen(sources: list[TopicState | None], today: int) -> _Seen:
     older_items: set[int] = set()
     categories: set[str] = set()
     weights: dict[str, int] = {}
-    for kind, topic in enumerate(sources):
+    for topic, kind_weight in zip(sources, _WEIGHTS, strict=True):
         if topic is None or not topic.items:
             continue
         for day, seen in topic.items.items():
@@ -140,16 +141,20 @@ def _seen(sources: list[TopicState | None], today: int) -> _Seen:
                 items.update(seen)
             elif day >= month:
                 older_items.update(seen)
-        kind_weight = _WEIGHTS[kind]
         for name, days in topic.categories.items():
-            weight = 0
-            for day, count in days.items():
-                if day >= month:
-                    weight += count * _DECAY[today - day]
-                    if day >= week:
-                        categories.add(name)
-            if weight:
-                weights[name] = weights.get(name, 0) + kind_weight * weight
+            if len(days) == 1 and today in days:
+                weight = days[today] * _TODAY
+                categories.add(name)
+            else:
+                weight = 0
+                for day, count in days.items():
+                    if day >= month:
+                        weight += count * _DECAY[today - day]
+                        if day >= week:
+                            categories.add(name)
+                if not weight:
+                    continue
+            weights[name] = weights.get(name, 0) + kind_weight * weight
     ranked = [(name, -negative) for negative, name in sorted([(-weight, name) for name, weight in weights.items()])]
     all_items = items | older_items if older_items else items
     return _Seen((len(items), len(categories), len(all_items), len(ranked)), ranked)

@@ -14,6 +14,7 @@ import xxhash
 from cramjam import DecompressionError, lz4
 from msgspec import Struct
 
+from models.features.recent_ids import trim
 from models.features.spec import (
     HISTORY_EVENTS_PER_KIND,
     HISTORY_TEXT_CHARS,
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 ROW_VERSION = 1
 NAME_BYTES, HISTORY_TEXT_BYTES = 64, 72  # what a name and a text may take in a row
-PRUNE_MINUTES = 40  # minute tiles a state holds before it drops what left every window
+SETTLE_MINUTES = 40  # minute tiles a series holds before they are moved to larger ones
 SCALE = 10_000  # ratings and sentiments are summed as integers of 1/10,000
 DEFAULT_TTL_MS = 400 * DAY_MS
 VISIT, BROWSE, CLICK, SEARCH, PURCHASE, REVIEW, RATING = range(len(KINDS))
@@ -58,7 +59,7 @@ class TopicState(Struct, array_like=True, gc=False):
     first_ms: int
     newest_ms: int
     due_ms: int = 0
-    ids: bytes = b""
+    ids: bytearray = msgspec.field(default_factory=bytearray)
     count: Series = msgspec.field(default_factory=Series)
     sums: list[Series] = []
     slots: dict[int, int] = {}
@@ -82,13 +83,14 @@ class TopicState(Struct, array_like=True, gc=False):
         minute = at // MINUTE_MS
         self.count.add(minute, 1)
         day, slot = divmod(at // SESSION_SLOT_MS, 48)
-        slots = self.slots
-        if day in slots:
-            slots[day] |= 1 << slot
-        else:
-            slots[day] = 1 << slot
+        slots, bit = self.slots, 1 << slot
+        seen = slots.get(day)
+        if seen is None:
+            slots[day] = bit
             if len(slots) > WINDOW_DAYS:
                 self.slots = within(slots, self.newest_ms)
+        elif not seen & bit:
+            slots[day] = seen | bit
         item: str | None = None
         category: str | None = None
         text: str | None = None
@@ -111,14 +113,16 @@ class TopicState(Struct, array_like=True, gc=False):
                 amount = round(event.rating * SCALE)  # type: ignore[attr-defined]
                 self.sums[0].add(minute, amount)
         if text is not None:
-            text = cut(text[:HISTORY_TEXT_CHARS], HISTORY_TEXT_BYTES)
+            text = text[:HISTORY_TEXT_CHARS]
+            if not text.isascii():
+                text = cut(text, HISTORY_TEXT_BYTES)
         if item is not None and not item.isascii():
             item = cut(item, NAME_BYTES)
         if category is not None and not category.isascii():
             category = cut(category, NAME_BYTES)
         self._record(HistoryEntry(at, KINDS[kind], item, category, amount, text))
-        if len(self.count.minutes) > PRUNE_MINUTES:
-            self.prune()
+        if len(self.count.minutes) > SETTLE_MINUTES:
+            self.settle()
 
     def apply_sentiment(self, signal: ReviewSentiment, offset: int) -> None:
         """Fold one review's sentiment, as scored, into the tile of the review's own time."""
@@ -156,15 +160,15 @@ class TopicState(Struct, array_like=True, gc=False):
         return largest.item_id, largest.category, largest.title, bought - returned
 
     def _see(self, item: str, category: str | None, day: int) -> None:
-        key = xxhash.xxh32_intdigest(item.encode())
         seen = self.items.get(day)
         if seen is None:
-            self.items[day] = [key]
+            seen = self.items[day] = [xxhash.xxh32_intdigest(item.encode())]
             if len(self.items) > WINDOW_DAYS:
-                self.items = within(self.items, self.newest_ms) or {day: [key]}
-        else:
+                self.items = within(self.items, self.newest_ms) or {day: seen}
+        elif len(seen) < MAX_ITEMS_PER_DAY:
+            key = xxhash.xxh32_intdigest(item.encode())
             at = bisect_left(seen, key)
-            if (at == len(seen) or seen[at] != key) and len(seen) < MAX_ITEMS_PER_DAY:
+            if at == len(seen) or seen[at] != key:
                 seen.insert(at, key)
         if category is None:
             return
@@ -195,12 +199,20 @@ class TopicState(Struct, array_like=True, gc=False):
         if len(history) > HISTORY_EVENTS_PER_KIND:
             del history[0]
 
-    def prune(self) -> None:
-        """Drop tiles that left every window; what any later snapshot shows is unchanged."""
+    def settle(self) -> None:
+        """Drop what left every window and join tiles that none tells apart; any later snapshot is unchanged."""
         minute = self.newest_ms // MINUTE_MS
-        self.count.prune(minute)
+        self.count.settle(minute)
         for series in self.sums:
-            series.prune(minute)
+            series.settle(minute)
+
+    def normalize(self) -> None:
+        """Settle and sort, so that equal states are equal bytes; any later snapshot is unchanged."""
+        self.settle()
+        self.count.order()
+        for series in self.sums:
+            series.order()
+        trim(self.ids)
 
 
 class UserState(Struct, array_like=True, gc=False):
@@ -250,7 +262,7 @@ def encode_row(state: UserState) -> bytes:
     """
     for topic in state.topics:
         if topic is not None:
-            topic.prune()
+            topic.normalize()
     return _VERSION_BYTE + bytes(lz4.compress_block(_encoder.encode(state)))
 
 
