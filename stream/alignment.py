@@ -67,6 +67,7 @@ class Alignment:
         self._passing: dict[TopicPartition, list[Any]] = {}
         self._reached: dict[TopicPartition, int] = {}
         self._arrived: dict[TopicPartition, float] = {}
+        self._filled: dict[int, float] = {}  # when a partition's buffers were last all empty
         self._released: dict[TopicPartition, int] = {}
         self._given_up: set[TopicPartition] = set()
         self._since = self._asked = self._now()
@@ -75,7 +76,7 @@ class Alignment:
 
     def clear(self) -> None:
         """Forget everything: the consumer was sent to another position."""
-        for state in (self._buffers, self._passing, self._reached, self._arrived, self._released, self._given_up):
+        for state in (self._buffers, self._passing, self._reached, self._arrived, self._filled, self._released, self._given_up):
             state.clear()
         self._since = self._now()
         self._epoch += 1
@@ -111,7 +112,10 @@ class Alignment:
         if rank is None:
             self._passing.setdefault(tp, []).extend(records)
             return
-        buffer = self._buffers.setdefault(tp.partition, {}).setdefault(tp, [])
+        group = self._buffers.setdefault(tp.partition, {})
+        if not any(group.values()):
+            self._filled[tp.partition] = now
+        buffer = group.setdefault(tp, [])
         reached = self._reached.get(tp, -1)
         times = [record.timestamp for record in records]
         if times[0] < reached or times != sorted(times):  # a record never overtakes the one before it
@@ -184,12 +188,14 @@ class Alignment:
         if away > STAND_STILL_SECONDS:
             self._since += away
             self._arrived = {tp: at + away for tp, at in self._arrived.items()}
+            self._filled = {number: at + away for number, at in self._filled.items()}
 
     def _passed(self, tp: TopicPartition, ended: bool, now: float) -> bool:
         """Tell whether a partition bounds nothing: read to its end and idle, or unreachable for too long."""
-        quiet = now - self._arrived.get(tp, self._since)
-        if ended:
-            return quiet >= self._limits.idle_seconds
+        arrived = self._arrived.get(tp, self._since)
+        if ended:  # idle is counted from when the others began to wait for it
+            return now - max(arrived, self._filled.get(tp.partition, arrived)) >= self._limits.idle_seconds
+        quiet = now - arrived
         unreachable = quiet >= self._limits.timeout_seconds and not self._is_full(tp)
         if unreachable and tp not in self._given_up:
             self._given_up.add(tp)

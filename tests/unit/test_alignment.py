@@ -111,6 +111,21 @@ def test_with_idle_seconds_a_topic_read_to_its_end_holds_until_it_has_been_quiet
     assert not aligned.waiting()
 
 
+def test_with_idle_seconds_a_topic_long_quiet_holds_what_begins_to_wait_for_as_long() -> None:
+    clock = FakeClock()
+    aligned = alignment(clock, idle_seconds=2.0)
+    clock.now += 60.0
+    aligned.add(tp(CLICKS), records(CLICKS, 10))
+    assert released(aligned, ended=ORDER) == []
+
+    clock.now += 1.0
+    aligned.add(tp(VISITS), records(VISITS, 5))
+    assert released(aligned, ended=ORDER) == []
+    clock.now += 2.0
+
+    assert passed(released(aligned, ended=ORDER)) == [(VISITS, 0, 5), (CLICKS, 0, 10)]
+
+
 def test_an_unreachable_topic_stops_holding_after_the_timeout_and_is_counted() -> None:
     clock = FakeClock()
     aligned = alignment(clock, timeout_seconds=30.0)
