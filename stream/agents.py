@@ -5,19 +5,15 @@ acknowledgement: Faust would pass over what an agent held when it raised. Start 
 """
 
 import asyncio
-import os
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from models.features.user_state import RowVersionError
 from schemas.codec import DecodeError, decode
 from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
+from stream.exits import EXIT_CONFIG, end_process
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.records import Output, PartitionTotals, dead_letter
 from stream.signals import render_signals
@@ -25,29 +21,6 @@ from stream.store import RowStore
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from models.scorer import Scorer
-
-EXIT_RESTART, EXIT_CONFIG = 75, 78
-
-log = structlog.get_logger()
-
-
-def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> NoReturn:
-    """End the process at once: 75 asks for a restart, 78 for a person. Nothing more is acknowledged or committed."""
-    action = "restart; the group goes on from the last commit" if code == EXIT_RESTART else "correct it, then start again"
-    log.error("exit", reason=reason, code=code, action=action, **facts)
-    sys.stderr.flush()
-    os._exit(code)
-
-
-async def crash_only(what: str, work: Awaitable[None]) -> None:
-    """Run a part of the main path; any error that it lets out ends the process."""
-    try:
-        await work
-    except RowVersionError as error:
-        end_process(f"{what}: {error}", code=EXIT_CONFIG)
-    except Exception as error:  # the top of a worker: nothing above can put this right
-        log.exception("unexpected", part=what)
-        end_process(f"{what}: {error!r}")
 
 
 class Contiguity:

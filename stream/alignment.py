@@ -28,13 +28,15 @@ class Chunk(Struct, frozen=True):
     """Records in the order to fold them: of one partition number and one or more topics.
 
     Where a role limits its chunks in work, a chunk of an unaligned topic holds records of all its partitions.
-    `starts` and `ends` give per topic partition the offset after the chunk released before, and after this one.
+    `starts` and `ends` give per topic partition the offset after the chunk released before, and after this one; `times`
+    the timestamp of its last record.
     """
 
     records: Sequence[Any]
     starts: dict[TopicPartition, int]
     ends: dict[TopicPartition, int]
     size_bytes: int
+    times: dict[TopicPartition, int] = {}
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -217,8 +219,9 @@ class Alignment:
         return [record for _, record in merged]
 
     def _chunk(self, records: list[Any]) -> Chunk:
-        last = {(record.topic, record.partition): record.offset for record in records}
-        ends = {TopicPartition(*tp): offset + 1 for tp, offset in last.items()}
+        last = {TopicPartition(*tp): record for tp, record in {(r.topic, r.partition): r for r in records}.items()}
+        ends = {tp: record.offset + 1 for tp, record in last.items()}
         starts = {tp: self._released[tp] for tp in ends}
         self._released.update(ends)
-        return Chunk(records, starts, ends, sum([len(record.value or b"") for record in records]))
+        size_bytes = sum([len(record.value or b"") for record in records])
+        return Chunk(records, starts, ends, size_bytes, {tp: record.timestamp for tp, record in last.items()})

@@ -4,6 +4,7 @@ Building an app has no effect outside it: nothing is module-level, nothing start
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import faust
@@ -11,15 +12,17 @@ import structlog
 
 from models.features.spec import KINDS
 from models.features.user_state import encode_row
-from stream.agents import crash_only, fold_agent, score_agent
+from stream.agents import fold_agent, score_agent
 from stream.alignment import Alignment, Limits
 from stream.barrier import Barrier, Outbox
 from stream.clients import faust_credentials, output_producer
+from stream.exits import EXIT_CONFIG, Refused, crash_only, end_process
 from stream.pipeline import encode_trigger_row
+from stream.positions import check_partition_count, check_sources, resume_positions
 from stream.records import PartitionTotals, Totals
 from stream.replay import features_fold, triggers_fold
 from stream.settings import TABLE, Settings
-from stream.store import RowStore, RowTable
+from stream.store import Partition, RowStore, RowTable
 from stream.transport import ChunkScheduler, ChunkSchema, install
 
 if TYPE_CHECKING:  # only role scorer loads torch
@@ -60,18 +63,40 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         if self.barrier is not None:
             await crash_only("barrier", self.barrier.drained())
 
+    async def check_taken(self, taken: list[Partition]) -> None:
+        """Hold restored rows against the topics; without transactions the guards in the rows protect alone.
+
+        Raises:
+            Refused: going on would lose or double events without a trace.
+        """
+        if self.barrier_commits:
+            for partition in taken:
+                check_partition_count(partition, self.conf.topic_partitions)
+            await check_sources(self.settings, taken, self.alignment.topics())
+
+    def positions(self, committed: Mapping[Any, int | None]) -> dict[Any, int | None]:
+        """Return where to read on, of the source partitions that rows speak for; the process ends where they are refused."""
+        if self.store is None or not self.barrier_commits:
+            return {}
+        sources = {tp: offset for tp, offset in committed.items() if tp.topic in self.alignment.topics()}
+        try:
+            return resume_positions(self.settings, self.role, sources, self.store.owned)
+        except Refused as error:
+            end_process(f"take-over: {error}", code=EXIT_CONFIG)
+
     def totals(self) -> PartitionTotals:
         """Sum the committed totals of all owned partitions; role scorer has no rows and counts since its start."""
         if self.store is None:
             return self.scorer_totals
-        events, feedback, outputs = Totals(), Totals(), dict[str, int]()
+        events, feedback, outputs, lost = Totals(), Totals(), dict[str, int](), 0
         for partition in self.store.owned.values():
             totals = partition.committed()
             events.add(totals.events)
             feedback.add(totals.feedback)
+            lost += totals.lost
             for kind, count in totals.outputs.items():
                 outputs[kind] = outputs.get(kind, 0) + count
-        return PartitionTotals(events, feedback, outputs)
+        return PartitionTotals(events, feedback, outputs, lost)
 
 
 def build_app(settings: Settings, role: Role, *, partitions: int, scorer: "Scorer | None" = None) -> FootfallApp:

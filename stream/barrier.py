@@ -12,15 +12,14 @@ from typing import Any
 
 import aiokafka
 import structlog
-from msgspec import Struct, msgpack
+from msgspec import Struct
 
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, headers_of
 from stream.alignment import Alignment
 from stream.records import Folded, Output
-from stream.store import END_KEY, META_KEY, MetaRow, Partition, RowStore
+from stream.store import END_KEY, META_KEY, Partition, RowStore
 
-META_VERSION = 1
 Message = tuple[str, bytes | None, bytes | None, int, list[tuple[str, bytes]]]  # topic, key, value, timestamp, headers
 
 log = structlog.get_logger()
@@ -115,6 +114,7 @@ class Barrier:
         if folded.outputs:
             pending.sends.append(self._outbox.post(folded.outputs))
         partition.offsets.update({tp.topic: offset for tp, offset in chunk.ends.items()})
+        partition.times.update({tp.topic: at for tp, at in chunk.times.items()})
         self._events += len(chunk.records)
         self._bytes += chunk.size_bytes
 
@@ -166,11 +166,9 @@ class Barrier:
     def _encode(self, pending: Pending) -> Batch:
         partition, encode_row = pending.partition, self._encode_row
         rows = [(key, encode_row(row)) for key, row in pending.dirty.items()]
-        meta = msgpack.encode(MetaRow(META_VERSION, partition.totals, partition.offsets))
+        meta = partition.meta_row(self._store.partitions)
         rows.append((META_KEY, meta))
-        offsets: dict[aiokafka.TopicPartition, int] = {}
-        for event in pending.events:
-            offsets.update({aiokafka.TopicPartition(*tp): offset for tp, offset in event.value.ends.items()})
+        offsets = {aiokafka.TopicPartition(topic, partition.number): offset for topic, offset in partition.offsets.items()}
         return Batch(partition, rows, [self._outbox.render(output) for output in pending.with_rows], offsets, meta)
 
     async def _commit(self, batch: Batch) -> None:
@@ -190,6 +188,7 @@ class Barrier:
         if not transactional:  # the embedded broker miscounts its end unless a flush ends with a batch of one record
             await asyncio.gather(*await self._send_rows(producer, number, [(END_KEY, b"")]))
         batch.partition.meta = batch.meta
+        batch.partition.skipped.clear()
 
     async def _send_rows(
         self, producer: aiokafka.AIOKafkaProducer, number: int, rows: list[tuple[bytes, bytes]]

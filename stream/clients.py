@@ -94,9 +94,8 @@ def plain_consumer(settings: Settings, **options: Any) -> AIOKafkaConsumer:
         **client_options(settings),
         enable_auto_commit=False,
         fetch_max_wait_ms=50,
-        max_partition_fetch_bytes=8 << 20,
         isolation_level="read_committed" if settings.transactions else "read_uncommitted",
-        **options,
+        **{"max_partition_fetch_bytes": 8 << 20} | options,
     )
 
 

@@ -37,6 +37,7 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
     for kind, count in totals.outputs.items():
         outputs.add_metric([kind], count)
     yield outputs
+    yield CounterMetricFamily("footfall_lost_records", "Records deleted by retention before they were read", totals.lost)
     lag = GaugeMetricFamily(
         "footfall_consumer_lag_records", "Records not yet durable in this worker", labels=["topic", "partition"]
     )

@@ -68,6 +68,7 @@ class PartitionTotals(Struct):
     events: Totals = field(default_factory=Totals)
     feedback: Totals = field(default_factory=Totals)
     outputs: dict[str, int] = {}
+    lost: int = 0  # records that retention deleted before they were read, where that was accepted
 
     def count_output(self, kind: str) -> None:
         """Count one output by kind."""

@@ -83,6 +83,13 @@ class Settings(BaseSettings):
         15.0, ge=1, le=300, description="silence after which the broker gives partitions away"
     )
 
+    accept_lost_records: bool = Field(
+        False, description="go on where retention deleted records before they were read, and count them as lost"
+    )
+    ignore_group_offsets: bool = Field(
+        False, description="go on from the rows where someone moved the group's offsets, and write them anew"
+    )
+
     barrier_ms: int = Field(200, ge=5, le=10_000, description="features: time between two durable barriers")
     triggers_barrier_ms: int = Field(40, ge=5, le=10_000, description="triggers: time between two durable barriers")
     max_pending_events: int = Field(50_000, ge=100, description="events folded but not yet durable before the fold waits")

@@ -8,6 +8,7 @@ changelog. The numbers P4 and P5 are the steps of the protocol in DECISIONS.md. 
 import asyncio
 import gc
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiokafka
@@ -19,9 +20,11 @@ from faust.types import TP
 from msgspec import Struct
 
 from stream.clients import plain_consumer, rows_producer
+from stream.exits import crash_only
 from stream.records import PartitionTotals
 from stream.settings import Settings
 
+META_VERSION = 1
 META_KEY = b"\0meta"
 END_KEY = b"\0end"  # one-record batch that ends a flush on the embedded broker
 RESTORE_RECORDS = 50_000
@@ -30,32 +33,49 @@ log = structlog.get_logger()
 
 
 class MetaRow(Struct, array_like=True):
-    """What a partition's transaction commits beside its rows: totals, and the next offset of each source topic."""
+    """What a partition's transaction commits beside its rows, so that a take-over knows what they rest on.
+
+    Totals; by source topic the next offset and the timestamp of the last record; the partition count of the topics.
+    """
 
     version: int
     totals: PartitionTotals
     offsets: dict[str, int]
+    times: dict[str, int] = {}
+    partitions: int = 0
 
 
 class Partition(Struct):
-    """One owned partition: rows (bytes until first touched), totals and next offsets by topic as folded, and its producer."""
+    """One owned partition: rows (bytes until first touched), totals, next offsets and last times by topic, its producer."""
 
     number: int
     producer: aiokafka.AIOKafkaProducer
     rows: dict[bytes, Any] = {}
     totals: PartitionTotals = msgspec.field(default_factory=PartitionTotals)
     offsets: dict[str, int] = {}
+    times: dict[str, int] = {}
+    partitions: int = 0  # of the topics when the rows were folded
     meta: bytes = b""  # the meta row of the last commit
+    skipped: dict[str, int] = {}  # by topic, lost records that offsets passed over since the last commit
+
+    def meta_row(self, partitions: int) -> bytes:
+        """Encode what the rows rest on now, in topics of `partitions` partitions."""
+        return msgspec.msgpack.encode(MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions))
 
     def committed(self) -> PartitionTotals:
         """Return the totals of the last commit."""
         return msgspec.msgpack.decode(self.meta, type=MetaRow).totals if self.meta else PartitionTotals()
 
 
+Check = Callable[[list[Partition]], Awaitable[None]]  # raises where a worker must not go on from restored rows
+
+
 class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
     """The rows of the partitions this worker owns; `owned` maps partition number → Partition."""
 
     settings: Settings
+    partitions: int
+    check: Check
 
     def __post_init__(self) -> None:
         """Start without partitions."""
@@ -87,6 +107,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         try:
             self.owned.update({p.number: p for p in await asyncio.gather(*(self._fence(tp.partition) for tp in new))})  # P4
             await self._restore(owned, new)  # P5
+            await crash_only("take-over", self.check([self.owned[tp.partition] for tp in new]))
         finally:
             self.restoring = False
 
@@ -141,7 +162,8 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         meta = rows.pop(META_KEY, None)
         if meta is not None:
             found = msgspec.msgpack.decode(meta, type=MetaRow)
-            partition.totals, partition.offsets, partition.meta = found.totals, found.offsets, meta
+            partition.totals, partition.offsets, partition.times = found.totals, found.offsets, found.times
+            partition.partitions, partition.meta = found.partitions, meta
         for key in [key for key, value in rows.items() if value is None]:
             del rows[key]
 
@@ -158,5 +180,5 @@ class RowTable(faust.Table):  # type: ignore[misc]  # Faust has no types
         store = RowStore(
             "memory://", self.app, self, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
-        store.settings = self.app.settings
+        store.settings, store.partitions, store.check = self.app.settings, self.partitions, self.app.check_taken
         return store

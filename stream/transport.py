@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import faust
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.fetcher import OffsetResetStrategy, PartitionRecords
 from aiokafka.errors import KafkaError
 from aiokafka.producer.sender import Sender
 from faust.transport import drivers
@@ -23,6 +23,7 @@ from stream.alignment import Alignment, Chunk, TopicPartition
 
 FETCH_WAIT_MS = 50
 IDLE_SECONDS = 0.02
+UNKNOWN_OFFSET = -1  # what a broker answers for a partition that a group has committed nothing for
 
 
 class FetchedRecord(Struct, gc=False):
@@ -87,6 +88,43 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         if self.app.transactions:
             consumer._isolation_level = "read_committed"
         return consumer
+
+    async def committed(self) -> dict[Any, int | None]:
+        """Return the group's offset of every assigned source partition, None where it has none, in one request."""
+        self._ensure_consumer()
+        found: dict[Any, int | None] = await self.call_thread(self._committed_now)
+        return found
+
+    async def _committed_now(self) -> dict[Any, int | None]:
+        consumer = self._ensure_consumer()
+        sources = self.app.alignment.topics()
+        assigned = [tp for tp in consumer.assignment() if tp.topic in sources]
+        found = await consumer._coordinator.fetch_committed_offsets(assigned)
+        offsets = {tp: found[tp].offset if tp in found else UNKNOWN_OFFSET for tp in assigned}
+        known: dict[Any, int | None] = {tp: offset if offset >= 0 else None for tp, offset in offsets.items()}
+        return known
+
+    async def seek_all(self, positions: Mapping[Any, int | None]) -> None:
+        """Seek every partition that has a position; from now on one that retention passed by is an error, not a reset."""
+        await self.call_thread(self._seek_all, positions)
+
+    async def _seek_all(self, positions: Mapping[Any, int | None]) -> None:
+        consumer = self._ensure_consumer()
+        for tp, offset in positions.items():
+            if offset is not None:
+                consumer.seek(tp, offset)
+        unset = [tp for tp, offset in positions.items() if offset is None]
+        if unset:
+            for tp, first in (await consumer.beginning_offsets(unset)).items():
+                consumer.seek(tp, first)
+        consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
+
+    async def permit_reset(self) -> None:
+        """Let a partition that is assigned next begin where the group has no offset yet."""
+        await self.call_thread(self._permit_reset)
+
+    async def _permit_reset(self) -> None:
+        self._ensure_consumer()._fetcher._default_reset_strategy = OffsetResetStrategy.EARLIEST
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
@@ -156,6 +194,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """Make everything folded durable before partitions may leave."""
         self.app.alignment.clear()
+        await self._thread.permit_reset()
         await self.app.drained()
         await self.commit()
         await super().on_partitions_revoked(revoked)
@@ -164,9 +203,19 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             self.next_offset.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets; what was fetched before is fetched again."""
+        """Seek to where each partition goes on; what was fetched before is fetched again."""
         self.app.alignment.clear()
         await super().perform_seek()
+
+    async def seek_to_committed(self) -> dict[Any, int | None]:
+        """Seek to where the rows say, of partitions without rows to where the group says."""
+        if not self.app.transactions:
+            found: dict[Any, int | None] = await super().seek_to_committed()
+            return found
+        committed: dict[Any, int | None] = await self._thread.committed()
+        positions: dict[Any, int | None] = {**committed, **self.app.positions(committed)}
+        await self._thread.seek_all(positions)
+        return positions
 
     async def _wait_next_records(self, timeout: float) -> Any:
         if self.flow_active and not self._get_active_partitions():

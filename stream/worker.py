@@ -14,9 +14,9 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
-from stream.agents import EXIT_CONFIG, end_process
 from stream.app import INPUTS, FootfallApp, Role, build_app
 from stream.clients import admin_client
+from stream.exits import EXIT_CONFIG, end_process
 from stream.health import Health
 from stream.log import configure_logging
 from stream.settings import Settings, SettingsError

@@ -114,6 +114,7 @@ class FakeStore:
         self.owned = {partition.number: partition for partition in partitions}
         self.settings = SimpleNamespace(transactions=transactions)
         self.app = SimpleNamespace(conf=SimpleNamespace(id="footfall-features"))
+        self.partitions = len(partitions)
 
 
 class FakeEvent:

@@ -1,0 +1,159 @@
+"""Topics and group offsets that changed while no worker ran: gone on from exactly, or refused before a row is written."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiokafka
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import NewPartitions, NewTopic
+from aiokafka.admin.records_to_delete import RecordsToDelete
+
+from schemas.codec import encode
+from stream.clients import admin_client, plain_consumer
+from stream.event_log import LoggedEvent
+from stream.settings import load_settings
+from tests.builders import click
+from tests.harness import Deployment, Worker, folded_rows, until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+START_MS = 1_790_000_000_000
+KINDS = ("click",)
+
+
+def clicks(first: int, count: int, *, start_ms: int = START_MS) -> list[LoggedEvent]:
+    made = []
+    for n in range(first, first + count):
+        at, user = start_ms + 1000 * n, f"u-{n % 40}"
+        event = click(user_id=user, event_time_ms=at, event_id=f"{start_ms}-{n}")
+        made.append(LoggedEvent("click", at, user.encode(), encode(event)))
+    return made
+
+
+@pytest.fixture
+async def deployment(kafka: str, tmp_path: Path) -> AsyncIterator[Deployment]:
+    deployment = Deployment(kafka, tmp_path)
+    await deployment.create_topics()
+    await deployment.publish(clicks(0, 400))
+    await fold_all(deployment)
+    yield deployment
+    deployment.stop()
+
+
+async def fold_all(deployment: Deployment) -> None:
+    worker = deployment.start("features")
+    await until("no lag", lambda: no_lag(deployment, worker), seconds=60, worker=worker)
+    assert worker.stop() == 0
+
+
+async def no_lag(deployment: Deployment, worker: Worker) -> bool:
+    assert worker.process.poll() is None, worker.tail()
+    return not await deployment.lag("features", KINDS)
+
+
+async def refused(deployment: Deployment) -> str:
+    """Start a worker that must refuse: it exits 78 and leaves the changelog as it was."""
+    before = await deployment.committed("features")
+    worker = deployment.start("features")
+    await until("the worker ends", lambda: worker.process.poll() is not None, seconds=40)
+    assert worker.process.returncode == 78, worker.tail()
+    assert await deployment.committed("features") == before
+    return worker.tail()
+
+
+async def test_group_offsets_that_were_moved_are_refused_and_may_be_ignored(deployment: Deployment) -> None:
+    await commit(deployment, 0)
+    text = await refused(deployment)
+    assert "someone moved the group's offsets" in text and "ignore_group_offsets=true" in text
+
+    deployment.settings = load_settings(**deployment.given, ignore_group_offsets=True)
+    await deployment.publish(clicks(400, 100))
+    await fold_all(deployment)
+
+    rows, totals = await deployment.committed("features")
+    replay = deployment.replay()
+    for _ in replay.fold(clicks(0, 500)):
+        pass
+    assert rows == folded_rows(replay)
+    assert (totals.events_in, totals.replay_skipped) == (500, 0)
+
+
+async def test_a_topic_recreated_shorter_or_longer_is_refused(deployment: Deployment) -> None:
+    await recreate(deployment)
+    assert "the topic was recreated or truncated" in await refused(deployment)
+
+    await deployment.publish(clicks(0, 900, start_ms=START_MS + 500))
+    assert "the topic was recreated" in await refused(deployment)
+
+
+async def test_records_that_retention_deleted_unread_are_refused_or_counted(deployment: Deployment) -> None:
+    ends = {tp.partition: end for tp, end in (await ends_of(deployment)).items()}
+    await deployment.publish(clicks(400, 200))
+    deleted = 10
+    admin = admin_client(deployment.settings)
+    await admin.start()
+    topic = deployment.topic("click")
+    await admin.delete_records(
+        {TopicPartition(topic, n): RecordsToDelete(before_offset=end + deleted) for n, end in ends.items()}
+    )
+    await admin.close()
+
+    assert "retention deleted 10 records before they were read" in await refused(deployment)
+
+    deployment.settings = load_settings(**deployment.given, accept_lost_records=True)
+    worker = deployment.start("features")
+    await until("no lag", lambda: no_lag(deployment, worker), seconds=60, worker=worker)
+    assert worker.metric("footfall_lost_records_total") == 4 * deleted
+    assert worker.metric('footfall_records_total{outcome="in"}') == 600 - 4 * deleted
+    assert worker.stop() == 0
+
+
+async def test_more_partitions_than_the_rows_were_folded_from_are_refused(deployment: Deployment) -> None:
+    admin = admin_client(deployment.settings)
+    await admin.start()
+    names = [topic.name for topic in deployment.settings.topics().values()]
+    names += [deployment.settings.changelog(role) for role in ("features", "triggers")]
+    await admin.create_partitions({name: NewPartitions(8) for name in names})
+    await admin.close()
+
+    assert "folded from 4 partitions, the topics have 8" in await refused(deployment)
+
+
+async def ends_of(deployment: Deployment) -> dict[TopicPartition, int]:
+    consumer = plain_consumer(deployment.settings)
+    await consumer.start()
+    try:
+        found: dict[TopicPartition, int] = await consumer.end_offsets(
+            [TopicPartition(deployment.topic("click"), n) for n in range(4)]
+        )
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def commit(deployment: Deployment, offset: int) -> None:
+    consumer = aiokafka.AIOKafkaConsumer(
+        bootstrap_servers=deployment.settings.kafka_bootstrap_servers,
+        group_id=deployment.settings.group("features"),
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(deployment.topic("click"), n) for n in range(4)])
+        await consumer.commit({TopicPartition(deployment.topic("click"), n): offset for n in range(4)})
+    finally:
+        await consumer.stop()
+
+
+async def recreate(deployment: Deployment) -> None:
+    admin = admin_client(deployment.settings)
+    await admin.start()
+    topic = deployment.topic("click")
+    await admin.delete_topics([topic])
+
+    async def gone() -> bool:
+        return topic not in await admin.list_topics()
+
+    await until("the topic is gone", gone, seconds=20)
+    await admin.create_topics([NewTopic(topic, 4, 1, topic_configs={"retention.ms": "-1"})])
+    await admin.close()

@@ -1,0 +1,63 @@
+"""A take-over reads on where its rows say, and refuses what would lose or double events without a trace."""
+
+import aiokafka
+import pytest
+
+from stream.exits import Refused
+from stream.positions import check_partition_count, resume_positions
+from stream.settings import load_settings
+from stream.store import Partition
+
+CLICKS = aiokafka.TopicPartition("clicks", 3)
+SETTINGS = load_settings()
+
+
+def owned(**offsets: int) -> dict[int, Partition]:
+    return {3: Partition(3, None, offsets=offsets)}  # type: ignore[arg-type]
+
+
+def test_where_group_and_rows_agree_reading_goes_on_there() -> None:
+    assert resume_positions(SETTINGS, "features", {CLICKS: 7}, owned(clicks=7)) == {CLICKS: 7}
+
+
+def test_a_group_that_forgot_its_offsets_goes_on_from_the_rows() -> None:
+    assert resume_positions(SETTINGS, "features", {CLICKS: None}, owned(clicks=7)) == {CLICKS: 7}
+
+
+def test_without_rows_and_offsets_reading_begins_at_the_beginning() -> None:
+    assert resume_positions(SETTINGS, "features", {CLICKS: None}, owned()) == {CLICKS: None}
+
+
+@pytest.mark.parametrize("moved", [0, 6, 8])
+def test_offsets_that_someone_moved_are_refused_unless_they_may_be_ignored(moved: int) -> None:
+    with pytest.raises(Refused, match=rf"found offset {moved} .* the rows rest on 7: .*ignore_group_offsets"):
+        resume_positions(SETTINGS, "features", {CLICKS: moved}, owned(clicks=7))
+
+    settings = SETTINGS.model_copy(update={"ignore_group_offsets": True})
+    assert resume_positions(settings, "features", {CLICKS: moved}, owned(clicks=7)) == {CLICKS: 7}
+
+
+def test_offsets_without_rows_are_refused_since_the_rows_are_lost() -> None:
+    with pytest.raises(Refused, match="the changelog footfall-features-users-changelog was deleted"):
+        resume_positions(SETTINGS, "features", {CLICKS: 7}, owned())
+
+
+def test_lost_records_that_were_counted_are_no_move_of_the_offsets() -> None:
+    partitions = owned(clicks=17)
+    partitions[3].skipped["clicks"] = 10
+    assert resume_positions(SETTINGS, "features", {CLICKS: 7}, partitions) == {CLICKS: 17}
+
+
+def test_a_partition_of_the_next_generation_is_left_to_its_own_take_over() -> None:
+    assert resume_positions(SETTINGS, "features", {aiokafka.TopicPartition("clicks", 1): 7}, owned(clicks=7)) == {}
+
+
+def test_rows_of_another_partition_count_are_refused() -> None:
+    partition = Partition(3, None, partitions=4)  # type: ignore[arg-type]
+    check_partition_count(partition, 4)
+    with pytest.raises(Refused, match="folded from 4 partitions, the topics have 8"):
+        check_partition_count(partition, 8)
+
+
+def test_rows_that_were_never_committed_fit_any_partition_count() -> None:
+    check_partition_count(Partition(3, None), 8)  # type: ignore[arg-type]
