@@ -75,8 +75,11 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
             await check_sources(self.settings, taken, self.alignment.topics())
 
     def positions(self, committed: Mapping[Any, int | None]) -> dict[Any, int | None]:
-        """Return where to read on, of the source partitions that rows speak for; the process ends where they are refused."""
-        if self.store is None or not self.barrier_commits:
+        """Return where to read on, of the source partitions that rows speak for; the process ends where they are refused.
+
+        Faust also seeks now and then in the middle of a rebalance: then no rows speak yet, and none are returned.
+        """
+        if self.store is None or not self.barrier_commits or not self.store.taken_over:
             return {}
         sources = {tp: offset for tp, offset in committed.items() if tp.topic in self.alignment.topics()}
         try:

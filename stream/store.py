@@ -84,6 +84,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         self.ends: dict[TP, int | None] = {}
         self.generation = -1
         self.restoring = False
+        self.taken_over = False  # `owned` is what the current generation assigned, restored and checked
         self.restored_rows, self.restore_seconds = 0, 0.0
 
     def persisted_offset(self, tp: TP) -> int | None:
@@ -99,7 +100,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         topic = self.table.changelog_topic.get_topic_name()
         owned = [aiokafka.TopicPartition(*tp) for tp in assigned if tp.topic == topic]
         kept = {tp.partition for tp in owned} if generation_id == self.generation + 1 else set()
-        self.generation = generation_id
+        self.generation, self.taken_over = generation_id, False
         for number in [number for number in self.owned if number not in kept]:
             await self.owned.pop(number).producer.stop()
         new = [tp for tp in owned if tp.partition not in self.owned]
@@ -108,6 +109,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             self.owned.update({p.number: p for p in await asyncio.gather(*(self._fence(tp.partition) for tp in new))})  # P4
             await self._restore(owned, new)  # P5
             await crash_only("take-over", self.check([self.owned[tp.partition] for tp in new]))
+            self.taken_over = True
         finally:
             self.restoring = False
 

@@ -104,11 +104,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         known: dict[Any, int | None] = {tp: offset if offset >= 0 else None for tp, offset in offsets.items()}
         return known
 
-    async def seek_all(self, positions: Mapping[Any, int | None]) -> None:
-        """Seek every partition that has a position; from now on one that retention passed by is an error, not a reset."""
-        await self.call_thread(self._seek_all, positions)
+    async def seek_all(self, positions: Mapping[Any, int | None], *, reset: bool) -> None:
+        """Seek every partition, to its beginning where it has no position.
 
-    async def _seek_all(self, positions: Mapping[Any, int | None]) -> None:
+        Without `reset`, a partition whose position retention has passed by is an error from now on.
+        """
+        await self.call_thread(self._seek_all, positions, reset)
+
+    async def _seek_all(self, positions: Mapping[Any, int | None], reset: bool) -> None:
         consumer = self._ensure_consumer()
         for tp, offset in positions.items():
             if offset is not None:
@@ -117,7 +120,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         if unset:
             for tp, first in (await consumer.beginning_offsets(unset)).items():
                 consumer.seek(tp, first)
-        consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
+        if not reset:
+            consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
 
     async def permit_reset(self) -> None:
         """Let a partition that is assigned next begin where the group has no offset yet."""
@@ -194,6 +198,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """Make everything folded durable before partitions may leave."""
         self.app.alignment.clear()
+        if self.app.store is not None:
+            self.app.store.taken_over = False
         await self._thread.permit_reset()
         await self.app.drained()
         await self.commit()
@@ -213,8 +219,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             found: dict[Any, int | None] = await super().seek_to_committed()
             return found
         committed: dict[Any, int | None] = await self._thread.committed()
-        positions: dict[Any, int | None] = {**committed, **self.app.positions(committed)}
-        await self._thread.seek_all(positions)
+        known = self.app.positions(committed)
+        positions: dict[Any, int | None] = {**committed, **known}
+        await self._thread.seek_all(positions, reset=not known)
         return positions
 
     async def _wait_next_records(self, timeout: float) -> Any:
