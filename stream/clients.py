@@ -84,7 +84,13 @@ def rows_producer(settings: Settings, transactional_id: str | None) -> AIOKafkaP
     """Build the producer of one partition's rows; with a transactional id it fences its predecessor."""
     transactional = {} if transactional_id is None else {"transactional_id": transactional_id, "transaction_timeout_ms": 10_000}
     return AIOKafkaProducer(
-        **client_options(settings), acks="all", linger_ms=0, max_batch_size=1 << 20, max_request_size=8 << 20, **transactional
+        **client_options(settings),
+        acks="all",
+        linger_ms=0,
+        retry_backoff_ms=20,
+        max_batch_size=1 << 20,
+        max_request_size=8 << 20,
+        **transactional,
     )
 
 

@@ -17,6 +17,7 @@ from stream.settings import Settings
 from stream.store import Partition
 
 PROBE_SECONDS = 10.0
+PROBE_BYTES = 1 << 16  # a whole batch, or other partitions of the answer would come back empty
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ async def check_sources(settings: Settings, owned: Sequence[Partition], topics: 
     rest_on = {TopicPartition(topic, p.number): offset for p in owned for topic, offset in p.offsets.items() if topic in topics}
     if not rest_on:
         return
-    consumer = plain_consumer(settings, max_partition_fetch_bytes=1)
+    consumer = plain_consumer(settings, max_partition_fetch_bytes=PROBE_BYTES)
     await consumer.start()
     try:
         begin, end = await consumer.beginning_offsets(list(rest_on)), await consumer.end_offsets(list(rest_on))
