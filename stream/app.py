@@ -36,6 +36,7 @@ INPUTS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {  # kinds a role 
     "triggers": (("interest", "churn-risk"), ()),
 }
 CHUNKS_BUFFERED = 64
+HEARTBEAT_SECONDS = 0.5  # how late a worker notices that another joined or left
 SCORER_CHUNKS_IN_WORK = 2  # one on the model, one ready behind it: batches form while the model is busy
 
 log = structlog.get_logger()
@@ -137,7 +138,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, scorer: "Score
         broker_session_timeout=settings.session_timeout_seconds,
         broker_rebalance_timeout=max(30.0, settings.session_timeout_seconds),
         broker_request_timeout=max(90.0, settings.session_timeout_seconds),
-        broker_heartbeat_interval=min(3.0, settings.session_timeout_seconds / 5),
+        broker_heartbeat_interval=min(HEARTBEAT_SECONDS, settings.session_timeout_seconds / 5),
         consumer_auto_offset_reset="earliest",
         producer_request_timeout=120.0,
         ConsumerScheduler=ChunkScheduler,
