@@ -102,6 +102,27 @@ class Alignment:
         """Tell whether fetched records of a partition wait here."""
         return bool(self._passing.get(tp) or self._buffers.get(tp.partition, {}).get(tp))
 
+    def skew_ms(self) -> dict[str, int]:
+        """Return by aligned topic how far its newest fetched record lies behind the newest of its partition's topics.
+
+        The largest over partitions; a topic that only rests, with nothing left to read, lies behind as well.
+        """
+        newest: dict[int, int] = {}
+        for tp, at in self._reached.items():
+            newest[tp.partition] = max(at, newest.get(tp.partition, at))
+        skew = dict.fromkeys(self._order, 0)
+        for tp, at in self._reached.items():
+            skew[tp.topic] = max(skew[tp.topic], newest[tp.partition] - at)
+        return skew
+
+    def held(self) -> dict[str, int]:
+        """Return by aligned topic how many fetched records wait for earlier ones of other topics."""
+        held = dict.fromkeys(self._order, 0)
+        for group in self._buffers.values():
+            for tp, buffer in group.items():
+                held[tp.topic] += len(buffer)
+        return held
+
     def add(self, tp: TopicPartition, records: Sequence[Any]) -> None:
         """Take fetched records of one partition, in offset order."""
         now = self._now()

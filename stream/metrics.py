@@ -54,6 +54,20 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         yield GaugeMetricFamily("footfall_users", "Users with a row", value=sum(len(p.rows) for p in app.store.owned.values()))
         yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=app.store.restored_rows)
         yield GaugeMetricFamily("footfall_restore_seconds", "Time of the last restore", value=app.store.restore_seconds)
+    skew = GaugeMetricFamily(
+        "footfall_alignment_skew_seconds",
+        "How far a topic's newest fetched record lies behind the newest of its partition's topics",
+        labels=["topic"],
+    )
+    for topic, behind_ms in app.alignment.skew_ms().items():
+        skew.add_metric([topic], behind_ms / 1000)
+    yield skew
+    held = GaugeMetricFamily(
+        "footfall_alignment_held_records", "Fetched records that wait for earlier ones of other topics", labels=["topic"]
+    )
+    for topic, count in app.alignment.held().items():
+        held.add_metric([topic], count)
+    yield held
     yield CounterMetricFamily(
         "footfall_alignment_unreachable",
         "Times an unreadable partition no longer held its group",

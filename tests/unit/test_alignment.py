@@ -169,6 +169,20 @@ def test_a_time_in_which_the_role_was_too_busy_to_ask_counts_for_no_timeout() ->
     assert aligned.unreachable == 0
 
 
+def test_skew_is_how_far_a_topic_lies_behind_the_newest_and_held_what_waits() -> None:
+    aligned = alignment()
+    aligned.add(tp(CLICKS), records(CLICKS, 10, 5000))
+    aligned.add(tp(VISITS), records(VISITS, 2000))
+    aligned.add(tp(VISITS, 1), records(VISITS, 100, partition=1))
+
+    assert aligned.skew_ms() == {CLICKS: 0, VISITS: 3000}
+    assert aligned.held() == {CLICKS: 2, VISITS: 2}
+    released(aligned, ended=ORDER, partitions=2)
+    assert aligned.held() == {CLICKS: 0, VISITS: 0}
+    aligned.clear()
+    assert aligned.skew_ms() == {CLICKS: 0, VISITS: 0}
+
+
 def test_a_full_buffer_is_reported_until_some_of_it_has_passed() -> None:
     aligned = alignment(buffer_records=2)
     aligned.add(tp(CLICKS), records(CLICKS, 10, 20))
