@@ -73,7 +73,8 @@ def headers_schema() -> Schema:
     fields = parts["DeadLetter"]["properties"]
     headers = {header: as_text(fields[field]) for field, header in HEADER_NAMES.items()}
     headers[HEADER_NAMES["reason"]] = parts["Reason"]
-    headers[HEADER_NAMES["detail"]]["maxLength"] = MAX_HEADER_BYTES
+    for field in ("detail", "exception", "stacktrace"):
+        headers[HEADER_NAMES[field]] = {"type": "string", "maxLength": MAX_HEADER_BYTES}
     return {
         "title": "DeadLetterHeaders",
         "description": f"{parts['DeadLetter']['description']}\n\nThese are the record's headers.",

@@ -18,6 +18,8 @@ from schemas.codec import DecodeError, decode
 from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
+from stream.dead_letter_limit import DeadLetterLimit
+from stream.handler_errors import fold_guarded
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.records import Output, PartitionTotals, dead_letter
 from stream.signals import render_signals
@@ -74,6 +76,7 @@ async def fold_agent(
     fold: FeaturesFold | TriggersFold,
     store: RowStore,
     barrier: Barrier,
+    limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
     """Role features or triggers: fold chunks into rows, send what may go at once, leave the rest to the barrier."""
@@ -84,9 +87,12 @@ async def fold_agent(
         chunk: Chunk = event.value
         contiguity.check(event.message.generation_id, chunk)
         partition = store.owned[event.message.partition]
-        folded = fold.fold(partition.rows, partition.totals, chunk.records, int(time.time() * 1000))
+        now_ms = int(time.time() * 1000)
+        folded = fold_guarded(fold, partition.rows, partition.totals, partition.undo, chunk.records, now_ms)
         barrier.add(event, partition, folded)
+        limit.count(chunk, folded.outputs)
         await barrier.room()
+        await limit.passable()
 
 
 async def score_agent(
@@ -95,6 +101,7 @@ async def score_agent(
     scorer: "Scorer",
     outbox: Outbox,
     totals: PartitionTotals,
+    limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
     """Role scorer: a chunk is a batch; its signals are acknowledged by the broker before the chunk is."""
@@ -124,6 +131,8 @@ async def score_agent(
         for output in outputs:
             totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
         event.ack()
+        limit.count(chunk, outputs)
+        await limit.passable()
 
 
 def decode_requests(chunk: Chunk, totals: PartitionTotals, received_ms: int) -> tuple[list[ScoreRequest], list[Output]]:

@@ -166,6 +166,7 @@ class Barrier:
     def _encode(self, pending: Pending) -> Batch:
         partition, encode_row = pending.partition, self._encode_row
         rows = [(key, encode_row(row)) for key, row in pending.dirty.items()]
+        partition.undo.encoded(rows)
         meta = msgpack.encode(MetaRow(META_VERSION, partition.totals, partition.offsets))
         rows.append((META_KEY, meta))
         offsets: dict[aiokafka.TopicPartition, int] = {}

@@ -21,6 +21,7 @@ from msgspec import Struct
 from stream.clients import plain_consumer, rows_producer
 from stream.records import PartitionTotals
 from stream.settings import Settings
+from stream.undo import Undo
 
 META_KEY = b"\0meta"
 END_KEY = b"\0end"  # one-record batch that ends a flush on the embedded broker
@@ -46,6 +47,7 @@ class Partition(Struct):
     totals: PartitionTotals = msgspec.field(default_factory=PartitionTotals)
     offsets: dict[str, int] = {}
     meta: bytes = b""  # the meta row of the last commit
+    undo: Undo = msgspec.field(default_factory=Undo)
 
     def committed(self) -> PartitionTotals:
         """Return the totals of the last commit."""
