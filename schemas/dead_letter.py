@@ -27,6 +27,7 @@ HEADER_NAMES: Mapping[str, str] = {  # field of DeadLetter → header, in the or
     "offset": "__streams.errors.offset",
     "timestamp_ms": "x-original-timestamp-ms",
 }
+OPTIONAL = ("exception", "stacktrace")  # added later: a dead letter of before has neither
 
 
 class Reason(StrEnum):
@@ -115,15 +116,15 @@ def read_dead_letter(key: bytes | None, value: bytes | None, headers: Headers) -
     """Rebuild the dead letter that `headers_of` rendered.
 
     Raises:
-        KeyError: a header is missing; the record was not written by Footfall.
+        KeyError: a needed header is missing; the record was not written by Footfall.
         ValueError: a header holds another reason or no number; it was not written by this Footfall.
     """
     names = [name for name, _ in headers]
-    if FIRST_HEADER not in names:
-        raise KeyError(FIRST_HEADER)
-    first = len(names) - 1 - names[::-1].index(FIRST_HEADER)
+    first = len(names) - 1 - names[::-1].index(FIRST_HEADER) if FIRST_HEADER in names else len(names)
     found = dict(headers[first:])
-    text = {field: (found[header] or b"").decode("utf-8", "replace") for field, header in HEADER_NAMES.items()}
+    if missing := [name for field, name in HEADER_NAMES.items() if field not in OPTIONAL and name not in found]:
+        raise KeyError(*missing)
+    text = {field: (found.get(header) or b"").decode("utf-8", "replace") for field, header in HEADER_NAMES.items()}
     return DeadLetter(
         reason=Reason(text["reason"]),
         detail=text["detail"],

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from schemas.dead_letter import HEADER_NAMES, MAX_HEADER_BYTES, DeadLetter
+from schemas.dead_letter import HEADER_NAMES, MAX_HEADER_BYTES, OPTIONAL, DeadLetter
 from schemas.fields import UserId
 from schemas.topics import SIGNALS, SOURCES, TABLE, Topic, dlq
 
@@ -80,7 +80,7 @@ def headers_schema() -> Schema:
         "description": f"{parts['DeadLetter']['description']}\n\nThese are the record's headers.",
         "type": "object",
         "properties": headers,
-        "required": list(headers),
+        "required": [header for field, header in HEADER_NAMES.items() if field not in OPTIONAL],
     }
 
 

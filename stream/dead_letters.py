@@ -223,7 +223,7 @@ def _event_id(found: Found) -> str | None:
 
 
 async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, int]:
-    """Return per kind the time before which its topic does not keep records; 0 where it keeps all, or the broker does not say."""
+    """Return per kind the time before which its topic keeps no records; 0 where it keeps all, or nobody can say."""
     names = {settings.topics()[kind].name: kind for kind in kinds}
     client = admin_client(settings)
     try:

@@ -84,7 +84,7 @@ def replay_command(
     replayed = asyncio.run(_replay(settings, _wanted(settings, topic, reason, since), limit, dry_run))
     for outcome, count in replayed.outcomes.items():
         if count:
-            sys.stderr.write(f"{count} {'would be ' if dry_run else ''}{WORDS[outcome]}\n")  # type: ignore[index]
+            sys.stderr.write(f"{count} {'would be ' if dry_run else ''}{WORDS[outcome]}\n")
     if not replayed.total:
         sys.stderr.write("no such dead letters\n")
     if as_json:
