@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
@@ -84,13 +85,13 @@ async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, N
     Raises:
         DeadLettersError: no broker answers, or a dead-letter topic is missing.
     """
+    names = {kind: settings.topics()[dlq(kind)].name for kind in wanted.kinds}
+    async with _asking(settings) as client:
+        partitions = await _partitions(client, list(names.values()))
     async with _reading(settings) as consumer:
-        existing = await consumer.topics()
-        for kind in wanted.kinds:
-            topic = settings.topics()[dlq(kind)].name
-            if topic not in existing:
-                raise DeadLettersError(f"found no topic {topic}: run `footfall topics apply`")
-            async for record in _to_the_end(consumer, topic):
+        for kind, topic in names.items():
+            tps = [TopicPartition(topic, number) for number in range(partitions[topic])]
+            async for record in _to_the_end(consumer, tps):
                 found = _read(kind, record)
                 if found is None or found.refused_ms < wanted.since_ms:
                     continue
@@ -110,8 +111,27 @@ async def _reading(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.stop()
 
 
-async def _to_the_end(consumer: AIOKafkaConsumer, topic: str) -> AsyncIterator[Any]:
-    tps = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+@asynccontextmanager
+async def _asking(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = admin_client(settings)
+    try:
+        await client.start()
+        yield client
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise DeadLettersError(broker_says(settings, error)) from error
+    finally:
+        await client.close()
+
+
+async def _partitions(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, int]:
+    """Return the partition count of each topic."""
+    counts = await existing_partitions(client)
+    if missing := sorted(set(names) - set(counts)):
+        raise DeadLettersError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+    return {name: counts[name] for name in names}
+
+
+async def _to_the_end(consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> AsyncIterator[Any]:
     first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     consumer.assign(tps)
     for tp in tps:
@@ -225,16 +245,9 @@ def _event_id(found: Found) -> str | None:
 async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, int]:
     """Return per kind the time before which its topic keeps no records; 0 where it keeps all, or nobody can say."""
     names = {settings.topics()[kind].name: kind for kind in kinds}
-    client = admin_client(settings)
-    try:
-        await client.start()
-        if missing := sorted(set(names) - set(await existing_partitions(client))):
-            raise DeadLettersError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+    async with _asking(settings) as client:
+        await _partitions(client, list(names))
         configs = await topic_configs(client, list(names)) or {}
-    except (KafkaError, TimeoutError, OSError) as error:
-        raise DeadLettersError(broker_says(settings, error)) from error
-    finally:
-        await client.close()
     oldest, now_ms = dict.fromkeys(kinds, 0), int(time.time() * 1000)
     for name, config in configs.items():
         retention_ms = int(config.get("retention.ms", ("-1", False))[0])
