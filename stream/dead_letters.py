@@ -88,9 +88,9 @@ async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, N
     names = {kind: settings.topics()[dlq(kind)].name for kind in wanted.kinds}
     async with _asking(settings) as client:
         partitions = await _partitions(client, list(names.values()))
-    async with _reading(settings) as consumer:
-        for kind, topic in names.items():
-            tps = [TopicPartition(topic, number) for number in range(partitions[topic])]
+    for kind, topic in names.items():
+        tps = [TopicPartition(topic, number) for number in range(partitions[topic])]
+        async with _reading(settings) as consumer:  # one each: a consumer that is assigned anew may stand still
             async for record in _to_the_end(consumer, tps):
                 found = _read(kind, record)
                 if found is None or found.refused_ms < wanted.since_ms:

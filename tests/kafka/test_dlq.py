@@ -18,6 +18,7 @@ from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, Reason, read_dead_letter
 from schemas.fields import MAX_EVENT_BYTES
 from schemas.topics import dlq
+from stream.admin import existing_partitions
 from stream.clients import admin_client
 from stream.event_log import LoggedEvent
 from stream.simulate import simulate
@@ -178,15 +179,20 @@ async def test_without_its_dead_letter_topic_a_worker_waits_and_drops_nothing(de
 
 
 async def test_a_worker_does_not_start_without_a_dead_letter_topic(deployment: Deployment) -> None:
-    admin = admin_client(deployment.settings)
+    admin, name = admin_client(deployment.settings), deployment.topic("rating.dlq")
     await admin.start()
-    await admin.delete_topics([deployment.topic("rating.dlq")])
+    await admin.delete_topics([name])
+
+    async def gone() -> bool:
+        return name not in await existing_partitions(admin)
+
+    await until("the topic is gone", gone, seconds=20)
     await admin.close()
 
     worker = deployment.start("features")
 
     assert worker.process.wait(30) == 78
-    assert deployment.topic("rating.dlq") in worker.tail()
+    assert f"found none named {name}" in worker.tail()
 
 
 async def test_refused_records_are_sent_again_once_their_cause_is_mended_and_count_once(
