@@ -24,7 +24,6 @@ from stream.undo import Undo
 Fold = FeaturesFold | TriggersFold
 
 log = structlog.get_logger()
-_logged: set[str] = set()  # codes of which this process has told its log
 
 
 def fold_guarded(
@@ -80,8 +79,8 @@ def _set_aside(
     folded.outputs.append(dead_letter(kind, record, refused, folded_ms, exception=type(error).__name__, stacktrace=stacktrace))
     counts.dead_lettered += 1
     totals.count_output("dead-letter")
-    if code not in _logged:
-        _logged.add(code)
+    if code not in undo.told:
+        undo.told.add(code)
         log.error(
             "handler_error",
             code=code,

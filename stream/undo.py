@@ -10,7 +10,8 @@ from stream.records import Record
 class Undo(Struct):
     """What gives back the rows of one partition: their last bytes (None: no row), and the records folded since a flush.
 
-    `failed` are topic and offset of those records that met an error; `by_row` indexes the first `indexed` of `records`.
+    `failed` are topic and offset of those records that met an error; `by_row` indexes the first `indexed` of `records`;
+    `told` are the codes of errors that are in the log already.
     """
 
     last: dict[bytes, bytes | None] = {}
@@ -18,6 +19,7 @@ class Undo(Struct):
     failed: set[tuple[str, int]] = set()
     by_row: dict[bytes | None, list[Record]] = {}
     indexed: int = 0
+    told: set[str] = set()
 
     def encoded(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Take the bytes of every row that changed since the flush before; call it as they are encoded."""
