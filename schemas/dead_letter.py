@@ -1,4 +1,4 @@
-"""Refused records: the original key and value unchanged, the reason and position in headers.
+"""Refused records: the original key, value and headers unchanged, the reason and position in headers behind them.
 
 Headers follow KIP-1034 (`__streams.errors.…`) with a closed reason code beside them. Start at Reason.
 """
@@ -15,14 +15,19 @@ from schemas.fields import MAX_EVENT_BYTES
 Headers = tuple[tuple[str, bytes], ...]
 
 MAX_HEADER_BYTES = 1_000
-HEADER_NAMES: Mapping[str, str] = {  # field of DeadLetter → header
-    "reason": "x-error-code",
+MAX_ORIGINAL_HEADERS_BYTES = 64_000
+FIRST_HEADER = "x-error-code"  # the original headers are those before the last of this name
+HEADER_NAMES: Mapping[str, str] = {  # field of DeadLetter → header, in the order they are written
+    "reason": FIRST_HEADER,
     "detail": "__streams.errors.message",
+    "exception": "__streams.errors.exception",
+    "stacktrace": "__streams.errors.stacktrace",
     "topic": "__streams.errors.topic",
     "partition": "__streams.errors.partition",
     "offset": "__streams.errors.offset",
     "timestamp_ms": "x-original-timestamp-ms",
 }
+OPTIONAL = ("exception", "stacktrace")  # added later: a dead letter of before has neither
 
 
 class Reason(StrEnum):
@@ -47,7 +52,9 @@ class Reason(StrEnum):
 class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
     """One refused record: where it lay, why it was refused, its original bytes.
 
-    A key or value over the event limit is kept as its size and SHA-256 in `detail`, not as bytes.
+    A key or value over the event limit, and headers over theirs, are kept as size and SHA-256 in `detail`, not as
+    bytes. `stacktrace` names the places in the code that raised, innermost first, without values; it is empty where
+    the record itself was at fault.
     """
 
     reason: Reason
@@ -58,24 +65,35 @@ class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
+    exception: str = ""
+    stacktrace: str = ""
+    headers: Headers = ()
 
 
 def headers_of(letter: DeadLetter) -> Headers:
-    """Render everything but key and value as record headers; a detail over the limit is cut at its end."""
-    return tuple(
+    """Render everything but key and value as record headers behind the original ones; a text over the limit is cut."""
+    ours = (
         (header, str(getattr(letter, field)).encode("utf-8", "replace")[:MAX_HEADER_BYTES])
         for field, header in HEADER_NAMES.items()
     )
+    return (*letter.headers, *ours)
 
 
 def bounded(letter: DeadLetter) -> DeadLetter:
-    """Replace a key or value over the event limit by its size and hash.
+    """Replace a key, value or set of headers over its limit by size and hash.
 
     They stand at the head of `detail`, whose end may be cut. What remains fits a broker's default record limit.
     """
     key_note, key = kept("key", letter.key)
     value_note, value = kept("value", letter.value)
-    return msgspec.structs.replace(letter, detail=key_note + value_note + letter.detail, key=key, value=value)
+    headers_note, headers = kept_headers(letter.headers)
+    detail = key_note + value_note + headers_note + letter.detail
+    return msgspec.structs.replace(letter, detail=detail, key=key, value=value, headers=headers)
+
+
+def is_whole(letter: DeadLetter) -> bool:
+    """Tell whether a dead letter still has all bytes of its record, so that the record can be sent again."""
+    return not letter.detail.startswith(("original key of ", "original value of ", "original headers of "))
 
 
 def kept(name: str, data: bytes | None) -> tuple[str, bytes | None]:
@@ -85,15 +103,28 @@ def kept(name: str, data: bytes | None) -> tuple[str, bytes | None]:
     return f"original {name} of {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}; ", None
 
 
+def kept_headers(headers: Headers) -> tuple[str, Headers]:
+    """Give the note that stands for headers over their limit, and the headers that are kept."""
+    size = sum([len(name) + len(value or b"") for name, value in headers])
+    if size <= MAX_ORIGINAL_HEADERS_BYTES:
+        return "", headers
+    digest = hashlib.sha256(msgspec.msgpack.encode(headers)).hexdigest()
+    return f"original headers of {size} bytes, sha256 {digest}; ", ()
+
+
 def read_dead_letter(key: bytes | None, value: bytes | None, headers: Headers) -> DeadLetter:
     """Rebuild the dead letter that `headers_of` rendered.
 
     Raises:
-        KeyError: a header is missing; the record was not written by Footfall.
+        KeyError: a needed header is missing; the record was not written by Footfall.
         ValueError: a header holds another reason or no number; it was not written by this Footfall.
     """
-    found = dict(headers)
-    text = {field: found[header].decode("utf-8", "replace") for field, header in HEADER_NAMES.items()}
+    names = [name for name, _ in headers]
+    first = len(names) - 1 - names[::-1].index(FIRST_HEADER) if FIRST_HEADER in names else len(names)
+    found = dict(headers[first:])
+    if missing := [name for field, name in HEADER_NAMES.items() if field not in OPTIONAL and name not in found]:
+        raise KeyError(*missing)
+    text = {field: (found.get(header) or b"").decode("utf-8", "replace") for field, header in HEADER_NAMES.items()}
     return DeadLetter(
         reason=Reason(text["reason"]),
         detail=text["detail"],
@@ -103,4 +134,7 @@ def read_dead_letter(key: bytes | None, value: bytes | None, headers: Headers) -
         timestamp_ms=int(text["timestamp_ms"]),
         key=key,
         value=value,
+        exception=text["exception"],
+        stacktrace=text["stacktrace"],
+        headers=tuple(headers[:first]),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from schemas.dead_letter import HEADER_NAMES, MAX_HEADER_BYTES, DeadLetter
+from schemas.dead_letter import HEADER_NAMES, MAX_HEADER_BYTES, OPTIONAL, DeadLetter
 from schemas.fields import UserId
 from schemas.topics import SIGNALS, SOURCES, TABLE, Topic, dlq
 
@@ -73,13 +73,14 @@ def headers_schema() -> Schema:
     fields = parts["DeadLetter"]["properties"]
     headers = {header: as_text(fields[field]) for field, header in HEADER_NAMES.items()}
     headers[HEADER_NAMES["reason"]] = parts["Reason"]
-    headers[HEADER_NAMES["detail"]]["maxLength"] = MAX_HEADER_BYTES
+    for field in ("detail", "exception", "stacktrace"):
+        headers[HEADER_NAMES[field]] = {"type": "string", "maxLength": MAX_HEADER_BYTES}
     return {
         "title": "DeadLetterHeaders",
         "description": f"{parts['DeadLetter']['description']}\n\nThese are the record's headers.",
         "type": "object",
         "properties": headers,
-        "required": list(headers),
+        "required": [header for field, header in HEADER_NAMES.items() if field not in OPTIONAL],
     }
 
 

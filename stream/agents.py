@@ -13,7 +13,9 @@ from schemas.codec import DecodeError, decode
 from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
+from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import EXIT_CONFIG, end_process
+from stream.handler_errors import fold_guarded
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.records import Output, PartitionTotals, dead_letter
 from stream.signals import render_signals
@@ -47,6 +49,7 @@ async def fold_agent(
     fold: FeaturesFold | TriggersFold,
     store: RowStore,
     barrier: Barrier,
+    limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
     """Role features or triggers: fold chunks into rows, send what may go at once, leave the rest to the barrier."""
@@ -57,9 +60,12 @@ async def fold_agent(
         chunk: Chunk = event.value
         contiguity.check(event.message.generation_id, chunk)
         partition = store.owned[event.message.partition]
-        folded = fold.fold(partition.rows, partition.totals, chunk.records, int(time.time() * 1000))
+        now_ms = int(time.time() * 1000)
+        folded = fold_guarded(fold, partition.rows, partition.totals, partition.undo, chunk.records, now_ms)
         barrier.add(event, partition, folded)
+        limit.count(chunk, folded.outputs)
         await barrier.room()
+        await limit.passable()
 
 
 async def score_agent(
@@ -68,6 +74,7 @@ async def score_agent(
     scorer: "Scorer",
     outbox: Outbox,
     totals: PartitionTotals,
+    limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
     """Role scorer: a chunk is a batch; its signals are acknowledged by the broker before the chunk is."""
@@ -97,6 +104,8 @@ async def score_agent(
         for output in outputs:
             totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
         event.ack()
+        limit.count(chunk, outputs)
+        await limit.passable()
 
 
 def decode_requests(chunk: Chunk, totals: PartitionTotals, received_ms: int) -> tuple[list[ScoreRequest], list[Output]]:

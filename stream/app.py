@@ -16,6 +16,7 @@ from stream.agents import fold_agent, score_agent
 from stream.alignment import Alignment, Limits
 from stream.barrier import Barrier, Outbox
 from stream.clients import faust_credentials, output_producer
+from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import EXIT_CONFIG, Refused, crash_only, end_process
 from stream.pipeline import encode_trigger_row
 from stream.positions import check_partition_count, check_sources, resume_positions
@@ -54,6 +55,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     outbox_producer: Any
     barrier: Barrier | None
     store: RowStore | None
+    limit: DeadLetterLimit
     scorer_totals: PartitionTotals
 
     def _create_directories(self) -> None:
@@ -159,6 +161,9 @@ def build_app(settings: Settings, role: Role, *, partitions: int, scorer: "Score
     app.outbox_producer = output_producer(settings)
     outbox = Outbox(app.outbox_producer, names)
     app.scorer_totals = PartitionTotals()
+    app.limit = DeadLetterLimit(
+        in_a_row=settings.dlq_max_in_a_row, percent=settings.dlq_max_percent, window_records=settings.dlq_window_records
+    )
     app.barrier = app.store = None
     source = app.topic(*(names[kind] for kind in (*aligned, *unaligned)), schema=ChunkSchema())
     if role == "scorer":
@@ -177,6 +182,7 @@ def _add_score_agent(app: FootfallApp, source: Any, scorer: "Scorer", outbox: Ou
             scorer=scorer,
             outbox=outbox,
             totals=app.scorer_totals,
+            limit=app.limit,
             generation=lambda: app.consumer_generation_id,
         )
         await crash_only("scorer", work)
@@ -209,6 +215,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
             fold=fold,
             store=store,
             barrier=barrier,
+            limit=app.limit,
             generation=lambda: app.consumer_generation_id,
         )
         try:

@@ -166,6 +166,7 @@ class Barrier:
     def _encode(self, pending: Pending) -> Batch:
         partition, encode_row = pending.partition, self._encode_row
         rows = [(key, encode_row(row)) for key, row in pending.dirty.items()]
+        partition.undo.encoded(rows)
         meta = partition.meta_row(self._store.partitions)
         rows.append((META_KEY, meta))
         offsets = {aiokafka.TopicPartition(topic, partition.number): offset for topic, offset in partition.offsets.items()}

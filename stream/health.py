@@ -1,14 +1,19 @@
-"""A role's own server on loopback: /livez, /readyz with its reasons, /metrics. Start at Health.serve."""
+"""A role's own server on loopback: /livez, /readyz with its reasons, /metrics, /resume. Start at Health.serve."""
 
 from collections.abc import Iterable
 from typing import Any
 
+import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from stream.metrics import role_metrics
+
+RESUME_HEADER = "X-Footfall-Resume"
+
+log = structlog.get_logger()
 
 
 class Health:
@@ -18,6 +23,7 @@ class Health:
         self.role = role
         self.app: Any = None
         self._runner: web.AppRunner | None = None
+        self._url = ""
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -33,6 +39,11 @@ class Health:
             reasons.append("restoring: rows are being read from the changelog")
         if not app.tables.actives_ready:
             reasons.append("joining: no assignment yet")
+        if app.limit.paused:
+            reasons.append(
+                f"paused: {app.limit.paused}; see `footfall dlq ls`, mend the cause, then `footfall dlq resume {self._url}` "
+                "or start this worker again"
+            )
         return reasons
 
     def collect(self) -> Iterable[Metric]:
@@ -43,12 +54,19 @@ class Health:
         """Start the server and return the port it got."""
         server = web.Application(client_max_size=1 << 16)
         server.add_routes(
-            [web.get("/livez", self._livez), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.post("/resume", self._resume),
+            ]
         )
         self._runner = web.AppRunner(server, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
-        return int(self._runner.addresses[0][1])
+        port = int(self._runner.addresses[0][1])
+        self._url = f"http://{host}:{port}"
+        return port
 
     async def close(self) -> None:
         """Stop the server."""
@@ -62,6 +80,16 @@ class Health:
         reasons = self.not_ready()
         body = {"ready": not reasons, "role": self.role, "reasons": reasons}
         return web.json_response(body, status=503 if reasons else 200)
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        """Let a role that too many dead letters paused go on; the header keeps web pages from asking."""
+        if RESUME_HEADER not in request.headers:
+            return web.json_response({"error": f"found no header {RESUME_HEADER}, expected it"}, status=403)
+        was = "" if self.app is None else self.app.limit.paused
+        if was:
+            self.app.limit.resume()
+            log.warning("resumed", was=was, action="dead letters are counted anew")
+        return web.json_response({"role": self.role, "was": was})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

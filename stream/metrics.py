@@ -73,4 +73,15 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         "Times an unreadable partition no longer held its group",
         value=app.alignment.unreachable,
     )
+    letters = CounterMetricFamily(
+        "footfall_dead_letters",
+        "Records refused since the process began, by source topic and reason",
+        labels=["topic", "reason"],
+    )
+    for (topic, reason), count in app.limit.letters.items():
+        letters.add_metric([topic, reason], count)
+    yield letters
+    yield GaugeMetricFamily(
+        "footfall_paused", "1 while too many dead letters hold the role", value=float(bool(app.limit.paused))
+    )
     yield GaugeMetricFamily("footfall_ready", "1 when /readyz answers 200", value=float(ready))

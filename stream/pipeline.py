@@ -5,7 +5,7 @@ attributes of Record, rows are a dictionary, messages are values. It never waits
 it. Start at FeaturesFold.fold.
 """
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 
 import msgspec
 from msgspec import Struct
@@ -23,7 +23,7 @@ from schemas.scoring import ScoreRequest, SourcePosition, Timings
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment
 from schemas.topics import SOURCES
 from stream.policies import ScoringPolicy, TriggerPolicy
-from stream.records import Folded, Output, PartitionTotals, Record, dead_letter
+from stream.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id
 
 FUTURE_MS = 5 * MINUTE_MS
 MILLIS_DIGITS = 13
@@ -51,15 +51,22 @@ class FeaturesFold:
         self._policy, self._rates, self._lateness_ms, self._ttl_ms = policy, rates, lateness_ms, ttl_ms
 
     def fold(
-        self, rows: MutableMapping[bytes, bytes | UserState], totals: PartitionTotals, records: Sequence[Record], folded_ms: int
+        self,
+        rows: MutableMapping[bytes, bytes | UserState],
+        totals: PartitionTotals,
+        records: Iterable[Record],
+        folded_ms: int,
+        folded: Folded | None = None,
     ) -> Folded:
         """Fold records of one partition, of any of the role's topics, into the partition's rows, in the order given.
 
         `folded_ms`, the wall clock, only stamps outputs. Nothing is raised for a bad record: it becomes a dead letter.
+        What is left is added to `folded`, where one is given. An error of this code leaves the row of the record that
+        met it half changed, the record counted as in but not as anything else, and no output of it.
         """
-        folded = Folded()
+        folded = Folded() if folded is None else folded
         kinds, decoders, count, policy = self._kinds, self._decoders, totals.events, self._policy
-        dirty, outputs, lateness_ms = folded.dirty, folded.outputs, self._lateness_ms
+        dirty, opened, outputs, lateness_ms = folded.dirty, folded.opened, folded.outputs, self._lateness_ms
         for record in records:
             kind = kinds[record.topic]
             if kind == SENTIMENT:
@@ -75,15 +82,16 @@ class FeaturesFold:
                 if kind == PURCHASE:
                     self._check_amount(event)  # type: ignore[arg-type]
             except DecodeError as error:
+                outputs.append(dead_letter(KINDS[kind], record, error, folded_ms))
                 count.dead_lettered += 1
                 totals.count_output("dead-letter")
-                outputs.append(dead_letter(KINDS[kind], record, error, folded_ms))
                 continue
             if at < arrived - lateness_ms:
                 count.late_dropped += 1
                 continue
             state = rows.get(key)  # type: ignore[arg-type]
             if type(state) is not UserState:
+                opened[key] = state  # type: ignore[index, assignment]
                 state = rows[key] = new_user() if state is None else decode_row(state)  # type: ignore[arg-type, index]
             topic = state.topics[kind]
             if topic is not None:
@@ -93,8 +101,9 @@ class FeaturesFold:
                 if at - topic.newest_ms > self._ttl_ms:
                     topic = None
             digest = b""
-            if event.event_id is not None:
-                digest = id_hash(event.event_id)
+            event_id = event.event_id or (record.headers and resent_id(record))
+            if event_id:
+                digest = id_hash(event_id)
                 if topic is not None and has_id(topic.ids, digest):
                     count.duplicate_dropped += 1
                     continue
@@ -103,14 +112,19 @@ class FeaturesFold:
                 topic = state.topics[kind] = new_topic(kind, record.offset, at)
             add_id(topic.ids, digest)
             topic.apply(kind, event, record.offset, self._rates)
-            count.applied += 1
-            dirty[key] = state  # type: ignore[index]
             if due is not None:
                 topic.due_ms = at
-                totals.count_output("score-request")
                 request = self._request(kind, event, record, state, due, folded_ms)
                 outputs.append(Output("score-request", record.partition, folded_ms, key, request))
+                totals.count_output("score-request")
+            count.applied += 1  # from here on nothing can fail
+            dirty[key] = state  # type: ignore[index]
         return folded
+
+    def place(self, record: Record) -> tuple[str, bytes | None]:
+        """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
+        kind = GUARDED[self._kinds[record.topic]]
+        return kind, _signal_key(ReviewSentiment, record) if kind == "review-sentiment" else record.key
 
     def _check_amount(self, event: Purchase) -> None:
         rate = self._rates.get(event.currency)
@@ -128,7 +142,7 @@ class FeaturesFold:
 
     def _request(self, kind: int, event: Event, record: Record, state: UserState, due: str, folded_ms: int) -> ScoreRequest:
         seen = snapshot(state, self._ttl_ms)
-        event_id = event.event_id or position_id(record.topic, record.partition, record.offset)
+        event_id = event.event_id or resent_id(record) or position_id(record.topic, record.partition, record.offset)
         text = event.text if isinstance(event, Review) else event.query if isinstance(event, Search) else None
         return ScoreRequest(
             request_id=output_id(event.user_id, KINDS[kind], event_id, "score-request"),
@@ -164,13 +178,14 @@ class FeaturesFold:
         try:
             signal = decode(ReviewSentiment, record.value)
         except DecodeError as error:
+            folded.outputs.append(dead_letter("review-sentiment", record, error, folded_ms))
             count.dead_lettered += 1
             totals.count_output("dead-letter")
-            folded.outputs.append(dead_letter("review-sentiment", record, error, folded_ms))
             return
         key = signal.user_id.encode()
         state = rows.get(key)
         if type(state) is not UserState:
+            folded.opened[key] = state  # type: ignore[assignment]
             state = rows[key] = new_user() if state is None else decode_row(state)  # type: ignore[arg-type]
         topic = state.topics[SENTIMENT]
         if topic is not None and record.offset > topic.guard and signal.event_time_ms - topic.newest_ms > self._ttl_ms:
@@ -201,6 +216,13 @@ def sent_ms(record: Record) -> int:
     return record.timestamp
 
 
+def _signal_key(struct: type[ReviewSentiment | Interest | ChurnRisk], record: Record) -> bytes | None:
+    try:
+        return decode(struct, record.value).user_id.encode()
+    except DecodeError:
+        return None
+
+
 class TriggerState(Struct, array_like=True, gc=False):
     """One user's row in role triggers: per signal topic the last offset and 256 signal ids, and when campaigns fired."""
 
@@ -225,24 +247,29 @@ class TriggersFold:
         self,
         rows: MutableMapping[bytes, bytes | TriggerState],
         totals: PartitionTotals,
-        records: Sequence[Record],
+        records: Iterable[Record],
         folded_ms: int,
+        folded: Folded | None = None,
     ) -> Folded:
-        """Decide signals of one partition, in the order given; a repeated signal id is ignored."""
-        folded, count = Folded(), totals.events
+        """Decide signals of one partition, in the order given; a repeated signal id is ignored.
+
+        What is left is added to `folded`, where one is given; an error leaves what it leaves in FeaturesFold.fold.
+        """
+        folded, count = Folded() if folded is None else folded, totals.events
         for record in records:
             kind, struct = self._structs[record.topic]
             count.events_in += 1
             try:
                 signal = decode(struct, record.value)
             except DecodeError as error:
+                folded.outputs.append(dead_letter(kind, record, error, folded_ms))
                 count.dead_lettered += 1
                 totals.count_output("dead-letter")
-                folded.outputs.append(dead_letter(kind, record, error, folded_ms))
                 continue
             key = signal.user_id.encode()
             state = rows.get(key)
             if type(state) is not TriggerState:
+                folded.opened[key] = state  # type: ignore[assignment]
                 state = rows[key] = TriggerState() if state is None else decode_trigger_row(state)  # type: ignore[arg-type]
             digest = id_hash(signal.signal_id)
             if record.offset <= state.guard.get(kind, -1):
@@ -254,13 +281,19 @@ class TriggersFold:
                 continue
             add_id(ids, digest)
             state.guard[kind] = record.offset
-            count.applied += 1
+            decisions = self._policy.decide(signal, state.last_fired_ms)
+            count.applied += 1  # from here on nothing can fail
             folded.dirty[key] = state
-            for decision in self._policy.decide(signal, state.last_fired_ms):
+            for decision in decisions:
                 output = "ad-trigger" if isinstance(decision, AdTrigger) else "suppression"
                 totals.count_output(output)
                 folded.with_rows.append(Output(output, record.partition, record.timestamp, key, decision))
         return folded
+
+    def place(self, record: Record) -> tuple[str, bytes | None]:
+        """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
+        kind, struct = self._structs[record.topic]
+        return kind, _signal_key(struct, record)
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -10,6 +10,9 @@ from msgspec import Struct, field
 
 from schemas.codec import DecodeError
 from schemas.dead_letter import DeadLetter, bounded
+from schemas.fields import MAX_ID_CHARS
+
+EVENT_ID = "x-event-id"  # record header: the id of an event without one that is sent again from a dead letter
 
 
 class Record(Protocol):
@@ -57,6 +60,11 @@ class Totals(Struct):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
+    def unaccounted(self) -> int:
+        """Count the records of which it is not yet said what became of them: none between two records."""
+        return self.events_in - self.applied - self.replay_skipped - self.dead_lettered - self.declared_dropped
+
+    @property
     def declared_dropped(self) -> int:
         """Count the records that were refused by rule, not by fault: late ones and duplicates."""
         return self.late_dropped + self.duplicate_dropped
@@ -76,19 +84,39 @@ class PartitionTotals(Struct):
 
 
 class Folded(Struct):
-    """What folding some records of one partition left: changed rows, messages to send at once or with the rows."""
+    """What folding some records of one partition left: changed rows, messages to send at once or with the rows.
+
+    `opened` holds, of rows that were decoded or begun, the bytes they had before; None where there was no row.
+    """
 
     dirty: dict[bytes, object] = {}
+    opened: dict[bytes, bytes | None] = {}
     outputs: list[Output] = []
     with_rows: list[Output] = []
 
 
-def dead_letter(kind: str, record: Record, error: DecodeError, folded_ms: int) -> Output:
-    """Turn a refused record into a message for its topic's dead-letter topic, whose retention begins at `folded_ms`."""
+def resent_id(record: Record) -> str | None:
+    """Return the id that a dead letter's first position gave its event, where the record was sent again from there."""
+    for name, value in record.headers:
+        if name == EVENT_ID and value and len(value) <= MAX_ID_CHARS and value.isascii():
+            return value.decode()
+    return None
+
+
+def dead_letter(
+    kind: str, record: Record, error: DecodeError, folded_ms: int, *, exception: str = "", stacktrace: str = ""
+) -> Output:
+    """Turn a refused record into a message for its topic's dead-letter topic, whose retention begins at `folded_ms`.
+
+    `exception` names what was raised, by default what the error was raised from.
+    """
     letter = bounded(
         DeadLetter(
             reason=error.reason,
             detail=str(error),
+            exception=exception or type(error.__cause__ or error).__name__,
+            stacktrace=stacktrace,
+            headers=tuple(record.headers),
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,

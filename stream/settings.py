@@ -105,6 +105,14 @@ class Settings(BaseSettings):
     alignment_timeout_seconds: float = Field(30.0, gt=0, description="how long an unreadable partition may hold its group")
     drain_seconds: float = Field(8.0, gt=0, le=60, description="time to finish the chunk in work after SIGTERM")
 
+    dlq_max_in_a_row: int = Field(
+        1000, ge=0, description="dead letters of one topic in a row beyond which a worker pauses; 0: no limit"
+    )
+    dlq_max_percent: float = Field(
+        5.0, ge=0, le=100, description="share of a topic's last records that may be dead letters before a worker pauses; 0: any"
+    )
+    dlq_window_records: int = Field(50_000, ge=100, description="records of a topic that dlq_max_percent is a share of")
+
     lateness_hours: float = Field(24.0, ge=0, description="allowed lateness of an event against its record timestamp")
     ttl_days: float = Field(400.0, ge=31, description="silence after which a topic's part of a user's row starts anew")
     reporting_currency: str = Field("GBP", pattern=r"^[A-Z]{3}$", description="currency of all amounts")

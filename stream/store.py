@@ -23,6 +23,7 @@ from stream.clients import plain_consumer, rows_producer
 from stream.exits import crash_only
 from stream.records import PartitionTotals
 from stream.settings import Settings
+from stream.undo import Undo
 
 META_VERSION = 1
 META_KEY = b"\0meta"
@@ -57,6 +58,7 @@ class Partition(Struct):
     partitions: int = 0  # of the topics when the rows were folded
     meta: bytes = b""  # the meta row of the last commit
     skipped: dict[str, int] = {}  # by topic, lost records that offsets passed over since the last commit
+    undo: Undo = msgspec.field(default_factory=Undo)
 
     def meta_row(self, partitions: int) -> bytes:
         """Encode what the rows rest on now, in topics of `partitions` partitions."""

@@ -208,6 +208,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         for tp in revoked:
             self.next_offset.pop(tp, None)
 
+    async def wait_empty(self) -> None:
+        """Wait until what is in work is done; of a paused role what was folded is made durable and the rest left."""
+        if not self.app.limit.paused:
+            await super().wait_empty()
+            return
+        await self.app.drained()
+        await self.commit()
+
     async def perform_seek(self) -> None:
         """Seek to where each partition goes on; what was fetched before is fetched again."""
         self.app.alignment.clear()

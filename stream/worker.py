@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
+from schemas.topics import dlq
 from stream.app import INPUTS, FootfallApp, Role, build_app
 from stream.clients import admin_client
 from stream.exits import EXIT_CONFIG, end_process
@@ -111,12 +112,13 @@ async def _stop(app: FootfallApp, drain_seconds: float) -> None:
 
 
 async def equal_partitions(settings: Settings, role: Role) -> int:
-    """Return the partition count that all topics of a role share.
+    """Return the partition count that all topics of a role share, the dead-letter topics of its inputs included.
 
     Raises:
         SettingsError: a topic is missing, or counts differ.
     """
-    names = [settings.topics()[kind].name for kind in sum(INPUTS[role], ())]
+    kinds = sum(INPUTS[role], ())
+    names = [settings.topics()[kind].name for kind in (*kinds, *map(dlq, kinds))]
     if role != "scorer":
         names.append(settings.changelog(role))
     admin = admin_client(settings)

@@ -1,4 +1,4 @@
-"""Test doubles, all of them: a clock, a transactional producer and what the barrier and the transport need around it.
+"""Test doubles, all of them: a clock, a transactional producer, what the barrier and the transport need, and bugs.
 
 Start at FakeProducer.
 """
@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from stream.alignment import Chunk
+from stream.pipeline import FeaturesFold
+from stream.policies import ScoringPolicy, TriggerPolicy
 from stream.store import Partition
 
 
@@ -146,3 +148,52 @@ class FakeSender:
 
     async def ready(self, node: int, *, group: Any) -> bool:
         return True
+
+
+class BrokenPolicy:
+    """A scoring policy with a bug: it fails on the events of some ids, before their row is changed."""
+
+    def __init__(self, ids: set[str | None]) -> None:
+        self._ids, self._sound = ids, ScoringPolicy()
+
+    def is_due(self, kind: int, event: Any, record_ms: int, past: Any) -> str | None:
+        if event.event_id in self._ids:
+            raise ZeroDivisionError("division by zero")
+        return self._sound.is_due(kind, event, record_ms, past)
+
+
+class BrokenRates(dict[str, float]):
+    """Rates with a bug: known when they are looked up, gone when an amount is summed, in the middle of a purchase."""
+
+    def __init__(self, rates: dict[str, float], gone: str) -> None:
+        super().__init__(rates | {gone: 1.0})
+        self._gone = gone
+
+    def __getitem__(self, currency: str) -> float:
+        if currency == self._gone:
+            raise KeyError(currency)
+        return super().__getitem__(currency)
+
+
+class BrokenRequests(FeaturesFold):
+    """A fold with a bug: it fails to render the score requests of some events, after their row was changed."""
+
+    broken: set[str | None]
+
+    def _request(self, kind: int, event: Any, record: Any, state: Any, due: str, folded_ms: int) -> Any:
+        if event.event_id in self.broken:
+            raise AttributeError(f"no attribute of {event.user_id}")
+        return super()._request(kind, event, record, state, due, folded_ms)
+
+
+class BrokenTriggers:
+    """A trigger policy with a bug: it fails on some signals when it has already noted that a campaign fired."""
+
+    def __init__(self, sound: TriggerPolicy, signal_ids: set[str]) -> None:
+        self._sound, self._ids = sound, signal_ids
+
+    def decide(self, signal: Any, last_fired_ms: dict[str, int]) -> Any:
+        decisions = self._sound.decide(signal, last_fired_ms)
+        if signal.signal_id in self._ids:
+            raise IndexError("list index out of range")
+        return decisions

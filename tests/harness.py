@@ -33,15 +33,15 @@ from stream.supervisor import environment_of
 
 
 class Worker:
-    """One role process; `log` is what it wrote to stderr."""
+    """One role process; `log` is what it wrote to stderr. `program` is run in place of the command, to plant a bug."""
 
-    def __init__(self, deployment: "Deployment", role: str) -> None:
+    def __init__(self, deployment: "Deployment", role: str, program: str | None = None) -> None:
         number = len(deployment.workers)
         self.role, self.status = role, deployment.folder / f"{role}-{number}.json"
         self.log = deployment.folder / f"{role}-{number}.log"
         env = environment_of(deployment.settings, FOOTFALL_STATUS_FILE=str(self.status))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stream.cli.main", "worker", role],
+            [sys.executable, *(["-m", "stream.cli.main"] if program is None else ["-c", program]), "worker", role],
             env=env,
             cwd=deployment.folder,
             stderr=self.log.open("wb"),
@@ -106,9 +106,9 @@ class Deployment:
         }
         self.settings: Settings = load_settings(**self.given)
 
-    def start(self, role: str) -> Worker:
-        """Start one more worker of a role."""
-        worker = Worker(self, role)
+    def start(self, role: str, program: str | None = None) -> Worker:
+        """Start one more worker of a role; a `program` is run in place of the command."""
+        worker = Worker(self, role, program)
         self.workers.append(worker)
         return worker
 

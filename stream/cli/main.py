@@ -23,6 +23,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "topics": ("stream.cli.topics", "app", "Compare the broker's topics with the settings, and make them so."),
     "send": ("stream.cli.events", "send_command", "Publish an event log to Kafka."),
     "tail": ("stream.cli.events", "tail_command", "Show a topic's records as they come."),
+    "dlq": ("stream.cli.dlq", "app", "Look at refused records, send them again, let a paused worker go on."),
     "simulate": ("stream.cli.logs", "simulate", "Make a shop's event log with known truth."),
     "import": ("stream.cli.logs", "import_app", "Read foreign event files into an event log."),
     "replay": ("stream.cli.replay", "replay_command", "Replay an event log through all roles, without a broker."),

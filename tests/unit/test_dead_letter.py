@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.dead_letter import MAX_HEADER_BYTES, Reason, bounded, headers_of, read_dead_letter
+from schemas.dead_letter import (
+    MAX_HEADER_BYTES,
+    MAX_ORIGINAL_HEADERS_BYTES,
+    Reason,
+    bounded,
+    headers_of,
+    is_whole,
+    read_dead_letter,
+)
 from schemas.fields import MAX_EVENT_BYTES
 from tests.builders import dead_letter
 
@@ -40,10 +48,41 @@ def test_a_detail_cut_inside_a_character_is_still_read() -> None:
     assert read.detail.endswith("\N{REPLACEMENT CHARACTER}")
 
 
-def test_headers_of_others_beside_ours_are_ignored() -> None:
+def test_headers_that_others_put_behind_ours_are_ignored() -> None:
     letter = dead_letter()
-    headers = (("traceparent", b"00-1"), *headers_of(letter), ("empty", b""))
+    assert read_dead_letter(letter.key, letter.value, (*headers_of(letter), ("empty", b""))) == letter
+
+
+def test_original_headers_are_kept_in_front_of_ours_even_under_our_names() -> None:
+    letter = dead_letter(headers=(("traceparent", b"00-1"), ("x-error-code", b"theirs"), ("empty", b"")))
+
+    headers = headers_of(letter)
+
+    assert headers[:3] == letter.headers
     assert read_dead_letter(letter.key, letter.value, headers) == letter
+
+
+def test_an_error_of_the_code_is_read_back_with_its_type_and_places() -> None:
+    letter = dead_letter(reason=Reason.HANDLER_ERROR, exception="KeyError", stacktrace="a.py:1 f\nb.py:2 g")
+    assert read_dead_letter(letter.key, letter.value, headers_of(letter)) == letter
+
+
+def test_a_dead_letter_of_before_there_were_exceptions_is_read() -> None:
+    headers = tuple(header for header in headers_of(dead_letter()) if not header[0].endswith(("exception", "stacktrace")))
+    assert read_dead_letter(b"u-1", b"?", headers) == dead_letter()
+
+
+def test_headers_over_the_limit_are_replaced_by_their_size_and_hash() -> None:
+    headers = (("trace", b"x" * MAX_ORIGINAL_HEADERS_BYTES),)
+    letter = bounded(dead_letter(headers=headers))
+    assert letter.headers == ()
+    assert letter.detail.startswith(f"original headers of {MAX_ORIGINAL_HEADERS_BYTES + 5} bytes, sha256 ")
+
+
+def test_a_dead_letter_that_lost_bytes_is_not_whole() -> None:
+    assert is_whole(bounded(dead_letter()))
+    for lost in ({"key": b"k" * 256_001}, {"value": b"v" * 256_001}, {"headers": (("h", b"x" * 64_000),)}):
+        assert not is_whole(bounded(dead_letter(**lost)))
 
 
 def test_a_record_without_our_headers_is_refused() -> None:
@@ -78,7 +117,7 @@ def test_size_and_hash_of_an_oversize_value_survive_a_long_detail() -> None:
 
 def test_a_dead_letter_fits_a_default_broker_whatever_its_key_and_value_were() -> None:
     for key, value in ((b"k" * 1_000_000, b"v"), (b"k" * MAX_EVENT_BYTES, b"v" * MAX_EVENT_BYTES), (b"k", b"v" * 1_000_000)):
-        letter = bounded(dead_letter(key=key, value=value, detail="x" * 5_000))
+        letter = bounded(dead_letter(key=key, value=value, detail="x" * 5_000, headers=(("h", b"x" * 63_999),)))
         headers = sum(len(name) + len(text) for name, text in headers_of(letter))
         assert len(letter.key or b"") + len(letter.value or b"") + headers < DEFAULT_RECORD_LIMIT - 2_000
 

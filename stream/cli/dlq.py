@@ -1,0 +1,219 @@
+"""`footfall dlq ls|show|replay|resume`: what was refused, why, and how to go on. Parses and delegates; start at app."""
+
+import asyncio
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stream.cli.options import AsJson, with_settings
+from stream.cli.show import print_table
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from stream.dead_letters import Found, Wanted
+
+UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+SHOWN_CHARS = 2_000
+
+Reason = Annotated[str | None, typer.Option("--reason", help="Only this reason code: bad_json, handler_error, …")]
+Topic = Annotated[str | None, typer.Option("--topic", help="Only this source topic, by kind or name: click, purchase, …")]
+Since = Annotated[str | None, typer.Option("--since", help="Only what was refused since: 30m, 2h, 7d, or a time in ISO 8601.")]
+
+app = typer.Typer(no_args_is_help=True, help="Look at refused records, send them again, let a paused worker go on.")
+
+
+@app.command("ls")
+@with_settings
+def ls_command(
+    settings: Settings, topic: Topic = None, reason: Reason = None, since: Since = None, as_json: AsJson = False
+) -> None:
+    """Count dead letters by source topic and reason, with the oldest and newest."""
+    import msgspec
+
+    from stream.dead_letters import summary
+
+    groups = asyncio.run(summary(settings, _wanted(settings, topic, reason, since)))
+    if as_json:
+        result = {"total": sum(group.count for group in groups), "groups": groups}
+        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+        return
+    rows = [[group.topic, group.reason, str(group.count), _at(group.oldest_ms), _at(group.newest_ms)] for group in groups]
+    print_table(["topic", "reason", "count", "oldest refused", "newest refused"], rows)
+    sys.stderr.write(f"{sum(group.count for group in groups)} dead letters\n")
+
+
+@app.command("show")
+@with_settings
+def show_command(
+    settings: Settings,
+    topic: Topic = None,
+    reason: Reason = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest dead letters: why, where from, and the original bytes with control characters escaped."""
+    import msgspec
+
+    from stream.dead_letters import newest
+
+    for found in asyncio.run(newest(settings, _wanted(settings, topic, reason, since), limit)):
+        sys.stdout.write((msgspec.json.encode(as_fields(found)).decode() if as_json else as_text(found)) + "\n")
+
+
+@app.command("replay")
+@with_settings
+def replay_command(
+    settings: Settings,
+    topic: Topic = None,
+    reason: Reason = None,
+    since: Since = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the oldest of each topic first.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent and send nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the original records back to their topics; doing it twice counts nothing twice. Exit 3 if some were left."""
+    import msgspec
+
+    from stream.dead_letters import WORDS
+
+    replayed = asyncio.run(_replay(settings, _wanted(settings, topic, reason, since), limit, dry_run))
+    for outcome, count in replayed.outcomes.items():
+        if count:
+            sys.stderr.write(f"{count} {'would be ' if dry_run else ''}{WORDS[outcome]}\n")
+    if not replayed.total:
+        sys.stderr.write("no such dead letters\n")
+    if as_json:
+        result = {"dry_run": dry_run, "total": replayed.total, **replayed.outcomes}
+        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+    if replayed.total > replayed.outcomes["sent"]:
+        raise typer.Exit(3)
+
+
+@app.command("resume")
+def resume_command(
+    url: Annotated[str, typer.Argument(help="The worker's own server, as /readyz and its log name it: http://127.0.0.1:…")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a worker that too many dead letters paused go on; it counts them anew."""
+    import json
+    import urllib.request
+
+    from stream.dead_letters import DeadLettersError
+    from stream.health import RESUME_HEADER
+
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"found {url!r}, expected http://host:port", param_hint="URL")
+    request = urllib.request.Request(f"{url.rstrip('/')}/resume", method="POST", headers={RESUME_HEADER: "1"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found = json.loads(answer.read())
+    except (OSError, ValueError) as error:
+        raise DeadLettersError(f"no worker answers at {url}: {error}") from error
+    sys.stderr.write(f"{found['role']} {'goes on; it was paused: ' + found['was'] if found['was'] else 'was not paused'}\n")
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+
+
+async def _replay(settings: Settings, wanted: "Wanted", limit: int | None, dry_run: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    from stream.dead_letters import Replayed, send_again
+
+    replayed, console = Replayed(), Console(stderr=True)
+    column = TextColumn("{task.description} {task.completed}")
+    with Progress(column, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("dead letters read", total=None)
+
+        async def show() -> None:
+            while True:
+                progress.update(task, completed=replayed.total)
+                await asyncio.sleep(0.2)
+
+        showing = asyncio.create_task(show())
+        try:
+            return await send_again(settings, wanted, limit=limit, dry_run=dry_run, replayed=replayed)
+        finally:
+            showing.cancel()
+
+
+def _wanted(settings: Settings, topic: str | None, reason: str | None, since: str | None) -> "Wanted":
+    from schemas.dead_letter import Reason as Code
+    from schemas.topics import DEAD_LETTERED
+    from stream.dead_letters import Wanted
+
+    kinds = {name: kind for kind in DEAD_LETTERED for name in (kind, settings.topics()[kind].name)}
+    if topic is not None and topic not in kinds:
+        raise typer.BadParameter(f"found {topic!r}, expected one of {', '.join(DEAD_LETTERED)}", param_hint="--topic")
+    if reason is not None and reason not in set(Code):
+        raise typer.BadParameter(f"found {reason!r}, expected one of {', '.join(Code)}", param_hint="--reason")
+    return Wanted(
+        kinds=DEAD_LETTERED if topic is None else [kinds[topic]],
+        reason=None if reason is None else Code(reason),
+        since_ms=0 if since is None else since_ms(since, int(time.time() * 1000)),
+    )
+
+
+def since_ms(text: str, now_ms: int) -> int:
+    """Read how far back to look, as a span before now or as a time (UTC where it names no zone)."""
+    if span := re.fullmatch(r"(\d{1,9})([smhd])", text):
+        return now_ms - int(span[1]) * UNIT_MS[span[2]]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"found {text!r}, expected 30m, 2h, 7d or a time in ISO 8601", param_hint="--since") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def as_fields(found: "Found") -> dict[str, Any]:
+    """Render a dead letter for a program; key, value and headers in base64, since they may be no text."""
+    letter = found.letter
+    return {
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "exception": letter.exception,
+        "stacktrace": letter.stacktrace,
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "timestamp_ms": letter.timestamp_ms,
+        "refused_ms": found.refused_ms,
+        "key_b64": letter.key,
+        "value_b64": letter.value,
+        "headers_b64": letter.headers,
+    }
+
+
+def as_text(found: "Found") -> str:
+    """Render a dead letter for a terminal."""
+    letter = found.letter
+    lines = [
+        f"{letter.topic} partition {letter.partition} offset {letter.offset}",
+        f"  reason     {letter.reason}, refused {_at(found.refused_ms)}, arrived {_at(letter.timestamp_ms)}",
+        f"  detail     {escaped(letter.detail)}",
+    ]
+    lines += [f"  raised     {escaped(letter.exception)} {escaped(place)}" for place in letter.stacktrace.split("\n") if place]
+    lines += [f"  header     {escaped(name)}: {_text(value)}" for name, value in letter.headers]
+    lines += [f"  key        {_text(letter.key)}", f"  value      {_text(letter.value)}"]
+    return "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Escape what could steer a terminal or forge a line, and cut what is long."""
+    from stream.log import UNPRINTABLE
+
+    shown = text[:SHOWN_CHARS].translate(UNPRINTABLE)
+    return shown if len(text) <= SHOWN_CHARS else f"{shown}… ({len(text) - SHOWN_CHARS} more)"
+
+
+def _text(data: bytes | None) -> str:
+    return "none" if data is None else escaped(data.decode(errors="backslashreplace"))
+
+
+def _at(at_ms: int) -> str:
+    return "unknown" if at_ms < 0 else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at_ms / 1000))

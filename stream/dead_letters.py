@@ -1,0 +1,271 @@
+"""Dead-letter topics as an operator sees them: count, look, and send the original records back.
+
+Reads committed records of every partition up to where it ends now, without a group: looking changes nothing, and what
+is refused again while records are sent back is not read again. Start at letters.
+"""
+
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Literal
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from msgspec import Struct, field
+
+from schemas.codec import DecodeError, event_decoder
+from schemas.dead_letter import DeadLetter, Reason, is_whole, read_dead_letter
+from schemas.ids import position_id
+from schemas.topics import DEAD_LETTERED, SOURCES, dlq
+from stream.admin import broker_says, existing_partitions, topic_configs
+from stream.clients import admin_client, output_producer, plain_consumer
+from stream.records import EVENT_ID
+from stream.settings import Settings
+
+Outcome = Literal["sent", "not_whole", "expired", "foreign"]
+WORDS: Mapping[Outcome, str] = {
+    "sent": "sent to their topic again",
+    "not_whole": "left: only size and hash were kept of a record over the limit",
+    "expired": "left: older than their topic keeps records",
+    "foreign": "left: they do not name the topic that their dead-letter topic belongs to",
+}
+OUTSTANDING = 1000  # sends on their way before the oldest is waited for
+
+
+class DeadLettersError(RuntimeError):
+    """Dead letters that cannot be read or sent: the text says what was found and what to do."""
+
+
+class Found(Struct, frozen=True):
+    """One dead letter, the kind of its source topic, where it lies itself, and when it was refused."""
+
+    kind: str
+    letter: DeadLetter
+    partition: int
+    offset: int
+    refused_ms: int
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """Which dead letters are meant: of these kinds, for this reason, refused at or after a time."""
+
+    kinds: Sequence[str] = DEAD_LETTERED
+    reason: Reason | None = None
+    since_ms: int = 0
+
+
+class Group(Struct):
+    """The dead letters of one topic and reason: how many, and when the oldest and newest were refused."""
+
+    topic: str
+    reason: str
+    count: int = 0
+    oldest_ms: int = 0
+    newest_ms: int = 0
+
+
+class Replayed(Struct):
+    """What became of the dead letters read for sending again."""
+
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WORDS, 0))
+
+    @property
+    def total(self) -> int:
+        """Count the dead letters read."""
+        return sum(self.outcomes.values())
+
+
+async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, None]:
+    """Yield the wanted dead letters that are there now: topic by topic, each partition in order.
+
+    Records that Footfall did not write are passed over.
+
+    Raises:
+        DeadLettersError: no broker answers, or a dead-letter topic is missing.
+    """
+    names = {kind: settings.topics()[dlq(kind)].name for kind in wanted.kinds}
+    async with _asking(settings) as client:
+        partitions = await _partitions(client, list(names.values()))
+    for kind, topic in names.items():
+        tps = [TopicPartition(topic, number) for number in range(partitions[topic])]
+        async with _reading(settings) as consumer:  # one each: a consumer that is assigned anew may stand still
+            async for record in _to_the_end(consumer, tps):
+                found = _read(kind, record)
+                if found is None or found.refused_ms < wanted.since_ms:
+                    continue
+                if wanted.reason in (None, found.letter.reason):
+                    yield found
+
+
+@asynccontextmanager
+async def _reading(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = plain_consumer(settings)
+    try:
+        await consumer.start()
+        yield consumer
+    except KafkaError as error:
+        raise DeadLettersError(broker_says(settings, error)) from error
+    finally:
+        await consumer.stop()
+
+
+@asynccontextmanager
+async def _asking(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = admin_client(settings)
+    try:
+        await client.start()
+        yield client
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise DeadLettersError(broker_says(settings, error)) from error
+    finally:
+        await client.close()
+
+
+async def _partitions(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, int]:
+    """Return the partition count of each topic."""
+    counts = await existing_partitions(client)
+    if missing := sorted(set(names) - set(counts)):
+        raise DeadLettersError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+    return {name: counts[name] for name in names}
+
+
+async def _to_the_end(consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> AsyncIterator[Any]:
+    first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    consumer.assign(tps)
+    for tp in tps:
+        consumer.seek(tp, first[tp])
+    pending = {tp for tp in tps if first[tp] < end[tp]}
+    while pending:
+        for tp, batch in (await consumer.getmany(*pending, timeout_ms=500)).items():
+            for record in batch:
+                if record.offset < end[tp]:
+                    yield record
+        pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
+
+
+def _read(kind: str, record: Any) -> Found | None:
+    try:
+        letter = read_dead_letter(record.key, record.value, record.headers)
+    except (KeyError, ValueError):
+        return None
+    return Found(kind, letter, record.partition, record.offset, record.timestamp)
+
+
+async def summary(settings: Settings, wanted: Wanted) -> list[Group]:
+    """Count the wanted dead letters by source topic and reason, most first."""
+    groups: dict[tuple[str, str], Group] = {}
+    async for found in letters(settings, wanted):
+        name = (found.letter.topic, found.letter.reason.value)
+        group = groups.setdefault(name, Group(*name, oldest_ms=found.refused_ms))
+        group.count += 1
+        group.oldest_ms = min(group.oldest_ms, found.refused_ms)
+        group.newest_ms = max(group.newest_ms, found.refused_ms)
+    return sorted(groups.values(), key=lambda group: (-group.count, group.topic, group.reason))
+
+
+async def send_again(
+    settings: Settings, wanted: Wanted, *, limit: int | None, dry_run: bool, replayed: Replayed | None = None
+) -> Replayed:
+    """Send the original records of at most `limit` dead letters back to their topic and partition.
+
+    Key, value and headers are the original ones. So is the timestamp, but for records from the future, which are sent
+    as of now: as they came they would be refused again. An event without an id gets header `x-event-id`, the id of its
+    first position, so that it counts once however often it is sent. Nothing is taken out of the dead-letter topic.
+
+    Raises:
+        DeadLettersError: the broker does not answer, or refuses a record; what was counted as sent is acknowledged.
+    """
+    replayed = Replayed() if replayed is None else replayed
+    keeps = await _oldest_kept(settings, wanted.kinds)
+    producer = output_producer(settings)
+    sends: deque[Any] = deque()
+    try:
+        if not dry_run:
+            await producer.start()
+        async with aclosing(letters(settings, wanted)) as all_found:
+            async for found in all_found:
+                if limit is not None and replayed.total >= limit:
+                    break
+                outcome = outcome_of(found, settings.topics()[found.kind].name, keeps[found.kind])
+                if outcome == "sent" and not dry_run:
+                    sends.append(await _send(producer, found))
+                    if len(sends) >= OUTSTANDING:
+                        await sends.popleft()
+                replayed.outcomes[outcome] += 1
+        for send in sends:
+            await send
+    except KafkaError as error:
+        raise DeadLettersError(f"{broker_says(settings, error)}; not all records were sent") from error
+    finally:
+        await producer.stop()
+    return replayed
+
+
+def outcome_of(found: Found, topic: str, oldest_kept_ms: int) -> Outcome:
+    """Say what sending a dead letter again comes to; `topic` is the one that its dead-letter topic belongs to."""
+    if found.letter.topic != topic:
+        return "foreign"
+    if not is_whole(found.letter):
+        return "not_whole"
+    if found.letter.reason is not Reason.FROM_FUTURE and found.letter.timestamp_ms < oldest_kept_ms:
+        return "expired"
+    return "sent"
+
+
+async def _send(producer: Any, found: Found) -> Any:
+    letter = found.letter
+    return await producer.send(
+        letter.topic,
+        letter.value,
+        key=letter.key,
+        partition=letter.partition,
+        timestamp_ms=None if letter.reason is Reason.FROM_FUTURE or letter.timestamp_ms < 0 else letter.timestamp_ms,
+        headers=list(headers_again(found)),
+    )
+
+
+def headers_again(found: Found) -> tuple[tuple[str, bytes], ...]:
+    """Return a record's original headers, with the id of its first position where its event has none."""
+    letter = found.letter
+    known = any(name == EVENT_ID for name, _ in letter.headers)
+    if known or found.kind not in SOURCES or _event_id(found) is not None:
+        return letter.headers
+    return (*letter.headers, (EVENT_ID, position_id(letter.topic, letter.partition, letter.offset).encode()))
+
+
+def _event_id(found: Found) -> str | None:
+    try:
+        return event_decoder(SOURCES[found.kind])(found.letter.key, found.letter.value).event_id
+    except DecodeError:
+        return None
+
+
+async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, int]:
+    """Return per kind the time before which its topic keeps no records; 0 where it keeps all, or nobody can say."""
+    names = {settings.topics()[kind].name: kind for kind in kinds}
+    async with _asking(settings) as client:
+        await _partitions(client, list(names))
+        configs = await topic_configs(client, list(names)) or {}
+    oldest, now_ms = dict.fromkeys(kinds, 0), int(time.time() * 1000)
+    for name, config in configs.items():
+        retention_ms = int(config.get("retention.ms", ("-1", False))[0])
+        by_broker = config.get("message.timestamp.type", ("CreateTime", False))[0] == "LogAppendTime"
+        if retention_ms != -1 and not by_broker:
+            oldest[names[name]] = now_ms - retention_ms
+    return oldest
+
+
+async def newest(settings: Settings, wanted: Wanted, limit: int) -> list[Found]:
+    """Return the wanted dead letters that were refused last, newest first."""
+    kept: list[Found] = []
+    async for found in letters(settings, wanted):
+        kept.append(found)
+        if len(kept) >= 2 * limit:
+            kept = _newest_of(kept, limit)
+    return _newest_of(kept, limit)
+
+
+def _newest_of(found: list[Found], limit: int) -> list[Found]:
+    return sorted(found, key=lambda one: -one.refused_ms)[:limit]

@@ -1,0 +1,128 @@
+"""An error of our own code in one record → that record's dead letter, and its row as if the record had never come.
+
+The fold changes rows in place and copies none, so that it is fast. What gives a half changed row back is what is there
+anyway: the bytes it was last read from or written as, and the records since. They are folded again, the bad record left
+out. Start at fold_guarded.
+"""
+
+import hashlib
+import traceback
+from collections.abc import MutableMapping, Sequence
+from operator import length_hint
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from models.features.user_state import RowVersionError
+from schemas.codec import DecodeError
+from schemas.dead_letter import Reason
+from stream.pipeline import FeaturesFold, TriggersFold
+from stream.records import Folded, PartitionTotals, Record, dead_letter
+from stream.undo import Undo
+
+Fold = FeaturesFold | TriggersFold
+
+log = structlog.get_logger()
+
+
+def fold_guarded(
+    fold: Fold,
+    rows: MutableMapping[bytes, Any],
+    totals: PartitionTotals,
+    undo: Undo,
+    records: Sequence[Record],
+    folded_ms: int,
+) -> Folded:
+    """Fold a chunk; a record that meets an error of the code becomes a dead letter and leaves no other trace.
+
+    Raises:
+        RowVersionError: a row cannot be read: no record is at fault.
+    """
+    folded, rest = Folded(), iter(records)
+    while True:
+        try:
+            fold.fold(rows, totals, rest, folded_ms, folded)
+        except (RowVersionError, MemoryError):
+            raise
+        except Exception as error:  # whatever the code has wrong: the record at hand is set aside
+            undo.last.update(folded.opened)
+            before = len(records) - length_hint(rest) - 1
+            _set_aside(fold, rows, totals, undo, records[:before], records[before], folded, folded_ms, error)
+        else:
+            undo.last.update(folded.opened)
+            undo.records.append(records)
+            return folded
+
+
+def _set_aside(
+    fold: Fold,
+    rows: MutableMapping[bytes, Any],
+    totals: PartitionTotals,
+    undo: Undo,
+    before: Sequence[Record],
+    record: Record,
+    folded: Folded,
+    folded_ms: int,
+    error: Exception,
+) -> None:
+    kind, key = fold.place(record)
+    counts = totals.feedback if kind == "review-sentiment" else totals.events
+    if counts.unaccounted != 1:  # it was counted as something before it failed: only a restart can put that right
+        raise error
+    undo.failed.add((record.topic, record.offset))
+    if key is not None and key in undo.last:
+        _restore(fold, rows, undo, before, key, folded, folded_ms)
+    code, places = code_of(error)
+    refused = DecodeError(Reason.HANDLER_ERROR, f"code {code}: {error}")
+    stacktrace = "\n".join(places)
+    folded.outputs.append(dead_letter(kind, record, refused, folded_ms, exception=type(error).__name__, stacktrace=stacktrace))
+    counts.dead_lettered += 1
+    totals.count_output("dead-letter")
+    if code not in undo.told:
+        undo.told.add(code)
+        log.error(
+            "handler_error",
+            code=code,
+            exception_type=type(error).__name__,
+            at=places[0],
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            action="the record is a dead letter; later ones of this code are not logged",
+        )
+
+
+def _restore(
+    fold: Fold,
+    rows: MutableMapping[bytes, Any],
+    undo: Undo,
+    before: Sequence[Record],
+    key: bytes,
+    folded: Folded,
+    folded_ms: int,
+) -> None:
+    """Put a row back as it was before the record at hand; `before` are the chunk's records before it."""
+
+    def key_of(record: Record) -> bytes | None:
+        return fold.place(record)[1]
+
+    since = [*undo.of_row(key, key_of), *(record for record in before if key_of(record) == key)]
+    good = [record for record in since if (record.topic, record.offset) not in undo.failed]
+    last = undo.last[key]
+    again: dict[bytes, Any] = {} if last is None else {key: last}
+    changed = fold.fold(again, PartitionTotals(), good, folded_ms).dirty
+    if key in changed:
+        rows[key] = folded.dirty[key] = again[key]  # in place of the half changed row that waits to be written
+    elif last is None:
+        rows.pop(key, None)
+    else:
+        rows[key] = last
+
+
+def code_of(error: BaseException) -> tuple[str, list[str]]:
+    """Return a short hash that tells one bug from another, and the places it was raised through, innermost first."""
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    places = [f"{'/'.join(Path(code.co_filename).parts[-2:])}:{line} {code.co_qualname}" for code, line in reversed(frames)]
+    digest = hashlib.sha256("\n".join([type(error).__name__, *places]).encode()).hexdigest()
+    return digest[:8], places
