@@ -14,7 +14,7 @@ from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
 from stream.dead_letter_limit import DeadLetterLimit
-from stream.exits import EXIT_CONFIG, end_process
+from stream.exits import end_process
 from stream.handler_errors import fold_guarded
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.records import Output, PartitionTotals, dead_letter
@@ -86,9 +86,10 @@ async def score_agent(
         contiguity.check(event.message.generation_id, chunk)
         received_ms = int(time.time() * 1000)
         requests, outputs = decode_requests(chunk, totals, received_ms)
-        if other := {request.spec_version for request in requests} - {scorer.spec_version}:
+        while other := {request.spec_version for request in requests} - {scorer.spec_version}:
             reads = f"model {scorer.model_version} reads feature spec {scorer.spec_version}"
-            end_process(f"{reads}, requests carry {', '.join(other)}: set checkpoint to a model of theirs", code=EXIT_CONFIG)
+            limit.pause(f"{reads}, requests carry {', '.join(sorted(other))}: start again with a checkpoint of theirs")
+            await limit.passable()  # the requests wait on the broker; none of them is at fault
         scores = await asyncio.to_thread(scorer.score, requests)
         scored_ms = int(time.time() * 1000)
         for request, score in zip(requests, scores, strict=True):

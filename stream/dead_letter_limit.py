@@ -79,14 +79,15 @@ class DeadLetterLimit:
 
     def _decide(self, topic: str, recent: _Recent, longest: int) -> None:
         if self._in_a_row and longest > self._in_a_row:
-            self._pause(f"{longest} records of {topic} in a row are dead letters, expected at most {self._in_a_row}")
+            self.pause(f"{longest} records of {topic} in a row are dead letters, expected at most {self._in_a_row}")
         elif self._percent and recent.refused * 100 > self._percent * self._window:
-            self._pause(
+            self.pause(
                 f"{recent.refused} of the last {recent.records} records of {topic} are dead letters, "
                 f"expected at most {self._percent:g} % of {self._window}"
             )
 
-    def _pause(self, why: str) -> None:
+    def pause(self, why: str) -> None:
+        """Pause the role until an operator resumes it; the first reason stays."""
         if not self.paused:
             self.paused = why
             self._open.clear()

@@ -101,6 +101,9 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
 
 async def _stop(app: FootfallApp, drain_seconds: float) -> None:
     """Finish the chunk in work, make it durable, commit, leave the group; a hard exit when that takes too long."""
+    if app.store is None and app.limit.paused:
+        log.info("stopped", role=app.role, fact="paused: the requests at hand are read again")
+        os._exit(0)  # they are not acknowledged, and there is no end of them to wait for
     try:
         async with asyncio.timeout(drain_seconds):
             await app.stop()
