@@ -69,9 +69,9 @@ class PartitionTotals(Struct):
     feedback: Totals = field(default_factory=Totals)
     outputs: dict[str, int] = {}
 
-    def count_output(self, kind: str) -> None:
-        """Count one output by kind."""
-        self.outputs[kind] = self.outputs.get(kind, 0) + 1
+    def count_output(self, kind: str, count: int = 1) -> None:
+        """Count outputs by kind."""
+        self.outputs[kind] = self.outputs.get(kind, 0) + count
 
 
 class Folded(Struct):

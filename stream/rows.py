@@ -1,0 +1,110 @@
+"""The rows of one partition: encoded bytes, but for the decoded ones in use, and none of a user silent for too long.
+
+A row is decoded when it is first touched. At a barrier, right after its rows were encoded, the rows not used for the
+longest go back to bytes, and some of the others are examined for their age. Nothing is counted per event. Knows neither
+Kafka nor shops. Start at Rows.settle.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+DECODED_BASE_BYTES, DECODED_PER_BYTE = 6_000, 13  # what a decoded row takes, by the length of its bytes: measured
+EXAMINED_PER_BARRIER = 100
+SWEEPS_PER_LIFE = 100  # a sweep begins when event time moved by this fraction of expire_after_ms
+AHEAD_MS = 300_000  # an event may be this much ahead of the clock
+
+
+class RowRules(Struct):
+    """How rows are kept, for all partitions of a worker; without rules they stay decoded and for ever.
+
+    `newest_ms` tells the newest event time of a row, decoded or not, 0 if it is not known. A row that is older than
+    `expire_after_ms` before the newest event of its partition is expired.
+    """
+
+    decoded_bytes: int = 1 << 50
+    expire_after_ms: int = 1 << 50
+    newest_ms: Callable[[Any], int] = lambda row: 0
+    check_version: Callable[[bytes], None] = lambda row: None
+    partitions: int = 1  # that share decoded_bytes
+
+
+class Rows(dict[bytes, Any]):
+    """A dictionary of rows; reading one costs what it costs in any dictionary."""
+
+    def __init__(self, rules: RowRules | None = None) -> None:
+        """Start without rows."""
+        super().__init__()
+        self._rules = rules or RowRules()
+        self._packed: OrderedDict[bytes, bytes] = OrderedDict()  # of each decoded row its bytes, least recently used first
+        self._decoded_bytes = 0
+        self._newest_ms = self._swept_ms = 0
+        self._unswept: list[bytes] = []
+
+    @property
+    def decoded(self) -> int:
+        """Count the rows that are decoded."""
+        return len(self._packed)
+
+    def __setitem__(self, key: bytes, row: Any) -> None:
+        """Take a decoded row in place of its bytes, which are kept, or a new row, or bytes."""
+        packed = self._packed.pop(key, None)
+        if packed is not None:
+            self._decoded_bytes -= _decoded_bytes(packed)
+        elif type(before := self.get(key)) is bytes:
+            packed = before
+        super().__setitem__(key, row)
+        if type(row) is not bytes:
+            self._packed[key] = packed or b""
+            self._decoded_bytes += _decoded_bytes(packed or b"")
+
+    def settle(self, written: Sequence[tuple[bytes, bytes]], now_ms: int) -> list[tuple[bytes, None]]:
+        """Give memory back at a barrier: return tombstones of expired rows, to be written with what was encoded.
+
+        `written` holds every row that changed since the last call, as it was encoded just now: call it before the fold
+        goes on, while bytes and decoded rows are equal. `now_ms`, the wall clock, only keeps a record from the future
+        from expiring everybody.
+        """
+        packed, newest_ms = self._packed, self._rules.newest_ms
+        for key, row in written:
+            before = packed.get(key)
+            if before is not None:
+                packed[key] = row
+                packed.move_to_end(key)
+                self._decoded_bytes += _decoded_bytes(row) - _decoded_bytes(before)
+                self._newest_ms = max(self._newest_ms, newest_ms(self[key]))
+        limit = self._rules.decoded_bytes // self._rules.partitions
+        while self._decoded_bytes > limit and packed:
+            key, row = packed.popitem(last=False)
+            self._decoded_bytes -= _decoded_bytes(row)
+            if row:
+                super().__setitem__(key, row)
+            else:  # made for a record that then changed nothing
+                super().__delitem__(key)
+        return [(key, None) for key in self._expired(len(written), now_ms)]
+
+    def _expired(self, written: int, now_ms: int) -> list[bytes]:
+        """Remove and return some expired rows: so many are examined that rows cannot come faster than they go."""
+        at_ms, life_ms = min(self._newest_ms, now_ms + AHEAD_MS), self._rules.expire_after_ms
+        if not self._unswept and at_ms - self._swept_ms >= life_ms // SWEEPS_PER_LIFE:
+            self._unswept, self._swept_ms = list(self), at_ms
+        count = max(EXAMINED_PER_BARRIER, 2 * written)
+        examined = self._unswept[-count:]
+        del self._unswept[-count:]
+        expired = []
+        for key in examined:
+            row = self.get(key)
+            if row is not None and 0 < self._rules.newest_ms(row) < at_ms - life_ms:
+                expired.append(key)
+        for key in expired:
+            super().__delitem__(key)
+            packed = self._packed.pop(key, None)
+            if packed is not None:
+                self._decoded_bytes -= _decoded_bytes(packed)
+        return expired
+
+
+def _decoded_bytes(packed: bytes) -> int:
+    return DECODED_BASE_BYTES + DECODED_PER_BYTE * len(packed)
