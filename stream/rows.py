@@ -1,19 +1,18 @@
 """The rows of one partition: encoded bytes, but for the decoded ones in use, and none of a user silent for too long.
 
-A row is decoded when it is first touched. At a barrier, right after its rows were encoded, the rows not used for the
-longest go back to bytes, and some of the others are examined for their age. Nothing is counted per event. Knows neither
-Kafka nor shops. Start at Rows.settle.
+A row is decoded when it is first touched. At a barrier, right after its rows were encoded, the decoded rows not written
+for the longest go back to bytes, and of all rows those not written for the longest are examined for their age. Nothing
+is counted per event. Knows neither Kafka nor shops. Start at Rows.settle.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 DECODED_BASE_BYTES, DECODED_PER_BYTE = 6_000, 13  # what a decoded row takes, by the length of its bytes: measured
 EXAMINED_PER_BARRIER = 100
-SWEEPS_PER_LIFE = 100  # a sweep begins when event time moved by this fraction of expire_after_ms
 AHEAD_MS = 300_000  # an event may be this much ahead of the clock
 
 
@@ -31,8 +30,8 @@ class RowRules(Struct):
     partitions: int = 1  # that share decoded_bytes
 
 
-class Rows(dict[bytes, Any]):
-    """A dictionary of rows; reading one costs what it costs in any dictionary."""
+class Rows(OrderedDict[bytes, Any]):
+    """A dictionary of rows, least recently written first; reading one costs what it costs in any dictionary."""
 
     def __init__(self, rules: RowRules | None = None) -> None:
         """Start without rows."""
@@ -40,13 +39,19 @@ class Rows(dict[bytes, Any]):
         self._rules = rules or RowRules()
         self._packed: OrderedDict[bytes, bytes] = OrderedDict()  # of each decoded row its bytes, least recently used first
         self._decoded_bytes = 0
-        self._newest_ms = self._swept_ms = 0
-        self._unswept: list[bytes] = []
+        self._newest_ms = 0
 
     @property
     def decoded(self) -> int:
         """Count the rows that are decoded."""
         return len(self._packed)
+
+    def load(self, written: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Take rows as a changelog holds them, in its order; None, a tombstone, is taken like a row."""
+        put, to_end = super().__setitem__, self.move_to_end
+        for key, row in written:
+            put(key, row)
+            to_end(key)
 
     def __setitem__(self, key: bytes, row: Any) -> None:
         """Take a decoded row in place of its bytes, which are kept, or a new row, or bytes."""
@@ -73,6 +78,7 @@ class Rows(dict[bytes, Any]):
             if before is not None:
                 packed[key] = row
                 packed.move_to_end(key)
+                self.move_to_end(key)
                 self._decoded_bytes += _decoded_bytes(row) - _decoded_bytes(before)
                 self._newest_ms = max(self._newest_ms, newest_ms(self[key]))
         limit = self._rules.decoded_bytes // self._rules.partitions
@@ -83,26 +89,22 @@ class Rows(dict[bytes, Any]):
                 super().__setitem__(key, row)
             else:  # made for a record that then changed nothing
                 super().__delitem__(key)
-        return [(key, None) for key in self._expired(len(written), now_ms)]
+        return [(key, None) for key in self._expired(max(EXAMINED_PER_BARRIER, 2 * len(written)), now_ms)]
 
-    def _expired(self, written: int, now_ms: int) -> list[bytes]:
-        """Remove and return some expired rows: so many are examined that rows cannot come faster than they go."""
-        at_ms, life_ms = min(self._newest_ms, now_ms + AHEAD_MS), self._rules.expire_after_ms
-        if not self._unswept and at_ms - self._swept_ms >= life_ms // SWEEPS_PER_LIFE:
-            self._unswept, self._swept_ms = list(self), at_ms
-        count = max(EXAMINED_PER_BARRIER, 2 * written)
-        examined = self._unswept[-count:]
-        del self._unswept[-count:]
-        expired = []
-        for key in examined:
-            row = self.get(key)
-            if row is not None and 0 < self._rules.newest_ms(row) < at_ms - life_ms:
+    def _expired(self, count: int, now_ms: int) -> list[bytes]:
+        """Remove and return at most `count` expired rows; rows cannot come faster than they may go."""
+        at_ms, expired = min(self._newest_ms, now_ms + AHEAD_MS), list[bytes]()
+        for _ in range(min(count, len(self))):
+            key = next(iter(self))
+            row_ms = self._rules.newest_ms(self[key])
+            if 0 < row_ms <= at_ms:
+                if row_ms >= at_ms - self._rules.expire_after_ms:
+                    break  # whoever comes behind was written later
+                super().__delitem__(key)
+                self._decoded_bytes -= _decoded_bytes(self._packed.pop(key)) if key in self._packed else 0
                 expired.append(key)
-        for key in expired:
-            super().__delitem__(key)
-            packed = self._packed.pop(key, None)
-            if packed is not None:
-                self._decoded_bytes -= _decoded_bytes(packed)
+            else:  # its age is not known, or its time is yet to come: it must not hide the others
+                self.move_to_end(key)
         return expired
 
 

@@ -129,8 +129,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             while pending:
                 batches = await consumer.getmany(*pending, timeout_ms=500, max_records=RESTORE_RECORDS)
                 for tp, batch in batches.items():
-                    rows = self.owned[tp.partition].rows
-                    rows.update((record.key, record.value) for record in batch)
+                    self.owned[tp.partition].rows.load((record.key, record.value) for record in batch)
                 positions = {tp: await consumer.position(tp) for tp in begin}
                 pending = {tp for tp in pending if positions[tp] < end[tp]}
                 read = sum(at - begin[tp] for tp, at in positions.items())
