@@ -18,8 +18,7 @@ from schemas.codec import DecodeError, decode
 from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
-from stream.pipeline import FeaturesFold, TriggersFold
-from stream.records import Output, PartitionTotals, dead_letter
+from stream.records import Fold, Output, PartitionTotals, dead_letter
 from stream.signals import render_signals
 from stream.store import RowStore
 
@@ -71,7 +70,7 @@ class Contiguity:
 async def fold_agent(
     stream: AsyncIterator[Any],
     *,
-    fold: FeaturesFold | TriggersFold,
+    fold: Fold,
     store: RowStore,
     barrier: Barrier,
     generation: Callable[[], int],

@@ -18,9 +18,8 @@ from stream.alignment import Alignment, Limits
 from stream.barrier import Barrier, Outbox
 from stream.clients import faust_credentials, output_producer
 from stream.damaged_row import DAMAGED_KIND
-from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import load_trigger_policy
-from stream.records import PartitionTotals, Totals
+from stream.records import Fold, PartitionTotals, Totals
 from stream.replay import features_fold, triggers_fold
 from stream.rows import RowRules
 from stream.settings import TABLE, Settings
@@ -56,7 +55,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     outbox_producer: Any
     barrier: Barrier | None
     store: RowStore | None
-    fold: FeaturesFold | TriggersFold  # of the roles with rows
+    fold: Fold  # of the roles with rows
     scorer_totals: PartitionTotals
 
     def _create_directories(self) -> None:

@@ -4,7 +4,7 @@ Knows neither Kafka nor shops. Start at Record.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct, field
 
@@ -80,6 +80,12 @@ class Folded(Struct):
     dirty: dict[bytes, object] = {}
     outputs: list[Output] = []
     with_rows: list[Output] = []
+
+
+class Fold(Protocol):
+    """What folds records of one partition into its rows; FeaturesFold and TriggersFold do."""
+
+    def fold(self, rows: Any, totals: PartitionTotals, records: Sequence[Record], folded_ms: int) -> Folded: ...  # noqa: D102
 
 
 def dead_letter(kind: str, record: Record, error: DecodeError, folded_ms: int) -> Output:
