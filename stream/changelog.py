@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from stream.admin import broker_says
-from stream.clients import plain_consumer
+from stream.admin import broker_says, existing_partitions
+from stream.clients import admin_client, plain_consumer
 from stream.damaged_row import BESIDE_ROWS, DAMAGED_KEY
 from stream.records import PartitionTotals
 from stream.replay import partition_of
@@ -40,14 +40,13 @@ async def read_changelog(settings: Settings, topic: str, *, of_key: bytes | None
     Raises:
         ChangelogError: there is no such topic, or no broker answers.
     """
+    count = (await partition_counts(settings)).get(topic)
+    if count is None:
+        raise ChangelogError(f"found no topic {topic}: run `footfall topics apply`, or correct app_id or generations")
+    numbers = range(count) if of_key is None else [partition_of(of_key, count)]
     consumer = plain_consumer(settings)
     try:
         await consumer.start()
-        if topic not in await consumer.topics():
-            raise ChangelogError(f"found no topic {topic}: run `footfall topics apply`, or correct app_id or generations")
-        numbers = sorted(consumer.partitions_for_topic(topic) or ())
-        if of_key is not None:
-            numbers = [partition_of(of_key, len(numbers))]
         found = {number: PartitionRows() for number in numbers}
         async for record in _to_end(consumer, [TopicPartition(topic, number) for number in numbers]):
             _take(found[record.partition], record)
@@ -56,6 +55,22 @@ async def read_changelog(settings: Settings, topic: str, *, of_key: bytes | None
         raise ChangelogError(broker_says(settings, error)) from error
     finally:
         await consumer.stop()
+
+
+async def partition_counts(settings: Settings) -> dict[str, int]:
+    """Return the partition count of every topic of the broker.
+
+    Raises:
+        ChangelogError: no broker answers.
+    """
+    client = admin_client(settings)
+    try:
+        await client.start()
+        return await existing_partitions(client)
+    except KafkaError as error:
+        raise ChangelogError(broker_says(settings, error)) from error
+    finally:
+        await client.close()
 
 
 async def _to_end(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> AsyncIterator[ConsumerRecord]:

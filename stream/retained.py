@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from stream.admin import broker_says
 from stream.app import INPUTS, Role
-from stream.changelog import ChangelogError, PartitionRows
+from stream.changelog import ChangelogError, PartitionRows, partition_counts
 from stream.clients import admin_client, plain_consumer
 from stream.settings import Settings
 
@@ -56,12 +56,13 @@ async def survey(settings: Settings, role: Role, state: Mapping[int, PartitionRo
         StateError: a source topic is missing, or no broker answers.
     """
     names = [settings.topics()[kind].name for kind in sum(INPUTS[role], ())]
+    counts = await partition_counts(settings)
+    if missing := [name for name in names if name not in counts]:
+        raise StateError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+    tps = [TopicPartition(name, number) for name in names for number in range(counts[name])]
     consumer = plain_consumer(settings)
     try:
         await consumer.start()
-        if missing := set(names) - await consumer.topics():
-            raise StateError(f"found no topic {', '.join(sorted(missing))}: run `footfall topics apply`")
-        tps = [TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name)]
         begin, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     except KafkaError as error:
         raise StateError(broker_says(settings, error)) from error

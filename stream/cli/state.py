@@ -31,9 +31,7 @@ def reset_command(role: RoleName, settings: Settings, apply: Apply = False) -> N
 
     plan = asyncio.run(plan_reset(settings, role))
     _show_sources(plan.sources)
-    _say(
-        f"{plan.rows} rows in {plan.changelog} and the offsets of group {plan.group}: {'deleting' if apply else 'would be deleted'}"
-    )
+    _say(f"{plan.rows} rows in {plan.changelog} and the offsets of group {plan.group} {'are' if apply else 'would be'} deleted")
     if plan.members:
         _say(f"refused: group {plan.group} has {plan.members} workers, expected none: stop the role first")
         raise typer.Exit(EXIT_REFUSED)
