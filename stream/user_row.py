@@ -11,7 +11,6 @@ from msgspec import Struct
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
 from models.features.user_state import decode_row
-from schemas.scoring import HistoryEntry
 from stream.changelog import ChangelogError, read_changelog
 from stream.damaged_row import DamagedRow
 from stream.pipeline import GUARDED
@@ -44,7 +43,7 @@ class UserRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec_version: str | None = None
     features: list[NamedFeature] = []
     categories: list[tuple[str, float]] = []
-    history: list[HistoryEntry] = []
+    history: list[dict[str, Any]] = []
     last_fired_ms: dict[str, int] = {}
     reset: bool = False
     damaged: str | None = None
@@ -86,7 +85,7 @@ def _features_row(row: bytes, settings: Settings, about: dict[str, Any]) -> User
         spec_version=FEATURE_SPEC.version,
         features=features,
         categories=seen.categories,
-        history=seen.history,
+        history=[msgspec.structs.asdict(entry) for entry in seen.history],
     )
 
 

@@ -196,7 +196,7 @@ class Deployment:
             elif record.key != END_KEY:
                 rows[record.key] = record.value
         total = Totals()
-        for value in metas.values():
+        for value in filter(None, metas.values()):  # a reset deletes it
             total.add(msgspec.msgpack.decode(value, type=MetaRow).totals.events)
         return rows, total
 

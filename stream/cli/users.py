@@ -53,6 +53,7 @@ def _print(row: "UserRow") -> None:
     print_table(["user", clean(row.user_id)], [["as of", _utc(row.at_ms)], ["row", where]])
     if row.reset:
         sys.stdout.write(f"reset: an earlier row was damaged and is kept in the changelog: {clean(row.damaged)}\n")
+    columns = ("kind", "item_id", "category", "amount", "text")
     guard = [[kind, clean(since), str(to)] for kind, (since, to) in row.guard.items()]
     sections = [
         (["rests on topic", "since offset", "to offset"], guard),
@@ -60,15 +61,15 @@ def _print(row: "UserRow") -> None:
         (["category", "share"], [[clean(name), f"{share:.3f}"] for name, share in row.categories]),
         (
             ["last events", "kind", "item", "category", "amount", "text"],
-            [[_utc(e.event_time_ms), *map(clean, (e.kind, e.item_id, e.category, e.amount, e.text))] for e in row.history],
+            [[_utc(event["event_time_ms"]), *(clean(event[name]) for name in columns)] for event in row.history],
         ),
         (["campaign", "last fired"], [[clean(name), _utc(at_ms)] for name, at_ms in row.last_fired_ms.items()]),
     ]
-    for columns, lines in sections:
+    for titles, lines in sections:
         if lines:
             sys.stdout.write("\n")
             sys.stdout.flush()
-            print_table(columns, lines)
+            print_table(titles, lines)
 
 
 def _utc(at_ms: int) -> str:
