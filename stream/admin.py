@@ -89,6 +89,24 @@ async def apply(settings: Settings) -> list[Change]:
     return await _with_admin(settings, _apply)
 
 
+async def create_changelog(settings: Settings, role: str, partitions: int) -> list[Change]:
+    """Create a role's changelog, unless it is there; touches no other topic.
+
+    Raises:
+        TopicsError: the broker refused to create it.
+    """
+
+    async def create(client: AIOKafkaAdminClient, settings: Settings) -> list[Change]:
+        name = settings.changelog(role)
+        if name in await existing_partitions(client):
+            return []
+        change = Change(topic=name, kind=CHANGELOG, action="create", partitions=partitions, configs=dict(CHANGELOG_CONFIGS))
+        await _create(client, [change], settings.replication_factor)
+        return [change]
+
+    return await _with_admin(settings, create)
+
+
 async def existing_partitions(client: AIOKafkaAdminClient) -> dict[str, int]:
     """Return the partition count of every topic of the broker; asks for none by name, which might create it."""
     return {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics() if not topic["error_code"]}

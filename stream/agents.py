@@ -16,8 +16,7 @@ from stream.barrier import Barrier, Outbox
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import end_process
 from stream.handler_errors import fold_guarded
-from stream.pipeline import FeaturesFold, TriggersFold
-from stream.records import Output, PartitionTotals, dead_letter
+from stream.records import Fold, Output, PartitionTotals, dead_letter
 from stream.signals import render_signals
 from stream.store import RowStore
 
@@ -46,7 +45,7 @@ class Contiguity:
 async def fold_agent(
     stream: AsyncIterator[Any],
     *,
-    fold: FeaturesFold | TriggersFold,
+    fold: Fold,
     store: RowStore,
     barrier: Barrier,
     limit: DeadLetterLimit,

@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import faust
 import structlog
 
+from models.features.row_age import newest_ms
 from models.features.spec import KINDS
-from models.features.user_state import encode_row
+from models.features.tiles import DAY_MS, HOUR_MS
+from models.features.user_state import check_row_version, encode_row
 from stream.agents import fold_agent, score_agent
 from stream.alignment import Alignment, Limits
 from stream.barrier import Barrier, Outbox
 from stream.clients import faust_credentials, output_producer
+from stream.damaged_row import DAMAGED_KIND
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import EXIT_CONFIG, Refused, crash_only, end_process
-from stream.pipeline import encode_trigger_row
+from stream.policies import load_trigger_policy
 from stream.positions import check_partition_count, check_sources, resume_positions
-from stream.records import PartitionTotals, Totals
+from stream.records import Fold, PartitionTotals, Totals
 from stream.replay import features_fold, triggers_fold
+from stream.rows import RowRules
 from stream.settings import TABLE, Settings
 from stream.store import Partition, RowStore, RowTable
 from stream.transport import ChunkScheduler, ChunkSchema, install
+from stream.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from models.scorer import Scorer
@@ -56,6 +61,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     barrier: Barrier | None
     store: RowStore | None
     limit: DeadLetterLimit
+    fold: Fold  # of the roles with rows
     scorer_totals: PartitionTotals
 
     def _create_directories(self) -> None:
@@ -75,7 +81,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         if self.barrier_commits:
             for partition in taken:
                 check_partition_count(partition, self.conf.topic_partitions)
-            await check_sources(self.settings, taken, self.alignment.topics())
+            await check_sources(self.settings, self.role, taken, self.alignment.topics())
 
     def positions(self, committed: Mapping[Any, int | None]) -> dict[Any, int | None]:
         """Return where to read on, of the source partitions that rows speak for; the process ends where they are refused.
@@ -159,7 +165,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, scorer: "Score
     )
     app.chunks_in_work = SCORER_CHUNKS_IN_WORK if role == "scorer" else None
     app.outbox_producer = output_producer(settings)
-    outbox = Outbox(app.outbox_producer, names)
+    outbox = Outbox(app.outbox_producer, names | {DAMAGED_KIND: settings.changelog(role)})
     app.scorer_totals = PartitionTotals()
     app.limit = DeadLetterLimit(
         in_a_row=settings.dlq_max_in_a_row, percent=settings.dlq_max_percent, window_records=settings.dlq_window_records
@@ -195,6 +201,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
     table = RowTable(app, name=TABLE, default=bytes, partitions=partitions, key_type=bytes, value_type=bytes)
     app.tables.add(table)
     store: RowStore = table.data
+    store.rules = row_rules(settings, role)
     features = role == "features"
     barrier = Barrier(
         store,
@@ -206,13 +213,13 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
         max_bytes=settings.max_pending_mb << 20,
     )
     app.store, app.barrier = store, barrier
-    fold = features_fold(settings) if features else triggers_fold(settings)
+    app.fold = features_fold(settings) if features else triggers_fold(settings)
 
     async def run(stream: Any) -> None:
         flushing = asyncio.create_task(crash_only("barrier", barrier.run()))
         work = fold_agent(
             stream.noack().events(),
-            fold=fold,
+            fold=app.fold,
             store=store,
             barrier=barrier,
             limit=app.limit,
@@ -224,3 +231,18 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
             flushing.cancel()
 
     app.agent(source, name=f"{app.conf.id}-agent")(run)
+
+
+def row_rules(settings: Settings, role: Role) -> RowRules:
+    """Say how a role keeps its rows.
+
+    A row expires when no event that may still come can go on from it: a user's next event is at most the allowed lateness
+    older than its arrival, and a topic may lag a day behind the others. A row of role triggers also outlives every cooldown.
+    """
+    decoded_bytes = settings.decoded_mb << 20
+    life_ms = round(settings.ttl_days * DAY_MS + settings.lateness_hours * HOUR_MS) + DAY_MS
+    if role == "features":
+        return RowRules(decoded_bytes, life_ms, newest_ms, check_row_version)
+    cooldowns = [campaign.cooldown_hours for campaign in load_trigger_policy(settings.trigger_policy).campaigns]
+    life_ms = max(life_ms, round(max(cooldowns, default=0.0) * HOUR_MS) + DAY_MS)
+    return RowRules(decoded_bytes, life_ms, trigger_newest_ms, check_trigger_version)

@@ -39,7 +39,7 @@ class Batch(Struct, frozen=True):
     """One partition's flush, encoded: rows, messages that belong to the transaction, the meta row and its offsets."""
 
     partition: Partition
-    rows: list[tuple[bytes, bytes]]
+    rows: list[tuple[bytes, bytes | None]]  # None is a tombstone
     messages: list[Message]
     offsets: dict[aiokafka.TopicPartition, int]
     meta: bytes
@@ -165,8 +165,9 @@ class Barrier:
 
     def _encode(self, pending: Pending) -> Batch:
         partition, encode_row = pending.partition, self._encode_row
-        rows = [(key, encode_row(row)) for key, row in pending.dirty.items()]
-        partition.undo.encoded(rows)
+        encoded = [(key, encode_row(row)) for key, row in pending.dirty.items()]
+        rows: list[tuple[bytes, bytes | None]] = [*encoded, *partition.settle(encoded)]
+        partition.undo.flushed()
         meta = partition.meta_row(self._store.partitions)
         rows.append((META_KEY, meta))
         offsets = {aiokafka.TopicPartition(topic, partition.number): offset for topic, offset in partition.offsets.items()}
@@ -192,11 +193,11 @@ class Barrier:
         batch.partition.skipped.clear()
 
     async def _send_rows(
-        self, producer: aiokafka.AIOKafkaProducer, number: int, rows: list[tuple[bytes, bytes]]
+        self, producer: aiokafka.AIOKafkaProducer, number: int, rows: Sequence[tuple[bytes, bytes | None]]
     ) -> list[asyncio.Future[Any]]:
         now_ms = int(time.time() * 1000)
         self.rows_written += len(rows)
-        self.bytes_written += sum([len(key) + len(value) for key, value in rows])
+        self.bytes_written += sum([len(key) + len(value or b"") for key, value in rows])
         messages: list[Message] = [(self._changelog, key, value, now_ms, []) for key, value in rows]
         return await send_batches(producer, self._changelog, number, messages)
 

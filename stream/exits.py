@@ -11,7 +11,7 @@ from typing import NoReturn
 import structlog
 from aiokafka.errors import ProducerFenced
 
-from models.features.user_state import RowVersionError
+from models.features.row_versions import RowVersionError
 
 EXIT_RESTART, EXIT_CONFIG = 75, 78
 

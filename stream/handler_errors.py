@@ -7,28 +7,26 @@ out. Start at fold_guarded.
 
 import hashlib
 import traceback
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from operator import length_hint
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from models.features.user_state import RowVersionError
+from models.features.row_versions import RowVersionError
 from schemas.codec import DecodeError
 from schemas.dead_letter import Reason
-from stream.pipeline import FeaturesFold, TriggersFold
-from stream.records import Folded, PartitionTotals, Record, dead_letter
+from stream.records import Fold, Folded, PartitionTotals, Record, dead_letter
+from stream.rows import Rows
 from stream.undo import Undo
-
-Fold = FeaturesFold | TriggersFold
 
 log = structlog.get_logger()
 
 
 def fold_guarded(
     fold: Fold,
-    rows: MutableMapping[bytes, Any],
+    rows: Rows,
     totals: PartitionTotals,
     undo: Undo,
     records: Sequence[Record],
@@ -46,18 +44,16 @@ def fold_guarded(
         except (RowVersionError, MemoryError):
             raise
         except Exception as error:  # whatever the code has wrong: the record at hand is set aside
-            undo.last.update(folded.opened)
             before = len(records) - length_hint(rest) - 1
             _set_aside(fold, rows, totals, undo, records[:before], records[before], folded, folded_ms, error)
         else:
-            undo.last.update(folded.opened)
             undo.records.append(records)
             return folded
 
 
 def _set_aside(
     fold: Fold,
-    rows: MutableMapping[bytes, Any],
+    rows: Rows,
     totals: PartitionTotals,
     undo: Undo,
     before: Sequence[Record],
@@ -71,7 +67,7 @@ def _set_aside(
     if counts.unaccounted != 1:  # it was counted as something before it failed: only a restart can put that right
         raise error
     undo.failed.add((record.topic, record.offset))
-    if key is not None and key in undo.last:
+    if key is not None and key in rows:
         _restore(fold, rows, undo, before, key, folded, folded_ms)
     code, places = code_of(error)
     refused = DecodeError(Reason.HANDLER_ERROR, f"code {code}: {error}")
@@ -95,7 +91,7 @@ def _set_aside(
 
 def _restore(
     fold: Fold,
-    rows: MutableMapping[bytes, Any],
+    rows: Rows,
     undo: Undo,
     before: Sequence[Record],
     key: bytes,
@@ -109,13 +105,13 @@ def _restore(
 
     since = [*undo.of_row(key, key_of), *(record for record in before if key_of(record) == key)]
     good = [record for record in since if (record.topic, record.offset) not in undo.failed]
-    last = undo.last[key]
+    last = rows.last(key)
     again: dict[bytes, Any] = {} if last is None else {key: last}
     changed = fold.fold(again, PartitionTotals(), good, folded_ms).dirty
     if key in changed:
         rows[key] = folded.dirty[key] = again[key]  # in place of the half changed row that waits to be written
     elif last is None:
-        rows.pop(key, None)
+        del rows[key]
     else:
         rows[key] = last
 

@@ -78,7 +78,9 @@ class Health:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         reasons = self.not_ready()
-        body = {"ready": not reasons, "role": self.role, "reasons": reasons}
+        body: dict[str, Any] = {"ready": not reasons, "role": self.role, "reasons": reasons}
+        if self.app is not None and self.app.store is not None:
+            body |= {"restored": self.app.store.progress.read, "total": self.app.store.progress.total}
         return web.json_response(body, status=503 if reasons else 200)
 
     async def _resume(self, request: web.Request) -> web.Response:

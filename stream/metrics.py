@@ -52,8 +52,12 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         yield CounterMetricFamily("footfall_rows_written", "Changelog rows written", value=barrier.rows_written)
         yield CounterMetricFamily("footfall_row_bytes_written", "Bytes of changelog rows written", value=barrier.bytes_written)
         yield GaugeMetricFamily("footfall_users", "Users with a row", value=sum(len(p.rows) for p in app.store.owned.values()))
-        yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=app.store.restored_rows)
-        yield GaugeMetricFamily("footfall_restore_seconds", "Time of the last restore", value=app.store.restore_seconds)
+        yield GaugeMetricFamily(
+            "footfall_users_decoded", "Users with a decoded row", value=sum(p.rows.decoded for p in app.store.owned.values())
+        )
+        progress = app.store.progress
+        yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=progress.rows)
+        yield GaugeMetricFamily("footfall_restore_seconds", "Time of the last restore", value=progress.seconds)
     skew = GaugeMetricFamily(
         "footfall_alignment_skew_seconds",
         "How far a topic's newest fetched record lies behind the newest of its partition's topics",

@@ -5,16 +5,15 @@ attributes of Record, rows are a dictionary, messages are values. It never waits
 it. Start at FeaturesFold.fold.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, TypeVar
 
-import msgspec
-from msgspec import Struct
-
-from models.features.recent_ids import add_id, has_id, id_hash, trim
+from models.features.recent_ids import add_id, has_id, id_hash
+from models.features.row_versions import DamagedRowError
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
 from models.features.tiles import DAY_MS, MINUTE_MS
-from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, RowVersionError, UserState, decode_row, new_topic, new_user
+from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, decode_row, new_topic, new_user
 from schemas.codec import DecodeError, decode, event_decoder
 from schemas.dead_letter import Reason
 from schemas.events import Event, Purchase, Review, Search
@@ -22,8 +21,12 @@ from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment
 from schemas.topics import SOURCES
+from stream.damaged_row import DAMAGED_KIND, damaged_row
 from stream.policies import ScoringPolicy, TriggerPolicy
 from stream.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id
+from stream.trigger_row import TriggerState, decode_trigger_row
+
+S = TypeVar("S")
 
 FUTURE_MS = 5 * MINUTE_MS
 MILLIS_DIGITS = 13
@@ -66,7 +69,7 @@ class FeaturesFold:
         """
         folded = Folded() if folded is None else folded
         kinds, decoders, count, policy = self._kinds, self._decoders, totals.events, self._policy
-        dirty, opened, outputs, lateness_ms = folded.dirty, folded.opened, folded.outputs, self._lateness_ms
+        dirty, outputs, lateness_ms = folded.dirty, folded.outputs, self._lateness_ms
         for record in records:
             kind = kinds[record.topic]
             if kind == SENTIMENT:
@@ -91,8 +94,7 @@ class FeaturesFold:
                 continue
             state = rows.get(key)  # type: ignore[arg-type]
             if type(state) is not UserState:
-                opened[key] = state  # type: ignore[index, assignment]
-                state = rows[key] = new_user() if state is None else decode_row(state)  # type: ignore[arg-type, index]
+                state = rows[key] = _state(decode_row, new_user, key, state, record, totals, folded)  # type: ignore[arg-type, index]
             topic = state.topics[kind]
             if topic is not None:
                 if record.offset <= topic.guard:
@@ -185,8 +187,7 @@ class FeaturesFold:
         key = signal.user_id.encode()
         state = rows.get(key)
         if type(state) is not UserState:
-            folded.opened[key] = state  # type: ignore[assignment]
-            state = rows[key] = new_user() if state is None else decode_row(state)  # type: ignore[arg-type]
+            state = rows[key] = _state(decode_row, new_user, key, state, record, totals, folded)
         topic = state.topics[SENTIMENT]
         if topic is not None and record.offset > topic.guard and signal.event_time_ms - topic.newest_ms > self._ttl_ms:
             topic = None
@@ -202,6 +203,26 @@ class FeaturesFold:
             topic.apply_sentiment(signal, record.offset)
             count.applied += 1
             folded.dirty[key] = state
+
+
+def _state(
+    decode_state: Callable[[bytes], S],
+    new_state: Callable[[], S],
+    key: bytes,
+    row: Any,
+    record: Record,
+    totals: PartitionTotals,
+    folded: Folded,
+) -> S:
+    """Return the state that a row holds; a user without a row starts anew, so does one whose row is damaged."""
+    if row is None:
+        return new_state()
+    try:
+        return decode_state(row)
+    except DamagedRowError as error:
+        totals.count_output(DAMAGED_KIND)
+        folded.with_rows.append(damaged_row(key, row, record, error))
+        return new_state()
 
 
 def _from_future(at: int, arrived: int) -> DecodeError:
@@ -221,15 +242,6 @@ def _signal_key(struct: type[ReviewSentiment | Interest | ChurnRisk], record: Re
         return decode(struct, record.value).user_id.encode()
     except DecodeError:
         return None
-
-
-class TriggerState(Struct, array_like=True, gc=False):
-    """One user's row in role triggers: per signal topic the last offset and 256 signal ids, and when campaigns fired."""
-
-    version: int = 1
-    guard: dict[str, int] = {}
-    ids: dict[str, bytearray] = {}
-    last_fired_ms: dict[str, int] = {}
 
 
 class TriggersFold:
@@ -269,8 +281,7 @@ class TriggersFold:
             key = signal.user_id.encode()
             state = rows.get(key)
             if type(state) is not TriggerState:
-                folded.opened[key] = state  # type: ignore[assignment]
-                state = rows[key] = TriggerState() if state is None else decode_trigger_row(state)  # type: ignore[arg-type]
+                state = rows[key] = _state(decode_trigger_row, TriggerState, key, state, record, totals, folded)
             digest = id_hash(signal.signal_id)
             if record.offset <= state.guard.get(kind, -1):
                 count.replay_skipped += 1
@@ -282,6 +293,7 @@ class TriggersFold:
             add_id(ids, digest)
             state.guard[kind] = record.offset
             decisions = self._policy.decide(signal, state.last_fired_ms)
+            state.newest_ms = max(state.newest_ms, signal.event_time_ms)
             count.applied += 1  # from here on nothing can fail
             folded.dirty[key] = state
             for decision in decisions:
@@ -294,29 +306,3 @@ class TriggersFold:
         """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
         kind, struct = self._structs[record.topic]
         return kind, _signal_key(struct, record)
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(TriggerState).decode
-
-
-def encode_trigger_row(state: TriggerState) -> bytes:
-    """Encode a row of role triggers."""
-    for ids in state.ids.values():
-        trim(ids)
-    return _encode(state)
-
-
-def decode_trigger_row(row: bytes) -> TriggerState:
-    """Decode a row of role triggers.
-
-    Raises:
-        RowVersionError: another version wrote it.
-    """
-    try:
-        state = _decode(row)
-    except msgspec.DecodeError as error:
-        raise RowVersionError(f"found a trigger row of {len(row)} bytes that is none ({error}), expected version 1") from error
-    if state.version != 1:
-        raise RowVersionError(f"found a trigger row of version {state.version}, expected 1: run the Footfall that wrote it")
-    return state

@@ -35,7 +35,7 @@ def check_partition_count(partition: Partition, partitions: int) -> None:
         )
 
 
-async def check_sources(settings: Settings, owned: Sequence[Partition], topics: Collection[str]) -> None:
+async def check_sources(settings: Settings, role: str, owned: Sequence[Partition], topics: Collection[str]) -> None:
     """Hold the offsets that rows rest on against the source topics; lost records are counted where that is permitted.
 
     Raises:
@@ -54,7 +54,7 @@ async def check_sources(settings: Settings, owned: Sequence[Partition], topics: 
             if end[tp] < offset:
                 raise Refused(
                     f"found {end[tp]} records in {tp.topic}/{tp.partition}, the rows rest on {offset}: the topic was "
-                    f"recreated or truncated; {_fold_anew(settings)}"
+                    f"recreated or truncated; {_fold_anew(role)}"
                 )
             if begin[tp] > offset:
                 _count_lost(settings, partitions[tp.partition], tp, offset, begin[tp])
@@ -64,7 +64,7 @@ async def check_sources(settings: Settings, owned: Sequence[Partition], topics: 
             if expected_ms is not None and found_ms != expected_ms:
                 raise Refused(
                     f"found time {found_ms} at {tp.topic}/{tp.partition}@{last[tp]}, the rows rest on a record of "
-                    f"{expected_ms} there: the topic was recreated; {_fold_anew(settings)}"
+                    f"{expected_ms} there: the topic was recreated; {_fold_anew(role)}"
                 )
     finally:
         await consumer.stop()
@@ -92,18 +92,18 @@ def resume_positions(
             if rows is None:
                 raise Refused(
                     f"{found}but no rows that rest on it: the changelog {settings.changelog(role)} was deleted or emptied; "
-                    f"{_fold_anew(settings)}"
+                    f"{_fold_anew(role)}"
                 )
             raise Refused(
                 f"{found}the rows rest on {rows}: someone moved the group's offsets; start once with "
-                f"ignore_group_offsets=true to go on from the rows, or {_fold_anew(settings)}"
+                f"ignore_group_offsets=true to go on from the rows, or {_fold_anew(role)}"
             )
         positions[tp] = rows
     return positions
 
 
-def _fold_anew(settings: Settings) -> str:
-    return f"to fold anew from what the topics retain, start under another app_id than {settings.app_id}"
+def _fold_anew(role: str) -> str:
+    return f"to fold anew from what the topics retain, run `footfall state reset {role}`"
 
 
 def _count_lost(settings: Settings, partition: Partition, tp: TopicPartition, offset: int, begin: int) -> None:

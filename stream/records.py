@@ -3,8 +3,8 @@
 Knows neither Kafka nor shops. Start at Record.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct, field
 
@@ -78,21 +78,27 @@ class PartitionTotals(Struct):
     outputs: dict[str, int] = {}
     lost: int = 0  # records that retention deleted before they were read, where that was accepted
 
-    def count_output(self, kind: str) -> None:
-        """Count one output by kind."""
-        self.outputs[kind] = self.outputs.get(kind, 0) + 1
+    def count_output(self, kind: str, count: int = 1) -> None:
+        """Count outputs by kind."""
+        self.outputs[kind] = self.outputs.get(kind, 0) + count
 
 
 class Folded(Struct):
-    """What folding some records of one partition left: changed rows, messages to send at once or with the rows.
-
-    `opened` holds, of rows that were decoded or begun, the bytes they had before; None where there was no row.
-    """
+    """What folding some records of one partition left: changed rows, messages to send at once or with the rows."""
 
     dirty: dict[bytes, object] = {}
-    opened: dict[bytes, bytes | None] = {}
     outputs: list[Output] = []
     with_rows: list[Output] = []
+
+
+class Fold(Protocol):
+    """What folds records of one partition into its rows; FeaturesFold and TriggersFold do."""
+
+    def fold(  # noqa: D102
+        self, rows: Any, totals: PartitionTotals, records: Iterable[Record], folded_ms: int, folded: Folded | None = None
+    ) -> Folded: ...
+
+    def place(self, record: Record) -> tuple[str, bytes | None]: ...  # noqa: D102
 
 
 def resent_id(record: Record) -> str | None:

@@ -19,11 +19,12 @@ from models.features.user_state import UserState
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.event_log import LoggedEvent, read_log
-from stream.pipeline import FeaturesFold, TriggersFold, TriggerState
+from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import ScoringPolicy, load_trigger_policy
 from stream.records import Output, PartitionTotals, Totals
 from stream.settings import Settings, SettingsError
 from stream.signals import render_signals
+from stream.trigger_row import TriggerState
 
 if TYPE_CHECKING:  # a replay without a model never loads torch
     from models.scorer import Scorer

@@ -8,7 +8,7 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     retention_ms: int | None = Field(
         None, ge=-1, description="retention of every topic; -1 keeps old timestamps, for a replayed log"
     )
+    generations: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description='generation of a role\'s group and changelog that `state rebuild` made: {"features": 2}'
+    )
     transactions: bool = Field(
         True, description="commit rows and offsets in Kafka transactions; off only for the embedded broker"
     )
@@ -96,6 +99,9 @@ class Settings(BaseSettings):
     max_pending_mb: int = Field(
         64, ge=1, le=4096, description="megabytes of events folded but not yet durable before the fold waits"
     )
+    decoded_mb: int = Field(
+        1024, ge=1, le=1 << 20, description="megabytes that decoded rows of a worker may take; the others are held as bytes"
+    )
     max_chunk_events: int = Field(2000, ge=1, description="records of one chunk")
     scorer_chunk_requests: int = Field(64, ge=1, le=4096, description="score requests of one micro-batch")
     buffer_events: int = Field(20_000, ge=100, description="records of one partition that alignment holds")
@@ -114,7 +120,9 @@ class Settings(BaseSettings):
     dlq_window_records: int = Field(50_000, ge=100, description="records of a topic that dlq_max_percent is a share of")
 
     lateness_hours: float = Field(24.0, ge=0, description="allowed lateness of an event against its record timestamp")
-    ttl_days: float = Field(400.0, ge=31, description="silence after which a topic's part of a user's row starts anew")
+    ttl_days: float = Field(
+        400.0, ge=31, description="silence after which a topic's part of a user's row starts anew; silent users are deleted"
+    )
     reporting_currency: str = Field("GBP", pattern=r"^[A-Z]{3}$", description="currency of all amounts")
     currency_rates: dict[str, float] = Field({}, description='value of one unit in the reporting currency: {"EUR": 0.86}')
     arrival_kinds: list[Literal["visit", "browse", "click"]] = Field(
@@ -148,7 +156,7 @@ class Settings(BaseSettings):
         path = Path(os.environ.get("FOOTFALL_CONFIG", "footfall.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
 
-    @field_validator("topic_names", "currency_rates", "arrival_kinds", mode="before")
+    @field_validator("topic_names", "currency_rates", "arrival_kinds", "generations", mode="before")
     @classmethod
     def _from_json(cls, value: Any) -> Any:
         try:
@@ -185,7 +193,8 @@ class Settings(BaseSettings):
 
     def group(self, role: str) -> str:
         """Name a role's consumer group; its transactional ids begin with it."""
-        return f"{self.app_id}-{role}"
+        generation = self.generations.get(role, 1)
+        return f"{self.app_id}-{role}" if generation == 1 else f"{self.app_id}-{role}-g{generation}"
 
     def changelog(self, role: str) -> str:
         """Name the changelog of a role's rows, as Faust names that of a table `users`."""

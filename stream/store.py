@@ -9,7 +9,6 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import aiokafka
 import faust
@@ -20,8 +19,11 @@ from faust.types import TP
 from msgspec import Struct
 
 from stream.clients import plain_consumer, rows_producer
+from stream.damaged_row import BESIDE_ROWS
 from stream.exits import crash_only
 from stream.records import PartitionTotals
+from stream.restore import RestoreProgress
+from stream.rows import RowRules, Rows
 from stream.settings import Settings
 from stream.undo import Undo
 
@@ -29,6 +31,7 @@ META_VERSION = 1
 META_KEY = b"\0meta"
 END_KEY = b"\0end"  # one-record batch that ends a flush on the embedded broker
 RESTORE_RECORDS = 50_000
+EXPIRED_KIND = "expired-row"
 
 log = structlog.get_logger()
 
@@ -51,7 +54,7 @@ class Partition(Struct):
 
     number: int
     producer: aiokafka.AIOKafkaProducer
-    rows: dict[bytes, Any] = {}
+    rows: Rows = msgspec.field(default_factory=Rows)
     totals: PartitionTotals = msgspec.field(default_factory=PartitionTotals)
     offsets: dict[str, int] = {}
     times: dict[str, int] = {}
@@ -63,6 +66,13 @@ class Partition(Struct):
     def meta_row(self, partitions: int) -> bytes:
         """Encode what the rows rest on now, in topics of `partitions` partitions."""
         return msgspec.msgpack.encode(MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions))
+
+    def settle(self, written: list[tuple[bytes, bytes]]) -> list[tuple[bytes, None]]:
+        """Give memory back at a barrier that encoded `written`; return the tombstones of expired rows to write with it."""
+        tombstones = self.rows.settle(written, int(time.time() * 1000))
+        if tombstones:
+            self.totals.count_output(EXPIRED_KIND, len(tombstones))
+        return tombstones
 
     def committed(self) -> PartitionTotals:
         """Return the totals of the last commit."""
@@ -87,7 +97,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         self.generation = -1
         self.restoring = False
         self.taken_over = False  # `owned` is what the current generation assigned, restored and checked
-        self.restored_rows, self.restore_seconds = 0, 0.0
+        self.rules, self.progress = RowRules(), RestoreProgress()
 
     def persisted_offset(self, tp: TP) -> int | None:
         """Tell Faust's recovery that nothing is left to read."""
@@ -106,6 +116,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         for number in [number for number in self.owned if number not in kept]:
             await self.owned.pop(number).producer.stop()
         new = [tp for tp in owned if tp.partition not in self.owned]
+        self.rules.partitions = max(1, len(owned))
         self.restoring = True
         try:
             self.owned.update({p.number: p for p in await asyncio.gather(*(self._fence(tp.partition) for tp in new))})  # P4
@@ -123,54 +134,59 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         await producer.start()
         if transactional_id is not None:
             await producer._txn_manager.wait_for_pid()
-        return Partition(number, producer)
+        return Partition(number, producer, Rows(self.rules))
 
     async def _restore(self, owned: list[aiokafka.TopicPartition], new: list[aiokafka.TopicPartition]) -> None:
         """Read the committed rows of new partitions, and where every owned changelog ends."""
         if not owned:
             self.ends = {}
             return
-        started, count = time.monotonic(), 0
         consumer = plain_consumer(self.settings)
         await consumer.start()
         try:
             end = await consumer.end_offsets(owned)
             consumer.assign(new)
             # seek_to_beginning() after assign() loses a race against the reset that assign() started: it reads nothing
-            for tp, first in (await consumer.beginning_offsets(new)).items() if new else ():
+            begin = await consumer.beginning_offsets(new) if new else {}
+            for tp, first in begin.items():
                 consumer.seek(tp, first)
+            self.progress = RestoreProgress(sum(end[tp] - first for tp, first in begin.items()), time.monotonic())
             pending = {tp for tp in new if end[tp] > 0}
             while pending:
                 batches = await consumer.getmany(*pending, timeout_ms=500, max_records=RESTORE_RECORDS)
                 for tp, batch in batches.items():
-                    count += len(batch)
-                    rows = self.owned[tp.partition].rows
-                    rows.update((record.key, record.value) for record in batch)
-                pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
+                    self.owned[tp.partition].rows.load((record.key, record.value) for record in batch)
+                positions = {tp: await consumer.position(tp) for tp in begin}
+                pending = {tp for tp in pending if positions[tp] < end[tp]}
+                read = sum(at - begin[tp] for tp, at in positions.items())
+                self.progress.advance(read, sum(map(len, batches.values())), time.monotonic())
         finally:
             await consumer.stop()
         for tp in new:
             self._settle(self.owned[tp.partition])
         self.ends = {TP(*tp): end[tp] - 1 if end[tp] else None for tp in owned}
-        self.restored_rows, self.restore_seconds = count, time.monotonic() - started
+        self.progress.end(time.monotonic())
         gc.collect()
         gc.freeze()  # what was restored lives until its partition leaves
         if new:
-            log.info(
-                "restored", partitions=sorted(tp.partition for tp in new), rows=count, seconds=round(self.restore_seconds, 2)
-            )
+            log.info("restored", partitions=sorted(tp.partition for tp in new), **self.progress.facts())
 
     def _settle(self, partition: Partition) -> None:
-        """Take the meta row out of the restored rows and drop what tombstones deleted."""
+        """Take what lies beside the rows out of them, drop what tombstones deleted, refuse rows of another version.
+
+        Raises:
+            RowVersionError: a row's version cannot be read; nothing of this partition was written.
+        """
         rows = partition.rows
-        rows.pop(END_KEY, None)
-        meta = rows.pop(META_KEY, None)
+        meta = rows.get(META_KEY)
         if meta is not None:
             found = msgspec.msgpack.decode(meta, type=MetaRow)
             partition.totals, partition.offsets, partition.times = found.totals, found.offsets, found.times
             partition.partitions, partition.meta = found.partitions, meta
-        for key in [key for key, value in rows.items() if value is None]:
+        for key in [key for key, value in rows.items() if value is None or key.startswith(BESIDE_ROWS)]:
             del rows[key]
+        for row in rows.values():
+            self.rules.check_version(row)
 
     async def close(self) -> None:
         """Stop the producers of all partitions."""

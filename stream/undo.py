@@ -1,6 +1,6 @@
-"""Rows as they were: the last bytes of each row, and the records folded since. Start at Undo."""
+"""What was folded since rows were last written: with the bytes that rows keep, it gives back a row. Start at Undo."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -8,22 +8,20 @@ from stream.records import Record
 
 
 class Undo(Struct):
-    """What gives back the rows of one partition: their last bytes (None: no row), and the records folded since a flush.
+    """The records of one partition that were folded since its last flush.
 
     `failed` are topic and offset of those records that met an error; `by_row` indexes the first `indexed` of `records`;
     `told` are the codes of errors that are in the log already.
     """
 
-    last: dict[bytes, bytes | None] = {}
     records: list[Sequence[Record]] = []
     failed: set[tuple[str, int]] = set()
     by_row: dict[bytes | None, list[Record]] = {}
     indexed: int = 0
     told: set[str] = set()
 
-    def encoded(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take the bytes of every row that changed since the flush before; call it as they are encoded."""
-        self.last.update(rows)
+    def flushed(self) -> None:
+        """Forget the records; call it as their rows are encoded."""
         self.records, self.failed, self.by_row, self.indexed = [], set(), {}, 0
 
     def of_row(self, key: bytes, key_of: Callable[[Record], bytes | None]) -> list[Record]:

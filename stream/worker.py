@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
+from models.features.row_versions import RowVersionError
 from schemas.topics import dlq
 from stream.app import INPUTS, FootfallApp, Role, build_app
 from stream.clients import admin_client
@@ -93,6 +94,8 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
         gc.set_threshold(100_000, 20, 100)  # rows hold no cycles; the collector would only walk them
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if crashed.done():
+            if isinstance(app.crash_reason, RowVersionError):
+                end_process(f"restore: {app.crash_reason}; nothing was written", code=EXIT_CONFIG)
             end_process(f"Faust crashed: {app.crash_reason!r}")
     finally:
         for task in (starting, stopping, crashed):

@@ -24,12 +24,12 @@ from models.features.user_state import UserState, encode_row
 from schemas.topics import Topic
 from stream.clients import admin_client, output_producer, plain_consumer
 from stream.event_log import LoggedEvent
-from stream.pipeline import encode_trigger_row
 from stream.records import Totals
 from stream.replay import Replay
 from stream.settings import Settings, load_settings
 from stream.store import END_KEY, META_KEY, MetaRow
 from stream.supervisor import environment_of
+from stream.trigger_row import encode_trigger_row
 
 
 class Worker:
@@ -196,7 +196,7 @@ class Deployment:
             elif record.key != END_KEY:
                 rows[record.key] = record.value
         total = Totals()
-        for value in metas.values():
+        for value in filter(None, metas.values()):  # a reset deletes it
             total.add(msgspec.msgpack.decode(value, type=MetaRow).totals.events)
         return rows, total
 

@@ -15,6 +15,7 @@ from cramjam import DecompressionError, lz4
 from msgspec import Struct
 
 from models.features.recent_ids import trim
+from models.features.row_versions import DamagedRowError, Upcasts, check_version, upcast
 from models.features.spec import (
     HISTORY_EVENTS_PER_KIND,
     HISTORY_TEXT_CHARS,
@@ -33,6 +34,7 @@ from schemas.signals import ReviewSentiment
 T = TypeVar("T")
 
 ROW_VERSION = 1
+UPCASTS: Upcasts = {}  # of row versions before this one
 NAME_BYTES, HISTORY_TEXT_BYTES = 64, 72  # what a name and a text may take in a row
 SETTLE_MINUTES = 40  # minute tiles a series holds before they are moved to larger ones
 SCALE = 10_000  # ratings and sentiments are summed as integers of 1/10,000
@@ -40,10 +42,6 @@ DEFAULT_TTL_MS = 400 * DAY_MS
 VISIT, BROWSE, CLICK, SEARCH, PURCHASE, REVIEW, RATING = range(len(KINDS))
 AMOUNT, RETURNED_LINES, RETURNED_AMOUNT = range(3)  # the sums of PURCHASE; the other kinds have at most one
 _SUMS = {BROWSE: 1, PURCHASE: 3, RATING: 1, SENTIMENT: 1}
-
-
-class RowVersionError(ValueError):
-    """A row that this version of Footfall cannot read."""
 
 
 class TopicState(Struct, array_like=True, gc=False):
@@ -267,15 +265,27 @@ def encode_row(state: UserState) -> bytes:
 
 
 def decode_row(row: bytes) -> UserState:
-    """Decode a row.
+    """Decode a row; one of an older version is taken to this one first.
 
     Raises:
-        RowVersionError: the row was written by another row version, or is no row.
+        RowVersionError: the row was written by a version that cannot be read.
+        DamagedRowError: it is no row.
     """
-    if row[:1] != _VERSION_BYTE:
-        found = f"version {row[0]}" if row else "no bytes"
-        raise RowVersionError(f"found a row of {found}, expected version {ROW_VERSION}: run the Footfall that wrote it")
     try:
-        return _decoder.decode(bytes(lz4.decompress_block(row[1:])))
-    except (msgspec.DecodeError, DecompressionError) as error:
-        raise RowVersionError(f"found a damaged row of {len(row)} bytes ({error}), expected version {ROW_VERSION}") from error
+        packed = bytes(lz4.decompress_block(row[1:]))
+        if row[:1] != _VERSION_BYTE:
+            packed = upcast(packed, row[0], ROW_VERSION, UPCASTS)
+        return _decoder.decode(packed)
+    except (msgspec.DecodeError, DecompressionError, IndexError) as error:
+        check_row_version(row)
+        raise DamagedRowError(f"found a damaged row of {len(row)} bytes ({error}), expected version {ROW_VERSION}") from error
+
+
+def check_row_version(row: bytes) -> None:
+    """Refuse a row whose first byte names a version that cannot be read.
+
+    Raises:
+        RowVersionError: naming it.
+    """
+    if row:
+        check_version(row[0], ROW_VERSION, UPCASTS)

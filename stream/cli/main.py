@@ -21,6 +21,8 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "worker": ("stream.cli.roles", "worker_command", "Run one role: features, scorer or triggers."),
     "settings": ("stream.cli.settings", "settings_command", "List all settings with value and variable."),
     "topics": ("stream.cli.topics", "app", "Compare the broker's topics with the settings, and make them so."),
+    "users": ("stream.cli.users", "app", "Show a user's row: features, last events, guard vector."),
+    "state": ("stream.cli.state", "app", "Fold a role's state again: in place, or beside the one that serves."),
     "send": ("stream.cli.events", "send_command", "Publish an event log to Kafka."),
     "tail": ("stream.cli.events", "tail_command", "Show a topic's records as they come."),
     "dlq": ("stream.cli.dlq", "app", "Look at refused records, send them again, let a paused worker go on."),

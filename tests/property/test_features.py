@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from models.features.row_versions import RowVersionError
 from models.features.snapshot import Snapshot, snapshot
 from models.features.spec import (
     FEATURE_SPEC,
@@ -27,7 +28,7 @@ from models.features.spec import (
     TOP_CATEGORIES,
 )
 from models.features.tiles import DAY_MS, HOUR_MS, MINUTE_MS, WINDOWS
-from models.features.user_state import DEFAULT_TTL_MS, RowVersionError, UserState, decode_row, encode_row
+from models.features.user_state import DEFAULT_TTL_MS, UserState, decode_row, encode_row
 from schemas.codec import encode
 from schemas.events import Event, Purchase
 from schemas.scoring import HistoryEntry, ScoreRequest

@@ -7,19 +7,22 @@ from typing import Any
 
 import pytest
 
-from models.features.user_state import RowVersionError, UserState, encode_row
+from models.features.row_versions import RowVersionError
+from models.features.user_state import UserState, encode_row
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.scoring import ScoreRequest
 from schemas.topics import TABLE
 from stream.event_log import LoggedEvent
 from stream.handler_errors import Fold, fold_guarded
-from stream.pipeline import FeaturesFold, TriggersFold, encode_trigger_row
+from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import Campaign, ScoringPolicy, TriggerPolicy
 from stream.records import Folded, Output, PartitionTotals, Totals
 from stream.replay import LogRecord, aligned
+from stream.rows import Rows
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
+from stream.trigger_row import encode_trigger_row
 from stream.undo import Undo
 from tests.builders import NOW_MS, churn_risk, click, interest, purchase, review_sentiment, search, visit
 from tests.fakes import BrokenPolicy, BrokenRates, BrokenRequests, BrokenTriggers
@@ -34,7 +37,7 @@ class Guarded:
     """A guarded fold with its rows, totals and undo; `flush` encodes what changed, as a barrier does."""
 
     def __init__(self, fold: Fold) -> None:
-        self.step, self.rows, self.totals, self.undo = fold, dict[bytes, Any](), PartitionTotals(), Undo()
+        self.step, self.rows, self.totals, self.undo = fold, Rows(), PartitionTotals(), Undo()
         self._pending: dict[bytes, Any] = {}
         self.outputs: list[Output] = []
 
@@ -45,7 +48,8 @@ class Guarded:
         return folded
 
     def flush(self) -> None:
-        self.undo.encoded([(key, encoded(row)) for key, row in self._pending.items()])
+        self.rows.settle([(key, encoded(row)) for key, row in self._pending.items()], NOW_MS)
+        self.undo.flushed()
         self._pending = {}
 
     def written(self) -> dict[bytes, bytes]:
@@ -128,7 +132,8 @@ def test_rows_and_requests_equal_a_fold_without_the_bad_records(
             guarded.flush()
         if rng.random() < 0.2:  # rows are let go and read again from what was written
             guarded.flush()
-            guarded.rows = {key: bytes(row) for key, row in guarded.written().items()}
+            written, guarded.rows = guarded.written(), Rows()
+            guarded.rows.load(written.items())
         first += size
 
     bad = {(letter.topic, letter.offset) for letter in guarded.letters()}
@@ -200,7 +205,8 @@ def test_a_row_that_was_only_read_goes_back_to_its_bytes() -> None:
     guarded.fold(records[:1])
     guarded.flush()
     row = guarded.written()[b"u-1"]
-    guarded.rows, guarded.undo = {b"u-1": row}, Undo()
+    guarded.rows, guarded.undo = Rows(), Undo()
+    guarded.rows[b"u-1"] = row
 
     folded = guarded.fold(records[1:])
 

@@ -16,13 +16,14 @@ from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, Suppression
 from schemas.topics import TABLE
-from stream.pipeline import SENT_AT, FeaturesFold, TriggersFold, decode_trigger_row, encode_trigger_row
+from stream.pipeline import SENT_AT, FeaturesFold, TriggersFold
 from stream.policies import Campaign, ScoringPolicy, TriggerPolicy
 from stream.records import Folded, Output, PartitionTotals, Totals
 from stream.replay import LogRecord, aligned
 from stream.simulate import simulate
 from stream.simulate_dirt import MALFORMED
 from stream.simulate_shopper import SimulatorConfig
+from stream.trigger_row import decode_trigger_row, encode_trigger_row
 from tests.builders import (
     DAY_MS,
     NOW_MS,
@@ -448,8 +449,8 @@ def test_a_trigger_row_comes_back_from_its_bytes_and_one_of_another_version_is_r
     row = triggers.rows[KEY]
 
     assert decode_trigger_row(encode_trigger_row(row)) == row
-    with pytest.raises(ValueError, match="version 2, expected 1"):
-        decode_trigger_row(msgspec.msgpack.encode(msgspec.structs.replace(row, version=2)))
+    with pytest.raises(ValueError, match="version 3, expected version 1 to 2"):
+        decode_trigger_row(msgspec.msgpack.encode(msgspec.structs.replace(row, version=3)))
 
 
 def test_chunks_of_any_size_decide_the_same() -> None:

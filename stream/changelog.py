@@ -1,0 +1,102 @@
+"""A role's changelog as an onlooker reads it: committed records only, without a worker and without a group.
+
+Start at read_changelog.
+"""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec import Struct
+
+from stream.admin import broker_says, existing_partitions
+from stream.clients import admin_client, plain_consumer
+from stream.damaged_row import BESIDE_ROWS, DAMAGED_KEY
+from stream.records import PartitionTotals
+from stream.replay import partition_of
+from stream.settings import Settings
+from stream.store import META_KEY, MetaRow
+
+
+class ChangelogError(RuntimeError):
+    """A changelog that cannot be read: the text says which, and what to do."""
+
+
+class PartitionRows(Struct):
+    """What one partition of a changelog holds: rows by user, what a damaged row left, totals and next offsets by topic."""
+
+    rows: dict[bytes, bytes] = {}
+    damaged: dict[bytes, bytes] = {}
+    totals: PartitionTotals = msgspec.field(default_factory=PartitionTotals)
+    offsets: dict[str, int] = {}
+    has_meta: bool = False
+    records: int = 0
+
+
+async def read_changelog(settings: Settings, topic: str, *, of_key: bytes | None = None) -> dict[int, PartitionRows]:
+    """Read a changelog to its end, by partition; with `of_key` only the partition of that key.
+
+    Raises:
+        ChangelogError: there is no such topic, or no broker answers.
+    """
+    count = (await partition_counts(settings)).get(topic)
+    if count is None:
+        raise ChangelogError(f"found no topic {topic}: run `footfall topics apply`, or correct app_id or generations")
+    numbers = range(count) if of_key is None else [partition_of(of_key, count)]
+    consumer = plain_consumer(settings)
+    try:
+        await consumer.start()
+        found = {number: PartitionRows() for number in numbers}
+        async for record in _to_end(consumer, [TopicPartition(topic, number) for number in numbers]):
+            _take(found[record.partition], record)
+        return found
+    except KafkaError as error:
+        raise ChangelogError(broker_says(settings, error)) from error
+    finally:
+        await consumer.stop()
+
+
+async def partition_counts(settings: Settings) -> dict[str, int]:
+    """Return the partition count of every topic of the broker.
+
+    Raises:
+        ChangelogError: no broker answers.
+    """
+    client = admin_client(settings)
+    try:
+        await client.start()
+        return await existing_partitions(client)
+    except KafkaError as error:
+        raise ChangelogError(broker_says(settings, error)) from error
+    finally:
+        await client.close()
+
+
+async def _to_end(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> AsyncIterator[ConsumerRecord]:
+    consumer.assign(tps)
+    for tp, first in (await consumer.beginning_offsets(tps)).items():
+        consumer.seek(tp, first)
+    end = await consumer.end_offsets(tps)
+    pending = {tp for tp in tps if end[tp] > 0}
+    while pending:
+        for batch in (await consumer.getmany(*pending, timeout_ms=500)).values():
+            for record in batch:
+                yield record
+        pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
+
+
+def _take(found: PartitionRows, record: ConsumerRecord) -> None:
+    found.records += 1
+    key, value = record.key, record.value
+    if key == META_KEY:
+        found.has_meta = value is not None
+        meta = msgspec.msgpack.decode(value, type=MetaRow) if value is not None else None
+        found.totals, found.offsets = (PartitionTotals(), {}) if meta is None else (meta.totals, meta.offsets)
+    elif key is not None:
+        rows = found.damaged if key.startswith(DAMAGED_KEY) else found.rows
+        key = key.removeprefix(DAMAGED_KEY)
+        if value is None:
+            rows.pop(key, None)
+        elif not key.startswith(BESIDE_ROWS):
+            rows[key] = value

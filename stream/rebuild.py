@@ -1,0 +1,187 @@
+"""A role's retained source topics → a new changelog, folded again under the next generation while the old one serves.
+
+The role itself runs here, silently: its rows, totals and offsets are committed as ever, its messages are not sent, since
+the generation that serves has sent them or will. Interrupted, it goes on from its last commit. Start at rebuild.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aiokafka import TopicPartition
+from msgspec import Struct
+
+from models.features.user_state import encode_row
+from stream.admin import create_changelog
+from stream.app import FootfallApp, Role, build_app
+from stream.barrier import lag_of
+from stream.changelog import PartitionRows, read_changelog
+from stream.damaged_row import DAMAGED_KIND
+from stream.records import Fold, Folded, PartitionTotals, Record, Totals
+from stream.retained import StateError, Survey, members, survey
+from stream.settings import Settings
+from stream.trigger_row import encode_trigger_row
+
+POLL_SECONDS = 0.1
+
+
+class Rebuilt(Struct, frozen=True, kw_only=True):
+    """What a rebuild left, read back from the new changelog and compared with the rows that serve.
+
+    `lost` counts offsets that the serving state rests on and the broker no longer has. `ahead` counts records that the
+    new generation has folded and the serving one has not committed: switch when it is 0.
+    """
+
+    role: str
+    generation: int
+    changelog: str
+    rows: int
+    equal: int
+    different: int
+    only_serving: int
+    only_rebuilt: int
+    totals: Totals
+    lost: int
+    ahead: int
+    seconds: float
+
+
+class SilentFold:
+    """Folds as another fold does and sends nothing but what belongs to the changelog."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+
+    def fold(
+        self, rows: Any, totals: PartitionTotals, records: Iterable[Record], folded_ms: int, folded: Folded | None = None
+    ) -> Folded:
+        """Fold, and keep the messages back."""
+        kept = self._fold.fold(rows, totals, records, folded_ms, folded)
+        kept.outputs.clear()
+        kept.with_rows[:] = [output for output in kept.with_rows if output.kind == DAMAGED_KIND]
+        return kept
+
+    def place(self, record: Record) -> tuple[str, bytes | None]:
+        """Name what the other fold names."""
+        return self._fold.place(record)
+
+
+def next_generation(settings: Settings, role: Role) -> Settings:
+    """Return the settings under which the role's next generation runs."""
+    generations = {**settings.generations, role: settings.generations.get(role, 1) + 1}
+    return settings.model_copy(update={"generations": generations})
+
+
+async def plan_rebuild(settings: Settings, role: Role) -> tuple[dict[int, PartitionRows], Survey]:
+    """Read the serving state, and what of its sources is retained; changes nothing.
+
+    Raises:
+        ChangelogError: the changelog cannot be read.
+        StateError: a source topic cannot be read.
+    """
+    serving = await read_changelog(settings, settings.changelog(role))
+    return serving, await survey(settings, role, serving)
+
+
+async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, int], None]) -> Rebuilt:
+    """Fold what is retained into the next generation's changelog, then read it back and compare.
+
+    Raises:
+        StateError: the next generation already runs, or the fold ended with an error.
+    """
+    if not settings.transactions:
+        raise StateError("the embedded broker has no transactions: a state is rebuilt on Kafka only")
+    new = next_generation(settings, role)
+    if running := await members(new, role):
+        raise StateError(f"group {new.group(role)} has {running} workers, expected none: this generation already serves")
+    started = time.monotonic()
+    serving, sources = await plan_rebuild(settings, role)
+    partitions = len(serving)
+    await create_changelog(new, role, partitions)
+    app = build_app(new, role, partitions=partitions)
+    app.fold = SilentFold(app.fold)
+    rows = await _fold_to(app, sources, partitions, on_progress)
+    found = await read_changelog(new, new.changelog(role))
+    if (read_back := _all_rows(found)) != rows:
+        raise StateError(
+            f"changelog {new.changelog(role)}: read back {len(read_back)} rows that differ from the {len(rows)} folded: "
+            f"is something else writing to it?"
+        )
+    totals, serving = Totals(), await read_changelog(settings, settings.changelog(role))
+    for partition in found.values():
+        totals.add(partition.totals.events)
+    counted = totals.applied + totals.replay_skipped + totals.dead_lettered + totals.declared_dropped
+    if counted != totals.events_in:
+        raise StateError(f"totals do not add up: {totals.events_in} in, {counted} accounted for: report this as a defect")
+    old = _all_rows(serving)
+    return Rebuilt(
+        role=role,
+        generation=new.generations[role],
+        changelog=new.changelog(role),
+        rows=len(rows),
+        equal=sum(old.get(key) == row for key, row in rows.items()),
+        different=sum(key in old and old[key] != row for key, row in rows.items()),
+        only_serving=len(old.keys() - rows.keys()),
+        only_rebuilt=len(rows.keys() - old.keys()),
+        totals=totals,
+        lost=sources.lost,
+        ahead=_ahead(found, serving),
+        seconds=time.monotonic() - started,
+    )
+
+
+async def _fold_to(
+    app: FootfallApp, sources: Survey, partitions: int, on_progress: Callable[[int, int], None]
+) -> dict[bytes, bytes]:
+    """Run the app until everything that was retained at the start is committed; return its rows, encoded."""
+    if app.store is None:
+        raise StateError(f"role {app.role} keeps no rows: rebuild features or triggers")
+    await app.outbox_producer.start()
+    starting = asyncio.create_task(app.start())
+    try:
+        while not (starting.done() and len(app.store.owned) == partitions and not app.rebalancing and _reached(app, sources)):
+            if app._crashed.is_set() or (starting.done() and starting.exception() is not None):
+                raise StateError(f"the fold ended with {app.crash_reason or starting.exception()!r}: run it again")
+            on_progress(sum(_done(app, tp, sources) for tp in sources.end), sources.retained)
+            await asyncio.sleep(POLL_SECONDS)
+        await app.drained()
+        on_progress(sources.retained, sources.retained)
+    finally:
+        await app.stop()
+        encode: Callable[[Any], bytes] = encode_row if app.role == "features" else encode_trigger_row
+        rows = {
+            key: row if isinstance(row, bytes) else encode(row)
+            for partition in app.store.owned.values()
+            for key, row in partition.rows.items()
+        }
+        await app.store.close()
+        await app.outbox_producer.stop()
+    return rows
+
+
+def _done(app: FootfallApp, tp: TopicPartition, sources: Survey) -> int:
+    owned = app.store.owned.get(tp.partition) if app.store is not None else None
+    at = owned.offsets.get(tp.topic, 0) if owned is not None else 0
+    return max(0, min(at, sources.end[tp]) - sources.begin[tp])
+
+
+def _reached(app: FootfallApp, sources: Survey) -> bool:
+    """Tell whether every partition was folded to the end it had, or as far as there are records before it."""
+    lag = lag_of(app.consumer, app.alignment)
+    return all(
+        _done(app, tp, sources) >= sources.end[tp] - sources.begin[tp] or lag.get((tp.topic, tp.partition)) == 0
+        for tp in sources.end
+    )
+
+
+def _all_rows(state: Mapping[int, PartitionRows]) -> dict[bytes, bytes]:
+    return {key: row for partition in state.values() for key, row in partition.rows.items()}
+
+
+def _ahead(found: Mapping[int, PartitionRows], serving: Mapping[int, PartitionRows]) -> int:
+    return sum(
+        max(0, offset - serving[number].offsets.get(topic, 0))
+        for number, partition in found.items()
+        for topic, offset in partition.offsets.items()
+    )

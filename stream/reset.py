@@ -1,0 +1,86 @@
+"""A role's rows and offsets → none, so that the role folds its sources again from the earliest retained record.
+
+Per partition one transaction writes a tombstone for every row and for the meta row, and sets the group's offsets back. It
+takes the transactional id of the partition's worker, so a worker that was only away is refused by the broker from then
+on. Start at plan_reset.
+"""
+
+import time
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec import Struct
+
+from stream.admin import broker_says
+from stream.app import Role
+from stream.barrier import Message, send_batches
+from stream.changelog import PartitionRows, read_changelog
+from stream.clients import rows_producer
+from stream.damaged_row import DAMAGED_KEY
+from stream.retained import StateError, Survey, members, survey
+from stream.settings import Settings
+from stream.store import META_KEY
+
+
+class ResetPlan(Struct, frozen=True):
+    """What a reset would delete and what would be folded again."""
+
+    role: Role
+    group: str
+    changelog: str
+    members: int
+    state: dict[int, PartitionRows]
+    sources: Survey
+
+    @property
+    def rows(self) -> int:
+        """Count the rows to delete."""
+        return sum(len(partition.rows) for partition in self.state.values())
+
+
+async def plan_reset(settings: Settings, role: Role) -> ResetPlan:
+    """Read what a reset of a role would do; changes nothing.
+
+    Raises:
+        ChangelogError: the changelog cannot be read.
+        StateError: a source topic cannot be read.
+    """
+    changelog = settings.changelog(role)
+    state = await read_changelog(settings, changelog)
+    return ResetPlan(
+        role, settings.group(role), changelog, await members(settings, role), state, await survey(settings, role, state)
+    )
+
+
+async def apply_reset(settings: Settings, plan: ResetPlan) -> None:
+    """Delete a role's rows and set its offsets back, partition by partition; interrupted, run it again.
+
+    Raises:
+        StateError: the role's group has members, the broker has no transactions, or it refused.
+    """
+    if plan.members:
+        raise StateError(f"group {plan.group} has {plan.members} workers, expected none: stop the role, then run it again")
+    if not settings.transactions:
+        raise StateError("the embedded broker keeps nothing: restart it, that resets every role")
+    try:
+        for number, partition in plan.state.items():
+            await _reset(settings, plan, number, partition)
+    except KafkaError as error:
+        raise StateError(broker_says(settings, error)) from error
+
+
+async def _reset(settings: Settings, plan: ResetPlan, number: int, partition: PartitionRows) -> None:
+    producer = rows_producer(settings, f"{plan.group}-{number}")
+    now_ms = int(time.time() * 1000)
+    keys = [*partition.rows, *(DAMAGED_KEY + key for key in partition.damaged), META_KEY]
+    tombstones: list[Message] = [(plan.changelog, key, None, now_ms, []) for key in keys]
+    offsets = {TopicPartition(*tp): first for tp, first in plan.sources.begin.items() if tp.partition == number}
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for send in await send_batches(producer, plan.changelog, number, tombstones):
+            await send
+        await producer.send_offsets_to_transaction(offsets, plan.group)
+        await producer.commit_transaction()
+    finally:
+        await producer.stop()

@@ -1,0 +1,103 @@
+"""What of a role's sources the broker still holds: what a state could be folded from again, and what it could not.
+
+Start at survey.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec import Struct
+
+from stream.admin import broker_says
+from stream.app import INPUTS, Role
+from stream.changelog import ChangelogError, PartitionRows, partition_counts
+from stream.clients import admin_client, plain_consumer
+from stream.settings import Settings
+
+
+class StateError(RuntimeError):
+    """A state that cannot be reset or rebuilt: the text says why, and what to do."""
+
+
+class TopicRetention(Struct, frozen=True):
+    """Offsets of one source topic, summed over its partitions: what the state rests on and the broker no longer has.
+
+    `retained` counts offsets, so records at most; `lost` those below the oldest retained one that the state has folded.
+    """
+
+    topic: str
+    retained: int
+    lost: int
+
+
+class Survey(Struct, frozen=True):
+    """The first retained and the next offset of every source partition, and what that means by topic."""
+
+    begin: dict[TopicPartition, int]
+    end: dict[TopicPartition, int]
+    topics: list[TopicRetention]
+
+    @property
+    def retained(self) -> int:
+        """Count the offsets to fold again."""
+        return sum(topic.retained for topic in self.topics)
+
+    @property
+    def lost(self) -> int:
+        """Count the folded offsets that cannot be folded again."""
+        return sum(topic.lost for topic in self.topics)
+
+
+async def survey(settings: Settings, role: Role, state: Mapping[int, PartitionRows]) -> Survey:
+    """Ask the broker what it retains of a role's sources, against the offsets that its state has folded.
+
+    Raises:
+        StateError: a source topic is missing, or no broker answers.
+    """
+    names = [settings.topics()[kind].name for kind in sum(INPUTS[role], ())]
+    counts = await partition_counts(settings)
+    if missing := [name for name in names if name not in counts]:
+        raise StateError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+    tps = [TopicPartition(name, number) for name in names for number in range(counts[name])]
+    consumer = plain_consumer(settings)
+    try:
+        await consumer.start()
+        begin, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    except KafkaError as error:
+        raise StateError(broker_says(settings, error)) from error
+    finally:
+        await consumer.stop()
+    return Survey(begin, end, [_topic(name, [tp for tp in tps if tp.topic == name], begin, end, state) for name in names])
+
+
+def _topic(
+    name: str,
+    tps: Iterable[TopicPartition],
+    begin: Mapping[TopicPartition, int],
+    end: Mapping[TopicPartition, int],
+    state: Mapping[int, PartitionRows],
+) -> TopicRetention:
+    retained = lost = 0
+    for tp in tps:
+        folded = state[tp.partition].offsets.get(name, 0) if tp.partition in state else 0
+        retained += end[tp] - begin[tp]
+        lost += min(begin[tp], folded)
+    return TopicRetention(name, retained, lost)
+
+
+async def members(settings: Settings, role: Role) -> int:
+    """Count the workers in a role's group.
+
+    Raises:
+        ChangelogError: no broker answers.
+    """
+    client = admin_client(settings)
+    try:
+        await client.start()
+        [answer] = await client.describe_consumer_groups([settings.group(role)])
+    except KafkaError as error:
+        raise ChangelogError(broker_says(settings, error)) from error
+    finally:
+        await client.close()
+    return sum(len(group[5]) for group in answer.groups)

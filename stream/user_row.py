@@ -1,0 +1,95 @@
+"""One user's row → what a person or a program reads of it: features by name, last events, guard vector.
+
+Start at read_user.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from models.features.snapshot import snapshot
+from models.features.spec import FEATURE_SPEC, SENTIMENT
+from models.features.user_state import decode_row
+from stream.changelog import ChangelogError, read_changelog
+from stream.damaged_row import DamagedRow
+from stream.pipeline import GUARDED
+from stream.settings import Settings
+from stream.trigger_row import decode_trigger_row
+
+
+class NamedFeature(Struct, frozen=True):
+    """One number of a feature vector with what it means."""
+
+    name: str
+    value: float | None
+    unit: str
+    window: str
+
+
+class UserRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A user's row as committed; `guard` is topic kind → offsets of the first and the last record it rests on.
+
+    `reset` tells that an earlier row of the user was damaged and that this one began anew; `damaged` says how. Features
+    are as of `at_ms`, the row's newest event time. A row of role triggers has no features.
+    """
+
+    user_id: str
+    role: str
+    partition: int
+    row_bytes: int
+    at_ms: int
+    guard: dict[str, tuple[int | None, int]]
+    spec_version: str | None = None
+    features: list[NamedFeature] = []
+    categories: list[tuple[str, float]] = []
+    history: list[dict[str, Any]] = []
+    last_fired_ms: dict[str, int] = {}
+    reset: bool = False
+    damaged: str | None = None
+
+
+async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
+    """Read a user's row from the role's changelog, committed records only; joins no group and disturbs no worker.
+
+    Raises:
+        ChangelogError: the user has no row, or the changelog cannot be read.
+        RowVersionError: the row cannot be decoded.
+    """
+    key = user_id.encode()
+    topic = settings.changelog(role)
+    [(partition, found)] = (await read_changelog(settings, topic, of_key=key)).items()
+    kept = found.damaged.get(key)
+    damaged = None if kept is None else msgspec.json.decode(kept, type=DamagedRow).detail
+    row = found.rows.get(key)
+    if row is None:
+        raise ChangelogError(f"found no row of user {user_id!r} in {topic}: never seen, or silent for longer than ttl_days")
+    about: dict[str, Any] = {"user_id": user_id, "role": role, "partition": partition, "row_bytes": len(row)}
+    about |= {"reset": damaged is not None, "damaged": damaged}
+    return _features_row(row, settings, about) if role == "features" else _triggers_row(row, about)
+
+
+def _features_row(row: bytes, settings: Settings, about: dict[str, Any]) -> UserRow:
+    state = decode_row(row)
+    if all(topic is None for topic in state.topics[:SENTIMENT]):
+        return UserRow(**about, at_ms=0, guard={})
+    seen = snapshot(state, round(settings.ttl_days * 86_400_000))
+    features = [
+        NamedFeature(feature.name, value, feature.unit, feature.window)
+        for feature, value in zip(FEATURE_SPEC.features, seen.features, strict=True)
+    ]
+    return UserRow(
+        **about,
+        at_ms=seen.at_ms,
+        guard={GUARDED[index]: span for index, span in seen.guard.items()},
+        spec_version=FEATURE_SPEC.version,
+        features=features,
+        categories=seen.categories,
+        history=[msgspec.structs.asdict(entry) for entry in seen.history],
+    )
+
+
+def _triggers_row(row: bytes, about: dict[str, Any]) -> UserRow:
+    state = decode_trigger_row(row)
+    guard: dict[str, tuple[int | None, int]] = {kind: (None, offset) for kind, offset in state.guard.items()}
+    return UserRow(**about, at_ms=state.newest_ms, guard=guard, last_fired_ms=state.last_fired_ms)
