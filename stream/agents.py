@@ -18,6 +18,7 @@ from schemas.codec import DecodeError, decode
 from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
+from stream.faults import reach
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.records import Output, PartitionTotals, dead_letter
 from stream.signals import render_signals
@@ -86,6 +87,7 @@ async def fold_agent(
         partition = store.owned[event.message.partition]
         folded = fold.fold(partition.rows, partition.totals, chunk.records, int(time.time() * 1000))
         barrier.add(event, partition, folded)
+        reach("folded")
         await barrier.room()
 
 

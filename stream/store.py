@@ -19,6 +19,7 @@ from faust.types import TP
 from msgspec import Struct
 
 from stream.clients import plain_consumer, rows_producer
+from stream.faults import reach
 from stream.records import PartitionTotals
 from stream.settings import Settings
 
@@ -86,7 +87,9 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         self.restoring = True
         try:
             self.owned.update({p.number: p for p in await asyncio.gather(*(self._fence(tp.partition) for tp in new))})  # P4
+            reach("P4.fenced")
             await self._restore(owned, new)  # P5
+            reach("P5.restored")
         finally:
             self.restoring = False
 

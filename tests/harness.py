@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ from stream.supervisor import environment_of
 class Worker:
     """One role process; `log` is what it wrote to stderr."""
 
-    def __init__(self, deployment: "Deployment", role: str) -> None:
+    def __init__(self, deployment: "Deployment", role: str, environment: Mapping[str, str]) -> None:
         number = len(deployment.workers)
         self.role, self.status = role, deployment.folder / f"{role}-{number}.json"
         self.log = deployment.folder / f"{role}-{number}.log"
-        env = environment_of(deployment.settings, FOOTFALL_STATUS_FILE=str(self.status))
+        env = environment_of(deployment.settings, FOOTFALL_STATUS_FILE=str(self.status), **environment)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stream.cli.main", "worker", role],
             env=env,
@@ -106,9 +106,9 @@ class Deployment:
         }
         self.settings: Settings = load_settings(**self.given)
 
-    def start(self, role: str) -> Worker:
-        """Start one more worker of a role."""
-        worker = Worker(self, role)
+    def start(self, role: str, **environment: str) -> Worker:
+        """Start one more worker of a role, with these variables of its own."""
+        worker = Worker(self, role, environment)
         self.workers.append(worker)
         return worker
 
