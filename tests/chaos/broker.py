@@ -28,9 +28,7 @@ class Broker:
         self.address, self.proxied = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.proxy_port}"
         self._conf = folder / "extra.properties"
         self._conf.write_text(
-            SERVER_PROPERTIES.format(
-                controller=controller, port=self.port, behind=self.behind_port, proxy=self.proxy_port
-            )
+            SERVER_PROPERTIES.format(controller=controller, port=self.port, behind=self.behind_port, proxy=self.proxy_port)
         )
 
     def up(self) -> None:

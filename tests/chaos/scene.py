@@ -80,9 +80,7 @@ class Scene:
 
     async def committed(self, worker: Worker, *, more_than: int = 0, seconds: float = 30) -> None:
         """Wait until a worker's partitions have committed more than so many records."""
-        await until(
-            f"{worker.role} commits", lambda: worker.metric(COMMITTED) > more_than, seconds=seconds, worker=worker
-        )
+        await until(f"{worker.role} commits", lambda: worker.metric(COMMITTED) > more_than, seconds=seconds, worker=worker)
 
     async def resumed(self, worker: Worker, *, seconds: float = 20) -> None:
         """Let a stopped worker go on and see it end as one that was away too long: fenced by the broker, exit 75."""
@@ -113,9 +111,9 @@ class Scene:
                 await task
 
     @asynccontextmanager
-    async def kept(self, count: int) -> AsyncIterator[list[Worker]]:
+    async def kept(self, count: int, **environment: str) -> AsyncIterator[list[Worker]]:
         """Keep so many workers running: one that ends with 75, or is killed, is started again."""
-        workers = [self.start() for _ in range(count)]
+        workers = [self.start(**environment) for _ in range(count)]
 
         async def keep() -> None:
             while True:
@@ -124,7 +122,7 @@ class Scene:
                     if code is not None:
                         assert code in (RESTART, -signal.SIGKILL), worker.tail()
                         self.report.faults["restart"] += 1
-                        workers[number] = self.start()
+                        workers[number] = self.start(**environment)
                 await asyncio.sleep(0.2)
 
         keeper = asyncio.create_task(keep())
