@@ -138,8 +138,10 @@ class Deployment:
         finally:
             await admin.close()
 
-    async def publish(self, events: Iterable[LoggedEvent], *, per_second: float = 0.0) -> None:
-        """Publish events in order to the partitions that a replay gives them; at full speed unless paced."""
+    async def publish(
+        self, events: Iterable[LoggedEvent], *, per_second: float = 0.0, hurry: asyncio.Event | None = None
+    ) -> None:
+        """Publish events in order to the partitions that a replay gives them; at full speed unless paced, or once told to."""
         replay = self.replay()
         names = {kind: topic.name for kind, topic in self.settings.topics().items()}
         producer = output_producer(self.settings)
@@ -148,7 +150,8 @@ class Deployment:
         try:
             sends = []
             for count, event in enumerate(events):
-                if per_second and (ahead := count / per_second - (time.monotonic() - started)) > 0.01:
+                paced = per_second and not (hurry and hurry.is_set())
+                if paced and (ahead := count / per_second - (time.monotonic() - started)) > 0.01:
                     await asyncio.sleep(ahead)
                 sends.append(
                     await producer.send(

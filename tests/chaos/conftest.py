@@ -6,6 +6,7 @@ FOOTFALL_CHAOS_SEED gives a run the seed of another; `--chaos-json` ends it with
 import json
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if config.getoption("--chaos-json"):
-        print(json.dumps(config.stash[REPORT].json()))
+    if config.getoption("--chaos-json", default=False):
+        sys.stdout.write(json.dumps(config.stash[REPORT].json()) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +66,6 @@ def events() -> list[LoggedEvent]:
 async def scene(broker: Broker, report: Report, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     deployment = Deployment(broker.address, tmp_path, session_timeout_seconds=SESSION_SECONDS)
     await deployment.create_topics()
-    print(f"FOOTFALL_CHAOS_SEED={report.seed}")
+    sys.stdout.write(f"FOOTFALL_CHAOS_SEED={report.seed}\n")  # shown when the test fails
     yield Scene(deployment, report, f"{report.seed} {request.node.name}")
     deployment.stop()

@@ -37,6 +37,7 @@ class Report(Struct):
     ids_missing: int = 0
     ids_doubled: int = 0
     gaps: int = 0
+    sigterm_seconds: list[float] = []
     started: float = field(default_factory=time.monotonic)
 
     def json(self) -> dict[str, Any]:
@@ -100,10 +101,12 @@ class Scene:
 
     @asynccontextmanager
     async def publishing(self, events: Iterable[LoggedEvent], *, per_second: float) -> AsyncIterator[asyncio.Task[None]]:
-        """Publish in the background; at the end wait for the rest."""
-        task = asyncio.create_task(self.deployment.publish(events, per_second=per_second))
+        """Publish in the background while a scene is played, and the rest at full speed when it is over."""
+        hurry = asyncio.Event()
+        task = asyncio.create_task(self.deployment.publish(events, per_second=per_second, hurry=hurry))
         try:
             yield task
+            hurry.set()
             await task
         finally:
             task.cancel()

@@ -24,7 +24,7 @@ async def stormed(scene: Scene, events: list[LoggedEvent], *, times: int, second
     async with scene.kept(2) as workers:
         for worker in list(workers):
             await until("two workers are ready", worker.ready, seconds=30, worker=worker)
-        async with scene.publishing(events, per_second=len(events) / (times * (seconds + 2))):
+        async with scene.publishing(events, per_second=len(events) / times / (seconds + 15)):
             for number in range(times):
                 before = (await scene.deployment.committed("features"))[1].events_in
                 third = scene.start()

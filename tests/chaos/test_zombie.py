@@ -108,8 +108,7 @@ async def outlived(scene: Scene, events: list[LoggedEvent], fault: str) -> tuple
 
 
 async def taken_over(scene: Scene, events: list[LoggedEvent], *, times: int) -> None:
-    count = 1500 * times
-    async with scene.publishing(events[:count], per_second=250):
+    async with scene.publishing(events, per_second=len(events) / 25 / times):
         for number in range(times):
             stopped = scene.start(f"{MID_BARRIER if number % 2 else MID_FOLD}")
             await scene.fires(stopped)
@@ -120,7 +119,7 @@ async def taken_over(scene: Scene, events: list[LoggedEvent], *, times: int) -> 
         scene.start()
     await scene.settled()
 
-    await scene.exact(count)
+    await scene.exact(len(events))
 
 
 async def writes(scene: Scene, before: int) -> bool:
