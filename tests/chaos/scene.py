@@ -140,7 +140,7 @@ class Scene:
         """Check what is committed while no worker is alive, in mid-stream: rows, offsets and outputs agree."""
         await until("the broker ends what was being committed", self._offsets_settled, seconds=15)
         findings = await examine(self.deployment, finished=False)
-        assert findings.faults() == {}
+        assert not findings.faults(), findings.faults()
         return findings
 
     async def _offsets_settled(self) -> bool:
@@ -158,7 +158,7 @@ class Scene:
         self.report.ids_missing += len(findings.missing_ids)
         self.report.ids_doubled += findings.doubled_ids
         self.report.gaps += self.gaps()
-        assert findings.faults() == {}
+        assert not findings.faults(), findings.faults()
         assert findings.events == events
         assert self.gaps() == 0
         return findings

@@ -35,6 +35,7 @@ async def test_triggers_killed_in_their_transactions_are_sent_once_and_caps_hold
 
     await until("no lag", done, seconds=30, worker=last)
     assert last.stop() == 0
+    scene.report.events += number + SIGNALS
 
     expected, rows = await decided(scene)
     fired = await scene.deployment.read(scene.deployment.topic("ad-trigger"))
