@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types bench clean
+.PHONY: install demo test lint types bench chaos clean
 .DEFAULT_GOAL := demo
 
 install: .venv/installed
@@ -29,6 +29,9 @@ types: install
 
 bench: install
 	$(BIN)/footfall bench features
+
+chaos: install
+	$(BIN)/pytest tests/chaos -m chaos --chaos-json
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

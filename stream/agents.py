@@ -15,6 +15,7 @@ from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import end_process
+from stream.faults import reach
 from stream.handler_errors import fold_guarded
 from stream.records import Fold, Output, PartitionTotals, dead_letter
 from stream.signals import render_signals
@@ -62,6 +63,7 @@ async def fold_agent(
         now_ms = int(time.time() * 1000)
         folded = fold_guarded(fold, partition.rows, partition.totals, partition.undo, chunk.records, now_ms)
         barrier.add(event, partition, folded)
+        reach("folded")
         limit.count(chunk, folded.outputs)
         await barrier.room()
         await limit.passable()

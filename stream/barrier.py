@@ -17,6 +17,7 @@ from msgspec import Struct
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, headers_of
 from stream.alignment import Alignment
+from stream.faults import reach
 from stream.records import Folded, Output
 from stream.store import END_KEY, META_KEY, Partition, RowStore
 
@@ -66,6 +67,7 @@ class Outbox:
             for (topic, partition), messages in together.items():
                 sends += await send_batches(self._producer, topic, partition, messages)
         await asyncio.gather(*sends)
+        reach("outputs.acked")
 
     def render(self, output: Output) -> Message:
         """Render an output as topic, key, value, timestamp and headers; a dead letter keeps its original bytes."""
@@ -150,10 +152,12 @@ class Barrier:
             batches = [self._encode(pending) for pending in taken.values()]  # before any await: rows go on changing
             started = time.monotonic()
             await asyncio.gather(*(send for pending in taken.values() for send in pending.sends))  # P1 outputs first
+            reach("P1.acked")
             await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows and offsets are one transaction
             for pending in taken.values():
                 for event in pending.events:
                     event.ack()
+            reach("P2.acked")
             self.flushes += 1
             self.seconds += time.monotonic() - started
             self._made_room(events, size)
@@ -178,17 +182,21 @@ class Barrier:
         transactional = self._store.settings.transactions
         if transactional:
             await producer.begin_transaction()
+        reach("P2.begun")
         sends = [
             await producer.send(topic, value, key=key, partition=number, timestamp_ms=timestamp_ms, headers=headers)
             for topic, key, value, timestamp_ms, headers in batch.messages
         ]
         sends += await self._send_rows(producer, number, batch.rows)
+        reach("P2.sent")
         if transactional:
             await producer.send_offsets_to_transaction(batch.offsets, self._store.app.conf.id)
+            reach("P2.offsets")
             await producer.commit_transaction()
         await asyncio.gather(*sends)
         if not transactional:  # the embedded broker miscounts its end unless a flush ends with a batch of one record
             await asyncio.gather(*await self._send_rows(producer, number, [(END_KEY, b"")]))
+        reach("P2.committed")
         batch.partition.meta = batch.meta
         batch.partition.skipped.clear()
 

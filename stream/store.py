@@ -21,6 +21,7 @@ from msgspec import Struct
 from stream.clients import plain_consumer, rows_producer
 from stream.damaged_row import BESIDE_ROWS
 from stream.exits import crash_only
+from stream.faults import reach
 from stream.records import PartitionTotals
 from stream.restore import RestoreProgress
 from stream.rows import RowRules, Rows
@@ -120,7 +121,9 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         self.restoring = True
         try:
             self.owned.update({p.number: p for p in await asyncio.gather(*(self._fence(tp.partition) for tp in new))})  # P4
+            reach("P4.fenced")
             await self._restore(owned, new)  # P5
+            reach("P5.restored")
             if first:  # later ones come from workers that were reading the very same topics
                 await crash_only("take-over", self.check([self.owned[tp.partition] for tp in new]))
             self.taken_over = True

@@ -19,6 +19,7 @@ from schemas.topics import dlq
 from stream.app import INPUTS, FootfallApp, Role, build_app
 from stream.clients import admin_client
 from stream.exits import EXIT_CONFIG, end_process
+from stream.faults import FAULT, arm
 from stream.health import Health
 from stream.log import configure_logging
 from stream.settings import Settings, SettingsError
@@ -39,6 +40,7 @@ def run_role(settings: Settings, role: Role) -> int:
             consequence="rows and offsets are not one commit: a crash may shift totals, a paused worker may overwrite rows",
         )
     try:
+        arm(os.environ.get(FAULT, ""))
         return asyncio.run(_run(settings, role))
     except SettingsError as error:
         log.error("exit", reason=str(error), code=EXIT_CONFIG, action="correct it, then start again")

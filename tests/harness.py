@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ from stream.trigger_row import encode_trigger_row
 class Worker:
     """One role process; `log` is what it wrote to stderr. `program` is run in place of the command, to plant a bug."""
 
-    def __init__(self, deployment: "Deployment", role: str, program: str | None = None) -> None:
+    def __init__(self, deployment: "Deployment", role: str, environment: Mapping[str, str], program: str | None = None) -> None:
         number = len(deployment.workers)
         self.role, self.status = role, deployment.folder / f"{role}-{number}.json"
         self.log = deployment.folder / f"{role}-{number}.log"
-        env = environment_of(deployment.settings, FOOTFALL_STATUS_FILE=str(self.status))
+        env = environment_of(deployment.settings, FOOTFALL_STATUS_FILE=str(self.status), **environment)
         self.process = subprocess.Popen(
             [sys.executable, *(["-m", "stream.cli.main"] if program is None else ["-c", program]), "worker", role],
             env=env,
@@ -106,9 +106,9 @@ class Deployment:
         }
         self.settings: Settings = load_settings(**self.given)
 
-    def start(self, role: str, program: str | None = None) -> Worker:
-        """Start one more worker of a role; a `program` is run in place of the command."""
-        worker = Worker(self, role, program)
+    def start(self, role: str, program: str | None = None, **environment: str) -> Worker:
+        """Start one more worker of a role, with these variables of its own; a `program` is run in place of the command."""
+        worker = Worker(self, role, environment, program)
         self.workers.append(worker)
         return worker
 
@@ -138,8 +138,10 @@ class Deployment:
         finally:
             await admin.close()
 
-    async def publish(self, events: Iterable[LoggedEvent], *, per_second: float = 0.0) -> None:
-        """Publish events in order to the partitions that a replay gives them; at full speed unless paced."""
+    async def publish(
+        self, events: Iterable[LoggedEvent], *, per_second: float = 0.0, hurry: asyncio.Event | None = None
+    ) -> None:
+        """Publish events in order to the partitions that a replay gives them; at full speed unless paced, or once told to."""
         replay = self.replay()
         names = {kind: topic.name for kind, topic in self.settings.topics().items()}
         producer = output_producer(self.settings)
@@ -148,7 +150,8 @@ class Deployment:
         try:
             sends = []
             for count, event in enumerate(events):
-                if per_second and (ahead := count / per_second - (time.monotonic() - started)) > 0.01:
+                paced = per_second and not (hurry and hurry.is_set())
+                if paced and (ahead := count / per_second - (time.monotonic() - started)) > 0.01:
                     await asyncio.sleep(ahead)
                 sends.append(
                     await producer.send(
