@@ -7,8 +7,9 @@ published.
 import asyncio
 import contextlib
 import secrets
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
@@ -29,12 +30,29 @@ SLICE = 50_000  # events that are on their way at a time
 
 
 class Published(Struct, frozen=True):
-    """A load on the broker: the settings of its topics, what was sent, and how many score requests an offline fold makes."""
+    """A load on the broker: the settings of its topics, what was sent, and how many score requests an offline fold makes.
+
+    `times_ms` holds the record timestamps of each topic and partition, so that index i is offset i.
+    """
 
     settings: Settings
     count: int
     event_bytes: float
     due: int
+    times_ms: dict[tuple[str, int], list[int]]
+
+    def folded_beyond(self, committed: Mapping[tuple[str, int], int], requests: "Requests") -> int:
+        """Count events that were folded but not committed, as far as score requests show how far the fold had come.
+
+        The worker folds a partition number's topics in order of time, so that all up to its newest request were folded.
+        """
+        newest: dict[int, int] = {}
+        for request in requests.found:
+            source = request.source
+            newest[source.partition] = max(newest.get(source.partition, 0), source.timestamp_ms)
+        return sum(
+            max(0, bisect_right(times, newest.get(at[1], -1)) - committed.get(at, 0)) for at, times in self.times_ms.items()
+        )
 
 
 class Request(Struct):
@@ -90,7 +108,11 @@ async def published(settings: Settings, load: Load) -> AsyncIterator[Published]:
         size = await publish(settings, events)
         folded = Replay(settings, partitions=settings.partitions or 1).fold(events)
         due = sum(output.kind == "score-request" for output in folded)
-        yield Published(settings, load.count, size / load.count, due)
+        times: dict[tuple[str, int], list[int]] = defaultdict(list)
+        names = {kind: topic.name for kind, topic in settings.topics().items()}
+        for event in events:
+            times[names[event.kind], partition_of(event.key, settings.partitions or 1)].append(event.record_ms)
+        yield Published(settings, load.count, size / load.count, due, dict(times))
     finally:
         await delete_topics(settings)
 

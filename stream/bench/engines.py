@@ -85,7 +85,7 @@ ENGINES = {
     for engine in (
         Engine(
             name="footfall",
-            guarantee="effectively once: rows, totals and source offsets in one Kafka transaction, replicated changelog",
+            guarantee="effectively once: rows, totals and source offsets in one Kafka transaction",
             job="the worker as deployed",
             group="features",
             package="faust-streaming",

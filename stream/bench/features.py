@@ -146,6 +146,9 @@ def _summary(engine: Engine, count: int, runs: Sequence[Run]) -> Figures:
         "events_per_second": spread([run.window.events_per_second for run in runs]),
         "due": round(sum(run.due for run in runs) / len(runs), 4),
         "request_bytes_per_event": round(sum(run.request_bytes for run in runs) / len(runs), 1),
+        "events_per_worker_core_second": spread(
+            [run.window.events_per_second / run.window.worker_cores for run in runs if run.window.worker_cores] or [0.0]
+        ),
         "worker_cores": spread([run.window.worker_cores for run in runs], 2),
         "machine_cores": spread([run.window.machine_cores for run in runs], 2),
         **({"barrier": runs[-1].barrier} if runs[-1].barrier else {}),
@@ -167,9 +170,7 @@ async def _barriers(
                 progress(f"barriers: {interval} ms, {_line(run.window)}")
                 if repeat == 0:
                     crashes[interval] = await _crash(given, interval)
-                    progress(
-                        f"barriers: {interval} ms, {KILLS} times killed, uncommitted: {crashes[interval]['uncommitted_at_kill']}"
-                    )
+                    progress(f"barriers: {interval} ms, left at a kill: {crashes[interval]['uncommitted_at_kill']}")
     return [
         {
             "interval_ms": interval,
@@ -193,13 +194,9 @@ async def _crash(given: Published, interval: int) -> Figures:
             running.process.kill()
             running.process.wait()
             requests = await read_requests(settings)
-            newest: dict[tuple[str, int], int] = {}
-            for request in requests.found:
-                at = request.source.topic, request.source.partition
-                newest[at] = max(newest.get(at, 0), request.source.offset + 1)
             running.start()
             committed = await running.offsets()  # what the next process goes on from
-            uncommitted.append(sum(max(0, end - committed.get(at, 0)) for at, end in newest.items()))
+            uncommitted.append(given.folded_beyond(committed, requests))
         await measure([running], given.count, seconds=120 + given.count / 500)
     requests = await read_requests(settings)
     if requests.distinct != given.due:

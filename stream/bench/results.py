@@ -75,10 +75,20 @@ def _features(found: Figures) -> list[str]:
     lines = [
         f"Load `{found['load']}`, {found['event_bytes']} bytes an event, {found['repeats']} repeats, runs interleaved. Rates "
         "are median (least to greatest) of events over the seconds between two commits, the first at a tenth of the events. "
-        "Every run made exactly the score requests of an offline fold.",
+        "Every run made exactly the score requests of an offline fold. Cores are those that were busy in that time: the "
+        "worker's, and all of the machine's (broker and measurement included).",
         "",
         *table(
-            ["engine", "events/s", "Footfall is × faster", "events", "due", "worker cores", "machine cores"],
+            [
+                "engine",
+                "events/s",
+                "Footfall is × faster",
+                "events",
+                "due",
+                "worker cores",
+                "machine cores",
+                "events a core second",
+            ],
             [
                 [
                     f"{name} ({engine['version']})",
@@ -88,6 +98,7 @@ def _features(found: Figures) -> list[str]:
                     f"{engine['due']:.1%}",
                     str(engine["worker_cores"]["median"]),
                     str(engine["machine_cores"]["median"]),
+                    f"{engine['events_per_worker_core_second']['median']:,}",
                 ]
                 for name, engine in engines.items()
             ],

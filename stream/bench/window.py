@@ -48,7 +48,7 @@ async def measure(workers: Sequence[Running], total: int, *, seconds: float) -> 
         if committed >= total:
             if first is None:
                 raise EngineError(
-                    f"engine {workers[0].engine.name}: found all {total} events in one commit, expected several commits: give it more events"
+                    f"engine {workers[0].engine.name}: found all {total} events in one commit, expected several: give it more"
                 )
             return _between(first, _sample(workers, committed))
         await asyncio.sleep(POLL_SECONDS)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from schemas.codec import event_decoder
+from schemas.scoring import SourcePosition
 from schemas.topics import SOURCES
+from stream.bench.broker import Published, Request, Requests, bench_settings
 from stream.bench.engines import ENGINES, EngineError, integer_of, recovered_offsets
 from stream.bench.features import barrier_figures, ratios
 from stream.bench.figures import histogram, machine, percentiles, spread
@@ -90,6 +92,16 @@ def test_ratios_compare_medians_with_those_of_footfall() -> None:
     engines = {name: {"events_per_second": spread([rate])} for name, rate in (("footfall", 50_000.0), ("quix", 4_000.0))}
     assert ratios(engines) == {"quix": 12.5}
     assert ratios({"quix": engines["quix"]}) == {}
+
+
+def test_what_a_kill_left_uncommitted_is_counted_in_topics_without_requests_too() -> None:
+    settings = bench_settings("127.0.0.1:9092")
+    given = Published(settings, 6, 1.0, 1, {("clicks", 0): [10, 20, 30], ("browses", 0): [15, 25, 35]})
+    source = SourcePosition(topic="clicks", partition=0, offset=2, timestamp_ms=30)
+    requests = Requests([Request("a", "e", source), Request("a", "e", source)], 10)
+    assert given.folded_beyond({("clicks", 0): 1}, requests) == 4
+    assert given.folded_beyond({("clicks", 0): 3, ("browses", 0): 3}, requests) == 0
+    assert requests.distinct == 1
 
 
 def test_a_worker_without_barriers_has_no_barrier_figures() -> None:
