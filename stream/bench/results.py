@@ -74,7 +74,7 @@ def _features(found: Figures) -> list[str]:
     engines = found["engines"]
     lines = [
         f"Load `{found['load']}`, {found['event_bytes']} bytes an event, {found['repeats']} repeats, runs interleaved. Rates "
-        "are median (least to greatest) of events over the seconds between two commits, the first at a tenth of the events. "
+        "are median (least to greatest) of events over the seconds between two commits, at a tenth and at 95 % of them. "
         "Every run made exactly the score requests of an offline fold. Cores are those that were busy in that time: the "
         "worker's, and all of the machine's (broker and measurement included).",
         "",

@@ -1,6 +1,6 @@
 """One run's measured window: events/s between two commits, and what the processors did meanwhile.
 
-The first tenth warms up. Both ends of the window are commits as the broker (or a recovery store) knows them, so that an
+The first tenth warms up, the last twentieth is left out. Both ends of the window are commits as the broker (or a recovery store) knows them, so that an
 engine that commits once a second is not rounded against one that commits five times. Start at measure.
 """
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 from stream.bench.engines import CLOCK_TICKS, EngineError, Running
 
 POLL_SECONDS = 0.05
-WARM_UP = 0.1
+WARM_UP, END = 0.1, 0.95  # of the events; both ends lie inside the run, so that the same is folded ahead of both commits
 
 
 class Window(Struct, frozen=True):
@@ -39,18 +39,20 @@ async def measure(workers: Sequence[Running], total: int, *, seconds: float) -> 
     Raises:
         EngineError: one ended, or they did not finish within `seconds`.
     """
-    deadline, first, committed = time.monotonic() + seconds, None, 0
+    deadline, committed = time.monotonic() + seconds, 0
+    first: _Sample | None = None
+    last: _Sample | None = None
     while time.monotonic() < deadline:
         committed = await workers[0].committed()
-        if first is None and total * WARM_UP <= committed < total:
+        if first is None and committed >= total * WARM_UP:
             first = _sample(workers, committed)
-            continue
+        elif first is not None and last is None and committed >= total * END and committed > first.committed:
+            last = _sample(workers, committed)
         if committed >= total:
-            if first is None:
-                raise EngineError(
-                    f"engine {workers[0].engine.name}: found all {total} events in one commit, expected several: give it more"
-                )
-            return _between(first, _sample(workers, committed))
+            if first is None or last is None:
+                name = workers[0].engine.name
+                raise EngineError(f"engine {name}: found all {total} events in one commit, expected several: give it more")
+            return _between(first, last)
         await asyncio.sleep(POLL_SECONDS)
     raise _not_done(workers[0], committed, total, seconds)
 
