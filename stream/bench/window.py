@@ -1,7 +1,8 @@
 """One run's measured window: events/s between two commits, and what the processors did meanwhile.
 
-The first tenth warms up, the last twentieth is left out. Both ends of the window are commits as the broker (or a recovery store) knows them, so that an
-engine that commits once a second is not rounded against one that commits five times. Start at measure.
+The first tenth warms up, the last twentieth is left out. Both ends of the window are commits as the broker (or a
+recovery store) knows them, so that an engine that commits once a second is not rounded against one that commits five
+times. Start at measure.
 """
 
 import asyncio
