@@ -27,11 +27,16 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# needs KAFKA_BOOTSTRAP_SERVERS; FOOTFALL_BENCH_BROKER names the broker in the record
 bench: install
-	$(BIN)/footfall bench features
+	PYTHON=$(PYTHON) tests/bench/peers/setup
+	$(BIN)/footfall bench features --record tests/bench
+	$(BIN)/footfall bench scaling --record tests/bench
+	$(BIN)/footfall bench latency --record tests/bench
+	$(BIN)/footfall bench restore --record tests/bench
 
 chaos: install
 	$(BIN)/pytest tests/chaos -m chaos --chaos-json
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,40 +1,157 @@
-"""`footfall bench …`: measure this machine against peers running the same work in the same run."""
+"""`footfall bench …`: measure this machine; each verb ends by itself and can record its result in a RESULTS.md.
+
+Parses and delegates: what is measured, and how, is in stream/bench.
+"""
 
 import asyncio
 import json
+import shlex
 import sys
-from typing import Annotated
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine; needs a Kafka (KAFKA_BOOTSTRAP_SERVERS).")
 
-
-@app.callback()
-def _bench() -> None:
-    """Keep `features` a verb of its own while it is the only one."""
+Kafka = Annotated[str, typer.Option("--kafka", envvar="KAFKA_BOOTSTRAP_SERVERS", help="Broker to run on.")]
+Shape = Annotated[str, typer.Option("--load", help="sessions (40 events of a user) or independent (a user per event).")]
+Repeats = Annotated[int, typer.Option(help="Repeats; the median counts.", min=1)]
+Record = Annotated[Path | None, typer.Option(help="Folder whose RESULTS.md and plots the result is written to.")]
+Broker = Annotated[str, typer.Option(envvar="FOOTFALL_BENCH_BROKER", help="The broker's name and version, for the record.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 
 
 @app.command()
 def features(
-    kafka: Annotated[str, typer.Option("--kafka", envvar="KAFKA_BOOTSTRAP_SERVERS", help="Broker to run on.")],
-    events: Annotated[int, typer.Option(help="Events that Footfall reads in each repeat.", min=10_000)] = 600_000,
-    twin_events: Annotated[int, typer.Option(help="Events that stock Faust reads in each repeat.", min=1_000)] = 40_000,
-    repeats: Annotated[int, typer.Option(help="Repeats; the median counts.", min=1)] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    kafka: Kafka,
+    engines: Annotated[str, typer.Option(help="Engines, comma separated.")] = "footfall,stock-faust,quix,bytewax",
+    events: Annotated[
+        int, typer.Option(help="Events that Footfall reads in each repeat; peers a share.", min=10_000)
+    ] = 600_000,
+    load: Shape = "sessions",
+    repeats: Repeats = 3,
+    barriers: Annotated[str, typer.Option(help="Barrier intervals to compare, ms, comma separated.")] = "100,200,500",
+    record: Record = None,
+    broker: Broker = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Events/s of role features with durable rows, beside the same fold in a stock Faust agent."""
-    from stream.bench import bench_features, bench_settings
+    """Events/s of role features with durable rows, beside the same fold in other engines."""
+    from stream.bench.engines import ENGINES
+    from stream.bench.features import bench_features
 
-    def progress(line: str) -> None:
-        typer.echo(line, err=True)
-
-    result = asyncio.run(
-        bench_features(bench_settings(kafka), events=events, twin_events=twin_events, repeats=repeats, progress=progress)
+    chosen = _choices("--engines", engines, list(ENGINES))
+    intervals = [_milliseconds(interval) for interval in barriers.split(",") if interval]
+    work = bench_features(
+        kafka,
+        engines=chosen,
+        events=events,
+        shape=_shape(load),
+        repeats=repeats,
+        barriers=intervals,
+        progress=_progress,
     )
-    if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
-        return
-    for engine, rate in result["engines"].items():
-        typer.echo(f"{engine:12} {rate['median']:>9,} events/s  ({rate['min']:,} to {rate['max']:,}), {rate['guarantee']}")
-    typer.echo(f"{'ratio':12} {result['ratio']:>9}    {result['event_bytes']} bytes an event, {result['machine']}")
+    _finish(work, record=record, broker=broker, as_json=as_json)
+
+
+@app.command()
+def restore(
+    kafka: Kafka,
+    rows: Annotated[int, typer.Option(help="User rows in the changelog.", min=1_000)] = 1_000_000,
+    repeats: Repeats = 3,
+    record: Record = None,
+    broker: Broker = "",
+    as_json: AsJson = False,
+) -> None:
+    """From a changelog of user rows to a ready worker, and from a kill -9 to the next commit."""
+    from stream.bench.restore import bench_restore
+
+    _finish(bench_restore(kafka, rows=rows, repeats=repeats, progress=_progress), record=record, broker=broker, as_json=as_json)
+
+
+@app.command()
+def latency(
+    kafka: Kafka,
+    rate: Annotated[float, typer.Option(help="Events/s; 0 measures the worker first and takes half.", min=0)] = 0.0,
+    seconds: Annotated[float, typer.Option(help="Seconds that are measured.", min=1)] = 30.0,
+    warm_up: Annotated[float, typer.Option(help="Seconds before, which are not.", min=0)] = 10.0,
+    load: Shape = "sessions",
+    barrier_ms: Annotated[int, typer.Option(help="Barrier interval.", min=5)] = 200,
+    record: Record = None,
+    broker: Broker = "",
+    as_json: AsJson = False,
+) -> None:
+    """From the moment an event should be sent to the receipt of its score request, under open load."""
+    from stream.bench.features import footfall_rate
+    from stream.bench.latency import bench_latency
+
+    shape = _shape(load)
+
+    async def measure() -> dict[str, Any]:
+        chosen = rate or 0.5 * await footfall_rate(kafka, shape=shape, progress=_progress)
+        return await bench_latency(
+            kafka,
+            rate=chosen,
+            seconds=seconds,
+            warm_up_seconds=warm_up,
+            shape=shape,
+            barrier_ms=barrier_ms,
+            progress=_progress,
+        )
+
+    _finish(measure(), record=record, broker=broker, as_json=as_json)
+
+
+@app.command()
+def scaling(
+    kafka: Kafka,
+    events: Annotated[int, typer.Option(help="Events of each run.", min=20_000)] = 600_000,
+    load: Shape = "sessions",
+    repeats: Repeats = 3,
+    record: Record = None,
+    broker: Broker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Events/s of one and of two workers that share eight partitions."""
+    from stream.bench.scaling import bench_scaling
+
+    work = bench_scaling(kafka, events=events, shape=_shape(load), repeats=repeats, progress=_progress)
+    _finish(work, record=record, broker=broker, as_json=as_json)
+
+
+def _finish(work: Coroutine[Any, Any, dict[str, Any]], *, record: Path | None, broker: str, as_json: bool) -> None:
+    from stream.bench.engines import ROOT
+    from stream.bench.figures import machine
+    from stream.bench.results import record as write
+    from stream.bench.results import section
+
+    at = machine(ROOT, broker=broker)  # before the run: the commit that is measured
+    found = asyncio.run(work) | {"machine": at}
+    command = shlex.join(["footfall", *sys.argv[1:]])
+    if record is not None:
+        _progress(f"written to {write(record, found, command)}")
+    typer.echo(json.dumps(found) if as_json else section(found, command, []))
+
+
+def _progress(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _shape(given: str) -> Any:
+    from stream.bench.load import SHAPES
+
+    return _choices("--load", given, list(SHAPES))[0]
+
+
+def _choices(flag: str, given: str, known: list[str]) -> list[str]:
+    chosen = [name.strip() for name in given.split(",") if name.strip()]
+    if not chosen or set(chosen) - set(known):
+        raise typer.BadParameter(f"found {given!r}, expected of {', '.join(known)}", param_hint=flag)
+    return list(dict.fromkeys(chosen))
+
+
+def _milliseconds(given: str) -> int:
+    if not given.strip().isdigit():
+        raise typer.BadParameter(f"found {given!r}, expected milliseconds", param_hint="--barriers")
+    return int(given)

@@ -1,0 +1,132 @@
+"""`footfall bench latency`: from the moment an event should be sent to the receipt of its score request, under open load.
+
+A sender in a process of its own has a fixed schedule and never waits for an answer; every latency counts from the
+scheduled moment, so neither a slow worker nor a late sender hides waiting (no coordinated omission). Receipt is our own
+consumer's. Start at bench_latency.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from aiokafka.structs import TopicPartition
+
+from stream.admin import apply
+from stream.bench.broker import bench_settings, decode_request, delete_topics, run_settings
+from stream.bench.engines import ENGINES, ROOT, EngineError, Running
+from stream.bench.figures import Figures, histogram, percentiles
+from stream.bench.load import Load, Shape, load
+from stream.children import die_with_parent, end_child
+from stream.clients import plain_consumer
+from stream.settings import Settings
+from stream.supervisor import environment_of
+
+START_SECONDS = 60.0
+END_SECONDS = 20.0  # after the last event is due: what has not come by then is missing
+
+
+async def bench_latency(
+    bootstrap: str,
+    *,
+    rate: float,
+    seconds: float,
+    warm_up_seconds: float,
+    shape: Shape,
+    barrier_ms: int,
+    progress: Callable[[str], None],
+) -> Figures:
+    """Send `rate` events/s for the warm-up and `seconds`, and return the latencies of the latter.
+
+    Raises:
+        EngineError: the worker or the sender ended, or the worker was not ready in time.
+    """
+    count = round(rate * (warm_up_seconds + seconds))
+    events = load(count, shape=shape)
+    settings = bench_settings(bootstrap)
+    await apply(settings)
+    settings = run_settings(settings, barrier_ms=barrier_ms)
+    await apply(settings)
+    try:
+        async with Running(ENGINES["footfall"], settings) as worker:
+            await ready(worker)
+            progress(f"latency: {rate:,.0f} events/s for {warm_up_seconds:.0f} + {seconds:.0f} s")
+            received, started, late = await _receive(settings, worker, events, rate, shape)
+    finally:
+        await delete_topics(settings)
+    positions = events.positions()
+    first = warm_up_seconds * rate
+    latencies = [
+        (at - started - place / rate) * 1000 for event_id, at in received.items() if (place := positions[event_id]) >= first
+    ]
+    return {
+        "benchmark": "latency",
+        "load": shape,
+        "rate": round(rate),
+        "seconds": seconds,
+        "warm_up_seconds": warm_up_seconds,
+        "barrier_ms": barrier_ms,
+        "events": count,
+        "latency_ms": percentiles(latencies),
+        "sender_late_ms": late,
+        "histogram_ms": histogram(latencies),
+    }
+
+
+async def ready(worker: Running, seconds: float = START_SECONDS) -> float:
+    """Wait until /readyz answers 200 and return the seconds that took.
+
+    Raises:
+        EngineError: the worker ended, or is not ready in time.
+    """
+    started = time.monotonic()
+    while time.monotonic() < started + seconds:
+        if worker.process.poll() is not None:
+            raise EngineError(f"the worker ended with {worker.process.returncode}: {worker.last_words()}")
+        if await asyncio.to_thread(worker.ready):
+            return time.monotonic() - started
+        await asyncio.sleep(0.02)
+    raise EngineError(f"the worker was not ready within {seconds:.0f} s: {worker.last_words()}")
+
+
+async def _receive(
+    settings: Settings, worker: Running, events: Load, rate: float, shape: Shape
+) -> tuple[dict[str, float], float, Figures]:
+    """Run the sender and read score requests; return when each event's came, when sending began, how late the sender was."""
+    consumer = plain_consumer(settings, auto_offset_reset="earliest")
+    await consumer.start()
+    order = {"seed": events.seed, "count": events.count, "shape": shape, "rate": rate}
+    sender = subprocess.Popen(
+        [sys.executable, "-m", "stream.bench.sender", json.dumps(order)],
+        env=environment_of(settings, PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=die_with_parent(),  # noqa: PLW1509, the child only calls prctl
+    )
+    received: dict[str, float] = {}
+    try:
+        tps = [TopicPartition(settings.topics()["score-request"].name, n) for n in range(settings.partitions or 1)]
+        consumer.assign(tps)
+        telling = asyncio.create_task(asyncio.to_thread(sender.stdout.read))  # type: ignore[union-attr]
+        deadline = time.monotonic() + START_SECONDS + events.count / rate + END_SECONDS
+        while time.monotonic() < deadline:
+            batches = await consumer.getmany(timeout_ms=200)
+            now = time.time()
+            for batch in batches.values():
+                for record in batch:
+                    received.setdefault(decode_request(record.value).event_id, now)
+            if telling.done() and not batches and await _caught_up(worker, events.count):
+                break
+        else:
+            raise EngineError(f"latency: the load was not folded in time: {worker.last_words()}")
+        told = json.loads(await telling)
+        return received, told["started"], told["late_ms"]
+    finally:
+        end_child(sender, 1.0)
+        await consumer.stop()
+
+
+async def _caught_up(worker: Running, count: int) -> bool:
+    return await worker.committed() >= count

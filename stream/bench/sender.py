@@ -1,0 +1,68 @@
+"""The sender of an open load, a process of its own: event i leaves at start + i / rate, whatever became of those before.
+
+Called as `python -m stream.bench.sender ORDER` with the settings in the environment; ORDER is JSON and names seed, count
+and shape of a load and the rate. Ends with one JSON object on stdout: when it began, and how late it was. Start at main.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+from stream.bench.figures import percentiles
+from stream.bench.load import load
+from stream.clients import output_producer
+from stream.replay import partition_of
+from stream.settings import Settings, load_settings
+
+TICK_SECONDS = 0.001
+LEAD_SECONDS = 0.5  # from the first look at the clock to the first event
+
+
+def due_by(now: float, started: float, rate: float, sent: int, count: int) -> range:
+    """Return the places of the events that are due at `now` and have not been sent."""
+    return range(sent, max(sent, min(count, int((now - started) * rate) + 1)))
+
+
+async def send(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
+    """Send the ordered load on its schedule; returns when it began (epoch s) and how late it was (ms)."""
+    count, rate = order["count"], order["rate"]
+    names, partitions = {kind: topic.name for kind, topic in settings.topics().items()}, settings.partitions or 1
+    events = list(load(count, shape=order["shape"], seed=order["seed"]).events())
+    producer = output_producer(settings)
+    await producer.start()
+    waiting: set[asyncio.Future[Any]] = set()
+    late = []
+    try:
+        started, sent = time.time() + LEAD_SECONDS, 0
+        while sent < count:
+            now = time.time()
+            for place in due_by(now, started, rate, sent, count):
+                event = events[place]
+                future = await producer.send(
+                    names[event.kind],
+                    event.value,
+                    key=event.key,
+                    partition=partition_of(event.key, partitions),
+                    timestamp_ms=event.record_ms,
+                )
+                waiting.add(future)
+                future.add_done_callback(waiting.discard)
+                late.append((time.time() - started - place / rate) * 1000)
+                sent = place + 1
+            await asyncio.sleep(max(TICK_SECONDS, started - time.time()))
+        await asyncio.gather(*waiting)
+    finally:
+        await producer.stop()
+    return {"started": started, "late_ms": percentiles(late)}
+
+
+def main() -> None:
+    """Send what the first argument orders."""
+    told = asyncio.run(send(load_settings(), json.loads(sys.argv[1])))
+    sys.stdout.write(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

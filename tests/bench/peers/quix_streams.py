@@ -1,0 +1,56 @@
+"""The same fold in Quix Streams: exactly-once, each user's row as bytes in its RocksDB state with a changelog topic.
+
+Run by `footfall bench features` with the settings in the environment, in a venv of its own (tests/bench/peers/setup).
+Seven topics are concatenated, so Quix aligns them by time as Footfall does. Rows are kept decoded beside the state,
+which spares Quix a decode per event; its state has no hook at a checkpoint, so each event encodes and sets its row.
+"""
+
+import tempfile
+import time
+
+from quixstreams import Application, State, message_context
+
+from models.features.spec import KINDS
+from models.features.user_state import encode_row
+from schemas.codec import encode
+from stream.records import PartitionTotals
+from stream.replay import LogRecord, features_fold
+from stream.settings import load_settings
+
+
+def main() -> None:
+    settings = load_settings()
+    names = {kind: topic.name for kind, topic in settings.topics().items()}
+    app = Application(
+        broker_address=settings.kafka_bootstrap_servers,
+        consumer_group=f"{settings.app_id}-quix",
+        processing_guarantee="exactly-once",
+        commit_interval=1.0,
+        auto_offset_reset="earliest",
+        state_dir=tempfile.mkdtemp(),
+        consumer_poll_timeout=0.1,
+        loglevel="WARNING",
+    )
+    fold, rows, totals = features_fold(settings), {}, PartitionTotals()
+
+    def apply(value: bytes, key: bytes, timestamp: int, headers: object, state: State) -> list[bytes]:
+        at = message_context()
+        if key not in rows and (row := state.get_bytes("row")) is not None:
+            rows[key] = row
+        record = LogRecord(at.topic, at.partition, at.offset, timestamp, key, value)
+        folded = fold.fold(rows, totals, [record], int(time.time() * 1000))
+        for changed in folded.dirty.values():
+            state.set_bytes("row", encode_row(changed))
+        return [encode(output.message) for output in folded.outputs if output.kind == "score-request"]
+
+    frames = [app.dataframe(app.topic(names[kind], key_deserializer="bytes", value_deserializer="bytes")) for kind in KINDS]
+    events = frames[0]
+    for frame in frames[1:]:
+        events = events.concat(frame)
+    requests = app.topic(names["score-request"], key_serializer="bytes", value_serializer="bytes")
+    events.apply(apply, stateful=True, metadata=True, expand=True).to_topic(requests)
+    app.run()
+
+
+if __name__ == "__main__":
+    main()
