@@ -7,9 +7,9 @@ import pytest
 from schemas.codec import decode, encode
 from schemas.signals import AdTrigger, Suppression
 from stream.clients import output_producer
-from stream.pipeline import encode_trigger_row
 from stream.records import PartitionTotals
 from stream.replay import triggers_fold
+from stream.trigger_row import encode_trigger_row
 from tests.builders import NOW_MS, churn_risk, interest, interest_score
 from tests.chaos.scene import Scene
 from tests.harness import until
