@@ -233,8 +233,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         return positions
 
     async def _wait_next_records(self, timeout: float) -> Any:
-        if self.flow_active and not self._get_active_partitions():
-            await asyncio.sleep(IDLE_SECONDS)  # Faust sleeps a second
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        if not self._get_active_partitions():
+            await asyncio.sleep(IDLE_SECONDS)  # Faust sleeps a second, after every rebalance
             return {}, set()
         return await super()._wait_next_records(timeout)
 
