@@ -6,7 +6,7 @@ acknowledgement: Faust would pass over what an agent held when it raised. Start 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from models.features.spec import FEATURE_SPEC
@@ -18,15 +18,13 @@ from stream.barrier import Barrier, Outbox
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import end_process
 from stream.faults import reach
-from stream.handler_errors import dead_letter_of_error, fold_guarded, tell_once
+from stream.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
 from stream.records import Fold, Output, PartitionTotals, Record, dead_letter
 from stream.signals import render_signals
 from stream.store import RowStore
 
 if TYPE_CHECKING:  # only role scorer loads torch
-    from models.scorer import Scorer, Scores
-
-NO_REQUESTS_FAULT = (FloatingPointError, MemoryError, OSError, RuntimeError)  # torch raises RuntimeErrors for its devices
+    from models.scorer import Scorer
 
 
 class Contiguity:
@@ -151,18 +149,3 @@ def _check_request(request: ScoreRequest, record: Record) -> None:
         raise DecodeError(
             Reason.OUT_OF_RANGE, f"found source partition {request.source.partition}, expected {record.partition}, the record's"
         )
-
-
-def score_apart(scorer: "Scorer", requests: Sequence[ScoreRequest]) -> list["Scores | Exception"]:
-    """Score requests; where one of them meets an error of the code, score each alone and return the error in its place.
-
-    Blocks as Scorer.score does. What a broken device or a lack of memory raises is no request's fault and is let out.
-    """
-    try:
-        return list(scorer.score(requests))
-    except NO_REQUESTS_FAULT:
-        raise
-    except Exception as error:  # whatever the code has wrong with one request: the others are scored
-        if len(requests) == 1:
-            return [error]
-        return [score for request in requests for score in score_apart(scorer, [request])]

@@ -10,16 +10,22 @@ import traceback
 from collections.abc import Sequence
 from operator import length_hint
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from models.features.row_versions import RowVersionError
 from schemas.codec import DecodeError
 from schemas.dead_letter import Reason
+from schemas.scoring import ScoreRequest
 from stream.records import Fold, Folded, Output, PartitionTotals, Record, dead_letter
 from stream.rows import Rows
 from stream.undo import Undo
+
+if TYPE_CHECKING:  # only role scorer loads torch
+    from models.scorer import Scorer, Scores
+
+NO_REQUESTS_FAULT = (FloatingPointError, MemoryError, OSError, RuntimeError)  # torch raises RuntimeErrors for its devices
 
 log = structlog.get_logger()
 
@@ -100,6 +106,21 @@ def _restore(
         del rows[key]
     else:
         rows[key] = last
+
+
+def score_apart(scorer: "Scorer", requests: Sequence[ScoreRequest]) -> list["Scores | Exception"]:
+    """Score requests; where one of them meets an error of the code, score each alone and return the error in its place.
+
+    Blocks as Scorer.score does. What a broken device or a lack of memory raises is no request's fault and is let out.
+    """
+    try:
+        return list(scorer.score(requests))
+    except NO_REQUESTS_FAULT:
+        raise
+    except Exception as error:  # whatever the code has wrong with one request: the others are scored
+        if len(requests) == 1:
+            return [error]
+        return [score for request in requests for score in score_apart(scorer, [request])]
 
 
 def dead_letter_of_error(kind: str, record: Record, error: Exception, folded_ms: int) -> Output:
