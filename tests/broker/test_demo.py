@@ -65,6 +65,18 @@ def test_an_interrupt_ends_the_demo_in_order(tmp_path: Path) -> None:
     check(result_of(process), tmp_path)
 
 
+def test_an_interrupt_while_the_roles_start_ends_the_demo_in_order(tmp_path: Path) -> None:
+    process = demo(tmp_path)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("waiting"):
+            break
+    process.send_signal(signal.SIGINT)
+    result = result_of(process)
+    assert (result["events_sent"], result["orphan_processes"]) == (0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:
     process = demo(tmp_path)
     assert process.stderr is not None and process.stdout is not None
