@@ -120,6 +120,11 @@ class Barrier:
         self._events += len(chunk.records)
         self._bytes += chunk.size_bytes
 
+    @property
+    def pending(self) -> bool:
+        """Tell whether something was folded that is not durable yet."""
+        return bool(self._pending) or self._flushing.locked()
+
     async def room(self) -> None:
         """Wait while too much is folded but not durable; fetching stops by itself when the fold waits."""
         while self._events > self._max_events or self._bytes > self._max_bytes:
@@ -137,7 +142,7 @@ class Barrier:
 
     async def drained(self) -> None:
         """Flush until nothing is pending."""
-        while self._pending or self._flushing.locked():
+        while self.pending:
             await self.flush()
 
     async def flush(self) -> None:
