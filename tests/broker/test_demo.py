@@ -52,6 +52,7 @@ def test_every_event_is_accounted_for_scored_and_decided_and_nothing_is_left(tmp
     result = result_of(demo(tmp_path, "--seconds", "20"))
     check(result, tmp_path)
     assert result["score_requests"] > 0 and result["triggers"] > 0 and result["restarts"] == 0
+    assert result["signals"]["sentiment"] > 0
     assert result["first_score_s"] <= 60
 
 
