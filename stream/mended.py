@@ -41,6 +41,7 @@ def mend() -> None:
     FlowControlEvent.resume = _resume_once
     PartitionRecords._consumer_record = _fetched_record
     Sender._find_coordinator = _find_coordinator
+    GroupCoordinator._heartbeat_routine = _heartbeat_routine
     GroupCoordinator._do_heartbeat = _do_heartbeat
 
 
@@ -82,7 +83,13 @@ async def _find_coordinator(self: Any, kind: Any, key: Any) -> Any:
             await asyncio.sleep(self._retry_backoff)
 
 
+_heartbeat_routine_once = GroupCoordinator._heartbeat_routine
 _do_heartbeat_once = GroupCoordinator._do_heartbeat
+
+
+async def _heartbeat_routine(self: Any) -> None:
+    self.answered_at = time.monotonic()  # it begins where the broker has answered that this worker joined
+    await _heartbeat_routine_once(self)
 
 
 async def _do_heartbeat(self: Any) -> bool:

@@ -140,7 +140,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         return state.position, end
 
     def silent_seconds(self) -> float:
-        """Return for how long the broker has answered no heartbeat, 0 before the first."""
+        """Return for how long the broker has answered neither a join nor a heartbeat, 0 before the first."""
         consumer = self._thread._consumer
         at = None if consumer is None else getattr(consumer._coordinator, "answered_at", None)
         return 0.0 if at is None else time.monotonic() - at

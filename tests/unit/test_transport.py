@@ -57,6 +57,7 @@ def test_the_libraries_are_those_whose_internals_were_read(package: str, tested:
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
         (FlowControlEvent, "resume", ["self"]),
         (FlowControlEvent, "clear", ["self"]),
+        (mended, "_heartbeat_routine_once", ["self"]),
         (mended, "_do_heartbeat_once", ["self"]),
         (mended, "_find_coordinator_once", ["self", "coordinator_type", "coordinator_key"]),
     ],
