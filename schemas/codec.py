@@ -14,8 +14,11 @@ import msgspec
 from schemas.dead_letter import Reason
 from schemas.events import Event
 from schemas.fields import MAX_EVENT_BYTES, USER_ID_PATTERN
+from schemas.scoring import ScoreRequest
+from schemas.signals import Signal
 
 T = TypeVar("T", bound=msgspec.Struct)
+U = TypeVar("U", bound=ScoreRequest | Signal)
 EventDecoder = Callable[[bytes | None, bytes | None], Event]
 
 
@@ -48,6 +51,18 @@ def event_decoder(struct: type[Event]) -> EventDecoder:
         return event
 
     return decode_event
+
+
+def decode_keyed(struct: type[U], key: bytes | None, value: bytes | None) -> U:
+    """Decode one of our own messages whose record key must be the user it is about, as a source event's must.
+
+    Raises:
+        DecodeError: with the reason and the field.
+    """
+    message = decode(struct, value)
+    if key is None or message.user_id != user_of(key):
+        raise _wrong_user(key, message.user_id)
+    return message
 
 
 @lru_cache(maxsize=1 << 17)
@@ -87,13 +102,15 @@ def refusal(error: Exception) -> DecodeError:
 
 
 def decode(struct: type[T], value: bytes | None) -> T:
-    """Decode one of our own messages (score request, signal, trigger).
+    """Decode one of our own messages (score request, signal, trigger), whatever its record's key is.
 
     Raises:
         DecodeError: with the reason and the field.
     """
     if not value:
         raise DecodeError(Reason.EMPTY_VALUE, "found no value, expected a JSON object")
+    if len(value) > MAX_EVENT_BYTES:
+        raise DecodeError(Reason.TOO_LARGE, f"found {len(value)} bytes, expected at most {MAX_EVENT_BYTES}")
     try:
         return msgspec.json.decode(value, type=struct)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

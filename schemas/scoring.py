@@ -4,17 +4,24 @@ Start at ScoreRequest. `guard` names, per source topic, the first and last offse
 features rest on: fold exactly those and the features come out bit for bit the same.
 """
 
-from msgspec import Struct
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
 
 from schemas.fields import EventId, Id, Millis, Offset, Text, UserId
 
-Guard = dict[str, tuple[int, int]]
+EventKind = Literal["visit", "browse", "click", "search", "purchase", "review", "rating"]
+Amount = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+WallMillis = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # of any clock, also a wrong one
+TopicName = Annotated[str, Meta(min_length=1, max_length=249)]
+Guard = Annotated[dict[Id, tuple[Offset, Offset]], Meta(max_length=16)]
 
 
 class SourcePosition(Struct, frozen=True, kw_only=True, gc=False):
     """Where the event that caused a score lies; `timestamp_ms` is its record's own timestamp."""
 
-    topic: str
+    topic: TopicName
     partition: Offset
     offset: Offset
     timestamp_ms: Millis
@@ -26,20 +33,20 @@ class Timings(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     `sent_ms` is the record's `sent-at-ms` header where one is set, else its timestamp.
     """
 
-    sent_ms: int
-    folded_ms: int
-    received_ms: int = 0
-    scored_ms: int = 0
+    sent_ms: WallMillis
+    folded_ms: WallMillis
+    received_ms: WallMillis = 0
+    scored_ms: WallMillis = 0
 
 
 class HistoryEntry(Struct, frozen=True, gc=False, array_like=True):
     """One past event of the user, as the sequence model sees it; `amount` is dwell, money or stars, by kind."""
 
-    event_time_ms: int
-    kind: str
+    event_time_ms: Millis
+    kind: EventKind
     item_id: str | None
     category: str | None
-    amount: int
+    amount: Amount
     text: str | None
 
 
@@ -53,14 +60,14 @@ class ScoreRequest(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     user_id: UserId
     event_id: EventId
     event_time_ms: Millis
-    kind: str
-    due: str
+    kind: EventKind
+    due: Id
     source: SourcePosition
     guard: Guard
-    spec_version: str
+    spec_version: Id
     features: list[float | None]
     history: list[HistoryEntry]
-    categories: list[tuple[str, float]]
+    categories: list[tuple[str, Share]]
     timings: Timings
     text: Text | None = None
     review_id: Id | None = None

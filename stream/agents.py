@@ -9,15 +9,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from schemas.codec import DecodeError, decode
+from models.features.spec import FEATURE_SPEC
+from schemas.codec import DecodeError, decode_keyed
+from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import end_process
 from stream.faults import reach
-from stream.handler_errors import fold_guarded
-from stream.records import Fold, Output, PartitionTotals, dead_letter
+from stream.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
+from stream.records import Fold, Output, PartitionTotals, Record, dead_letter
 from stream.signals import render_signals
 from stream.store import RowStore
 
@@ -79,21 +81,28 @@ async def score_agent(
     generation: Callable[[], int],
 ) -> None:
     """Role scorer: a chunk is a batch; its signals are acknowledged by the broker before the chunk is."""
-    contiguity = Contiguity()
+    contiguity, told = Contiguity(), set[str]()
     async for event in stream:
         if event.message.generation_id != generation():
             continue
         chunk: Chunk = event.value
         contiguity.check(event.message.generation_id, chunk)
         received_ms = int(time.time() * 1000)
-        requests, outputs = decode_requests(chunk, totals, received_ms)
+        accepted, outputs = decode_requests(chunk, totals, received_ms)
+        requests = [request for _, request in accepted]
         while other := {request.spec_version for request in requests} - {scorer.spec_version}:
             reads = f"model {scorer.model_version} reads feature spec {scorer.spec_version}"
             limit.pause(f"{reads}, requests carry {', '.join(sorted(other))}: start again with a checkpoint of theirs")
             await limit.passable()  # the requests wait on the broker; none of them is at fault
-        scores = await asyncio.to_thread(scorer.score, requests)
+        scores = await asyncio.to_thread(score_apart, scorer, requests)
         scored_ms = int(time.time() * 1000)
-        for request, score in zip(requests, scores, strict=True):
+        for (record, request), score in zip(accepted, scores, strict=True):
+            if isinstance(score, Exception):
+                totals.events.dead_lettered += 1
+                tell_once(record, score, told)
+                outputs.append(dead_letter_of_error("score-request", record, score, received_ms))
+                continue
+            totals.events.applied += 1
             outputs += render_signals(
                 request,
                 score,
@@ -110,15 +119,33 @@ async def score_agent(
         await limit.passable()
 
 
-def decode_requests(chunk: Chunk, totals: PartitionTotals, received_ms: int) -> tuple[list[ScoreRequest], list[Output]]:
-    """Decode a chunk's score requests; what is none becomes a dead letter."""
-    requests, dead = [], []
+def decode_requests(
+    chunk: Chunk, totals: PartitionTotals, received_ms: int
+) -> tuple[list[tuple[Record, ScoreRequest]], list[Output]]:
+    """Decode a chunk's score requests, each with its record; what is none becomes a dead letter."""
+    accepted: list[tuple[Record, ScoreRequest]] = []
+    dead = []
     for record in chunk.records:
         totals.events.events_in += 1
         try:
-            requests.append(decode(ScoreRequest, record.value))
+            request = decode_keyed(ScoreRequest, record.key, record.value)
+            _check_request(request, record)
+            accepted.append((record, request))
         except DecodeError as error:
             totals.events.dead_lettered += 1
             dead.append(dead_letter("score-request", record, error, received_ms))
-    totals.events.applied += len(requests)
-    return requests, dead
+    return accepted, dead
+
+
+def _check_request(request: ScoreRequest, record: Record) -> None:
+    """Refuse a request that no features role sends: a vector of another length, or the partition of another user."""
+    width = len(FEATURE_SPEC.names)
+    if request.spec_version == FEATURE_SPEC.version and len(request.features) != width:
+        raise DecodeError(
+            Reason.SPEC_MISMATCH,
+            f"found {len(request.features)} features, expected the {width} of feature spec {FEATURE_SPEC.version}",
+        )
+    if request.source.partition != record.partition:
+        raise DecodeError(
+            Reason.OUT_OF_RANGE, f"found source partition {request.source.partition}, expected {record.partition}, the record's"
+        )

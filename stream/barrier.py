@@ -12,6 +12,7 @@ from typing import Any
 
 import aiokafka
 import structlog
+from faust.exceptions import ConsumerNotStarted
 from msgspec import Struct
 
 from schemas.codec import encode
@@ -98,6 +99,7 @@ class Barrier:
         self._pending: dict[int, Pending] = {}
         self._events = self._bytes = 0
         self._due, self._done, self._flushing = asyncio.Event(), asyncio.Event(), asyncio.Lock()
+        self.flushing_since: float | None = None  # monotonic seconds, while a flush waits for the broker
         self.flushes, self.rows_written, self.bytes_written, self.seconds = 0, 0, 0, 0.0
 
     def add(self, event: Any, partition: Partition, folded: Folded) -> None:
@@ -120,6 +122,11 @@ class Barrier:
         self._events += len(chunk.records)
         self._bytes += chunk.size_bytes
 
+    @property
+    def pending(self) -> bool:
+        """Tell whether something was folded that is not durable yet."""
+        return bool(self._pending) or self._flushing.locked()
+
     async def room(self) -> None:
         """Wait while too much is folded but not durable; fetching stops by itself when the fold waits."""
         while self._events > self._max_events or self._bytes > self._max_bytes:
@@ -137,7 +144,7 @@ class Barrier:
 
     async def drained(self) -> None:
         """Flush until nothing is pending."""
-        while self._pending or self._flushing.locked():
+        while self.pending:
             await self.flush()
 
     async def flush(self) -> None:
@@ -150,7 +157,7 @@ class Barrier:
                 self._made_room(events, size)
                 return
             batches = [self._encode(pending) for pending in taken.values()]  # before any await: rows go on changing
-            started = time.monotonic()
+            started = self.flushing_since = time.monotonic()
             await asyncio.gather(*(send for pending in taken.values() for send in pending.sends))  # P1 outputs first
             reach("P1.acked")
             await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows and offsets are one transaction
@@ -158,6 +165,7 @@ class Barrier:
                 for event in pending.events:
                     event.ack()
             reach("P2.acked")
+            self.flushing_since = None
             self.flushes += 1
             self.seconds += time.monotonic() - started
             self._made_room(events, size)
@@ -239,7 +247,11 @@ def lag_of(consumer: Any, alignment: Alignment) -> dict[tuple[str, int], int]:
     """
     lag = {}
     in_work, topics = bool(consumer.unacked), alignment.topics()
-    for tp in consumer.assignment():
+    try:
+        assigned = consumer.assignment()
+    except ConsumerNotStarted:  # its thread begins a moment after the app
+        return {}
+    for tp in assigned:
         if tp.topic in topics and (found := consumer.position_and_end(tp)) is not None:
             position, end = found
             done = consumer.next_offset.get(tp) or consumer._committed_offset.get(tp) or 0

@@ -118,21 +118,23 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
         await run.until(run.ready, READY_SECONDS, stop)
         if not run.ready() and not stop.is_set():
             raise DemoError(f"not ready after {READY_SECONDS:g} s: {', '.join(run.unready())}; {run.last_words()}")
-        state.phase, state.sending_since = "running", time.monotonic()
-        sending = asyncio.create_task(
-            send_events(events, settings, partitions=PARTITIONS, pace=at_rate(options.rate), sent=state.sent)
-        )
-        stack.callback(sending.cancel)
-        run.tasks.append(sending)
-        await run.until(lambda: sending.done() and options.log is not None, options.seconds, stop)
-        sending.cancel()
-        with suppress(asyncio.CancelledError):
-            await sending
-        state.phase = "finishing what was sent"
-        await run.until(run.drained, DRAIN_SECONDS, asyncio.Event())
-        if not run.drained():
-            behind = sum(figures.lag for figures in state.roles.values())
-            raise DemoError(f"{behind} records still lag {DRAIN_SECONDS:g} s after the last was sent; {run.last_words()}")
+        if not stop.is_set():
+            state.phase, state.sending_since = "running", time.monotonic()
+            sending = asyncio.create_task(
+                send_events(events, settings, partitions=PARTITIONS, pace=at_rate(options.rate), sent=state.sent)
+            )
+            stack.callback(sending.cancel)
+            run.tasks.append(sending)
+            await run.until(lambda: sending.done() and options.log is not None, options.seconds, stop)
+            sending.cancel()
+            with suppress(asyncio.CancelledError):
+                await sending
+        if state.sent.total:
+            state.phase = "finishing what was sent"
+            await run.until(run.drained, DRAIN_SECONDS, asyncio.Event())
+            if not run.drained():
+                behind = sum(figures.lag for figures in state.roles.values())
+                raise DemoError(f"{behind} records still lag {DRAIN_SECONDS:g} s after the last was sent; {run.last_words()}")
         state.phase = "stopping the roles"
         show(state)
         await supervisor.stop()

@@ -9,6 +9,7 @@ from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 
 MONTH_DAYS, MONTHS = 30, 12
+LEFT_OUT_DAYS = 7  # of the first month, so that reviews of what was bought in them come from the beginning
 LATE, DUPLICATES, MALFORMED = 0.01, 0.01, 0.005  # shares of the made events
 
 
@@ -50,4 +51,5 @@ class MadeYear:
             if month + 1 < MONTHS:
                 self._next = self._threads.submit(self._make, month + 1)
             waiting = [event for event in events if event.record_ms >= self._start_ms(month + 1)]
-            yield from events[: len(events) - len(waiting)]
+            ready = events[: len(events) - len(waiting)]
+            yield from (event for event in ready if event.record_ms >= self._start_ms(0) + LEFT_OUT_DAYS * DAY_MS)

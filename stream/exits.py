@@ -30,6 +30,17 @@ def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> No
     os._exit(code)
 
 
+def end_stopped(role: str, fact: str) -> NoReturn:
+    """End the process with 0: it was asked to stop, and what it had in work is durable or is read again.
+
+    It does not wait for threads: that of a model, or of a client whose broker does not answer, cannot be asked to end.
+    """
+    log.info("stopped", role=role, fact=fact)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 async def crash_only(what: str, work: Awaitable[None]) -> None:
     """Run a part of the main path; any error that it lets out ends the process."""
     try:

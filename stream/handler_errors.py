@@ -10,16 +10,22 @@ import traceback
 from collections.abc import Sequence
 from operator import length_hint
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from models.features.row_versions import RowVersionError
 from schemas.codec import DecodeError
 from schemas.dead_letter import Reason
-from stream.records import Fold, Folded, PartitionTotals, Record, dead_letter
+from schemas.scoring import ScoreRequest
+from stream.records import Fold, Folded, Output, PartitionTotals, Record, dead_letter
 from stream.rows import Rows
 from stream.undo import Undo
+
+if TYPE_CHECKING:  # only role scorer loads torch
+    from models.scorer import Scorer, Scores
+
+NO_REQUESTS_FAULT = (FloatingPointError, MemoryError, OSError, RuntimeError)  # torch raises RuntimeErrors for its devices
 
 log = structlog.get_logger()
 
@@ -69,24 +75,10 @@ def _set_aside(
     undo.failed.add((record.topic, record.offset))
     if key is not None and key in rows:
         _restore(fold, rows, undo, before, key, folded, folded_ms)
-    code, places = code_of(error)
-    refused = DecodeError(Reason.HANDLER_ERROR, f"code {code}: {error}")
-    stacktrace = "\n".join(places)
-    folded.outputs.append(dead_letter(kind, record, refused, folded_ms, exception=type(error).__name__, stacktrace=stacktrace))
+    folded.outputs.append(dead_letter_of_error(kind, record, error, folded_ms))
     counts.dead_lettered += 1
     totals.count_output("dead-letter")
-    if code not in undo.told:
-        undo.told.add(code)
-        log.error(
-            "handler_error",
-            code=code,
-            exception_type=type(error).__name__,
-            at=places[0],
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            action="the record is a dead letter; later ones of this code are not logged",
-        )
+    tell_once(record, error, undo.told)
 
 
 def _restore(
@@ -114,6 +106,45 @@ def _restore(
         del rows[key]
     else:
         rows[key] = last
+
+
+def score_apart(scorer: "Scorer", requests: Sequence[ScoreRequest]) -> list["Scores | Exception"]:
+    """Score requests; where one of them meets an error of the code, score each alone and return the error in its place.
+
+    Blocks as Scorer.score does. What a broken device or a lack of memory raises is no request's fault and is let out.
+    """
+    try:
+        return list(scorer.score(requests))
+    except NO_REQUESTS_FAULT:
+        raise
+    except Exception as error:  # whatever the code has wrong with one request: the others are scored
+        if len(requests) == 1:
+            return [error]
+        return [score for request in requests for score in score_apart(scorer, [request])]
+
+
+def dead_letter_of_error(kind: str, record: Record, error: Exception, folded_ms: int) -> Output:
+    """Turn a record that met an error of the code into a dead letter that says where the code raised it."""
+    code, places = code_of(error)
+    refused = DecodeError(Reason.HANDLER_ERROR, f"code {code}: {error}")
+    return dead_letter(kind, record, refused, folded_ms, exception=type(error).__name__, stacktrace="\n".join(places))
+
+
+def tell_once(record: Record, error: Exception, told: set[str]) -> None:
+    """Log the error of a record unless `told` has its code already."""
+    code, places = code_of(error)
+    if code not in told:
+        told.add(code)
+        log.error(
+            "handler_error",
+            code=code,
+            exception_type=type(error).__name__,
+            at=places[0],
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            action="the record is a dead letter; later ones of this code are not logged",
+        )
 
 
 def code_of(error: BaseException) -> tuple[str, list[str]]:

@@ -1,5 +1,6 @@
 """A role's own server on loopback: /livez, /readyz with its reasons, /metrics, /resume. Start at Health.serve."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from stream.metrics import role_metrics
 
+SILENT_SECONDS = 5.0  # ten heartbeats
 RESUME_HEADER = "X-Footfall-Resume"
 
 log = structlog.get_logger()
@@ -39,6 +41,11 @@ class Health:
             reasons.append("restoring: rows are being read from the changelog")
         if not app.tables.actives_ready:
             reasons.append("joining: no assignment yet")
+        if (silent := app.consumer.silent_seconds()) > SILENT_SECONDS:
+            reasons.append(f"broker: it has answered no heartbeat for {silent:.0f} s")
+        since = None if app.barrier is None else app.barrier.flushing_since
+        if since is not None and (waiting := time.monotonic() - since) > SILENT_SECONDS:
+            reasons.append(f"flush: rows and outputs wait for the broker since {waiting:.0f} s")
         if app.limit.paused:
             reasons.append(
                 f"paused: {app.limit.paused}; see `footfall dlq ls`, mend the cause, then `footfall dlq resume {self._url}` "

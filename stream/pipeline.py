@@ -14,7 +14,7 @@ from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
 from models.features.tiles import DAY_MS, MINUTE_MS
 from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, decode_row, new_topic, new_user
-from schemas.codec import DecodeError, decode, event_decoder
+from schemas.codec import DecodeError, decode_keyed, event_decoder
 from schemas.dead_letter import Reason
 from schemas.events import Event, Purchase, Review, Search
 from schemas.ids import output_id, position_id
@@ -125,8 +125,7 @@ class FeaturesFold:
 
     def place(self, record: Record) -> tuple[str, bytes | None]:
         """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
-        kind = GUARDED[self._kinds[record.topic]]
-        return kind, _signal_key(ReviewSentiment, record) if kind == "review-sentiment" else record.key
+        return GUARDED[self._kinds[record.topic]], record.key
 
     def _check_amount(self, event: Purchase) -> None:
         rate = self._rates.get(event.currency)
@@ -178,7 +177,7 @@ class FeaturesFold:
         count = totals.feedback
         count.events_in += 1
         try:
-            signal = decode(ReviewSentiment, record.value)
+            signal = decode_keyed(ReviewSentiment, record.key, record.value)
         except DecodeError as error:
             folded.outputs.append(dead_letter("review-sentiment", record, error, folded_ms))
             count.dead_lettered += 1
@@ -237,13 +236,6 @@ def sent_ms(record: Record) -> int:
     return record.timestamp
 
 
-def _signal_key(struct: type[ReviewSentiment | Interest | ChurnRisk], record: Record) -> bytes | None:
-    try:
-        return decode(struct, record.value).user_id.encode()
-    except DecodeError:
-        return None
-
-
 class TriggersFold:
     """Role triggers: interest and churn-risk events → user rows, and the decisions that are sent with them."""
 
@@ -272,7 +264,7 @@ class TriggersFold:
             kind, struct = self._structs[record.topic]
             count.events_in += 1
             try:
-                signal = decode(struct, record.value)
+                signal = decode_keyed(struct, record.key, record.value)
             except DecodeError as error:
                 folded.outputs.append(dead_letter(kind, record, error, folded_ms))
                 count.dead_lettered += 1
@@ -304,5 +296,4 @@ class TriggersFold:
 
     def place(self, record: Record) -> tuple[str, bytes | None]:
         """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
-        kind, struct = self._structs[record.topic]
-        return kind, _signal_key(struct, record)
+        return self._structs[record.topic][0], record.key

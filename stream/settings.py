@@ -6,6 +6,7 @@ the environment, the environment over the file, the file over defaults. Start at
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,9 +16,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from schemas.topics import Topic, named_topics
+from stream.setting_faults import explain, unknown_variables
 
 TABLE = "users"
+CONFIG = "FOOTFALL_CONFIG"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class SettingsError(ValueError):
@@ -28,7 +32,12 @@ class Settings(BaseSettings):
     """All settings of a deployment; each field is a flag (`--barrier-ms`), a variable and a line of the file."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FOOTFALL_", extra="forbid", frozen=True, populate_by_name=True, validate_default=True
+        env_prefix="FOOTFALL_",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     kafka_bootstrap_servers: str = Field(
@@ -108,7 +117,9 @@ class Settings(BaseSettings):
     alignment_idle_ms: int = Field(
         0, ge=0, le=60_000, description="how long a topic read to its end still holds the others; 0 passes live traffic at once"
     )
-    alignment_timeout_seconds: float = Field(30.0, gt=0, description="how long an unreadable partition may hold its group")
+    alignment_timeout_seconds: float = Field(
+        30.0, gt=0, le=86_400, description="how long an unreadable partition may hold its group"
+    )
     drain_seconds: float = Field(8.0, gt=0, le=60, description="time to finish the chunk in work after SIGTERM")
 
     dlq_max_in_a_row: int = Field(
@@ -119,19 +130,26 @@ class Settings(BaseSettings):
     )
     dlq_window_records: int = Field(50_000, ge=100, description="records of a topic that dlq_max_percent is a share of")
 
-    lateness_hours: float = Field(24.0, ge=0, description="allowed lateness of an event against its record timestamp")
+    lateness_hours: float = Field(
+        24.0, ge=0, le=87_600, description="allowed lateness of an event against its record timestamp"
+    )
     ttl_days: float = Field(
-        400.0, ge=31, description="silence after which a topic's part of a user's row starts anew; silent users are deleted"
+        400.0,
+        ge=31,
+        le=36_500,
+        description="silence after which a topic's part of a user's row starts anew; silent users are deleted",
     )
     reporting_currency: str = Field("GBP", pattern=r"^[A-Z]{3}$", description="currency of all amounts")
     currency_rates: dict[str, float] = Field({}, description='value of one unit in the reporting currency: {"EUR": 0.86}')
     arrival_kinds: list[Literal["visit", "browse", "click"]] = Field(
         ["visit"], description='kinds whose first event after a pause is scored; ["browse", "click"] for a shop without visits'
     )
-    pause_minutes: float = Field(30.0, gt=0, description="silence after which the next event is scored")
+    pause_minutes: float = Field(30.0, gt=0, le=525_600, description="silence after which the next event is scored")
     every_clicks: int = Field(20, ge=1, description="score every n-th click of a user")
-    min_gap_seconds: float = Field(60.0, ge=0, description="least time between two scores that one topic causes")
-    score_lateness_minutes: float = Field(10.0, ge=0, description="an event later than this is folded but not scored")
+    min_gap_seconds: float = Field(60.0, ge=0, le=31_536_000, description="least time between two scores that one topic causes")
+    score_lateness_minutes: float = Field(
+        10.0, ge=0, le=5_256_000, description="an event later than this is folded but not scored"
+    )
 
     checkpoint: Path = Field(
         Path(__file__).parents[1] / "models" / "checkpoints" / "demo", description="folder of the model that the scorer loads"
@@ -153,8 +171,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read flags, then the environment, then the file."""
-        path = Path(os.environ.get("FOOTFALL_CONFIG", "footfall.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
 
     @field_validator("topic_names", "currency_rates", "arrival_kinds", "generations", mode="before")
     @classmethod
@@ -173,6 +190,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        _ = self.ssl_key_password  # its file must be readable
         sasl = self.kafka_security_protocol.startswith("SASL")
         if sasl and not (self.kafka_sasl_username and self.sasl_password):
             raise ValueError(
@@ -180,16 +198,30 @@ class Settings(BaseSettings):
                 "expected kafka_sasl_username and kafka_sasl_password_file beside it"
             )
         hosts = [server.strip().rsplit(":", 1) for server in self.kafka_bootstrap_servers.split(",")]
-        if wrong := [":".join(host) for host in hosts if len(host) != 2 or not host[0] or not host[1].isdigit()]:
-            raise ValueError(f"kafka_bootstrap_servers: expected host:port, comma separated, found {', '.join(wrong)!r}")
+        if wrong := [":".join(host) for host in hosts if len(host) != 2 or not host[0] or not _is_port(host[1])]:
+            raise ValueError(
+                "kafka_bootstrap_servers: expected host:port, comma separated, a port from 1 to 65535, "
+                f"found {', '.join(wrong)!r}"
+            )
         remote = [host for host, _ in hosts if host not in LOOPBACK]
         if remote and "SSL" not in self.kafka_security_protocol and not self.allow_plaintext:
             raise ValueError(
                 f"kafka_security_protocol: found {self.kafka_security_protocol} for the broker {remote[0]}, expected SSL or "
                 "SASL_SSL beyond loopback (allow_plaintext=true permits it)"
             )
-        self.topics()  # names must be usable
+        self._check_names()
         return self
+
+    def _check_names(self) -> None:
+        names = [topic.name for topic in self.topics().values()]
+        changelogs = [self.changelog(role) for role in ("features", "triggers")]
+        if wrong := [name for name in (*names, *changelogs) if not TOPIC_NAME.fullmatch(name) or name in (".", "..")]:
+            raise ValueError(
+                f"topic_prefix, topic_names or app_id make the topic name {wrong[0][:300]!r}, "
+                "expected 1 to 249 letters, digits and ._-"
+            )
+        if both := sorted({*names} & {*changelogs}):
+            raise ValueError(f"topic_names: found {both[0]}, expected another name: it is that of a changelog")
 
     def group(self, role: str) -> str:
         """Name a role's consumer group; its transactional ids begin with it."""
@@ -203,12 +235,12 @@ class Settings(BaseSettings):
     @property
     def sasl_password(self) -> str | None:
         """The SASL password, from its file where one is named."""
-        return _secret(self.kafka_sasl_password, self.kafka_sasl_password_file)
+        return _secret("kafka_sasl_password_file", self.kafka_sasl_password, self.kafka_sasl_password_file)
 
     @property
     def ssl_key_password(self) -> str | None:
         """The password of the client key, from its file where one is named."""
-        return _secret(self.kafka_ssl_key_password, self.kafka_ssl_key_password_file)
+        return _secret("kafka_ssl_key_password_file", self.kafka_ssl_key_password, self.kafka_ssl_key_password_file)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -226,9 +258,21 @@ class Settings(BaseSettings):
         return self.model_dump(mode="json")
 
 
-def _secret(value: SecretStr | None, path: Path | None) -> str | None:
+def _file() -> Path:
+    return Path(os.environ.get(CONFIG) or "footfall.toml")
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535
+
+
+def _secret(setting: str, value: SecretStr | None, path: Path | None) -> str | None:
     if path is not None:
-        return path.read_text().rstrip("\n")
+        try:
+            return path.read_text("utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "bytes that are no UTF-8"
+            raise SettingsError(f"{setting} ({setting.upper()}): found {path}, {said}; expected a readable text file") from None
     return None if value is None else value.get_secret_value()
 
 
@@ -239,25 +283,18 @@ def load_settings(**flags: Any) -> Settings:
         SettingsError: naming each bad setting, what was found and what is expected.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    variables = [info.alias or f"FOOTFALL_{name.upper()}" for name, info in Settings.model_fields.items()]
+    if unknown := unknown_variables(os.environ, variables):
+        raise SettingsError("; ".join(unknown))
+    if os.environ.get(CONFIG) and not _file().exists():
+        raise SettingsError(f"variable {CONFIG}: found {_file()}, which does not exist, expected a file of settings (TOML)")
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from error
+        raise SettingsError("; ".join(explain(problem) for problem in error.errors())) from error
     except SourceError as error:  # a variable that is not the JSON it should be
         raise SettingsError(f"setting {str(error).split(chr(34))[1]}: {error.__cause__ or error}, expected JSON") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"footfall.toml: found {error}, expected TOML") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{_file()}: found {error}, expected TOML") from error
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}, expected a readable file") from error
-
-
-def _explain(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"]).lower()
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        return f"setting {name}: no such setting; `footfall settings` lists them"
-    if not name:
-        return f"setting {message}"
-    found = "a secret" if "password" in name else repr(problem["input"])
-    variable = name.upper() if name.startswith("kafka_") else f"FOOTFALL_{name.upper()}"
-    return f"setting {name} ({variable}): found {found}, expected: {message}"

@@ -1,45 +1,27 @@
 """Faust's consumer, made to deliver chunks: one message per group of records, acknowledged strictly in order.
 
-Everything that leans on Faust's internals is here and in store.py. What it changes, and why, is measured in
+Everything that leans on Faust's internals is here, in mended.py and in store.py. What it changes, and why, is measured in
 DECISIONS.md; tests/unit/test_transport.py fails when a new Faust no longer has what is changed. Start at install.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import faust
-from aiokafka.consumer.fetcher import OffsetResetStrategy, PartitionRecords
-from aiokafka.errors import KafkaError
-from aiokafka.producer.sender import Sender
+from aiokafka.consumer.fetcher import OffsetResetStrategy
 from faust.transport import drivers
 from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import SchedulingStrategyT
 from mode.utils.futures import notify
-from mode.utils.queues import FlowControlEvent
-from msgspec import Struct
 
 from stream.alignment import Alignment, Chunk, TopicPartition
+from stream.mended import mend
 
 FETCH_WAIT_MS = 50
 IDLE_SECONDS = 0.02
 UNKNOWN_OFFSET = -1  # what a broker answers for a partition that a group has committed nothing for
-
-
-class FetchedRecord(Struct, gc=False):
-    """aiokafka's record without a dictionary of its own: a third of the time to make, and of the memory."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    timestamp_type: int
-    key: bytes | None
-    value: bytes | None
-    checksum: int | None
-    serialized_key_size: int
-    serialized_value_size: int
-    headers: tuple[tuple[str, bytes], ...]
 
 
 class ChunkRecord:
@@ -157,6 +139,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             return None
         return state.position, end
 
+    def silent_seconds(self) -> float:
+        """Return for how long the broker has answered neither a join nor a heartbeat, 0 before the first."""
+        consumer = self._thread._consumer
+        at = None if consumer is None else getattr(consumer._coordinator, "answered_at", None)
+        return 0.0 if at is None else time.monotonic() - at
+
     def room(self) -> int | None:
         """Return how many more chunks the role takes in work, where it limits them: waiting records make larger batches."""
         limit: int | None = self.app.chunks_in_work
@@ -271,51 +259,6 @@ class ChunkSchema(faust.Schema):  # type: ignore[misc]  # Faust has no types
 
 
 def install() -> None:
-    """Register the transport as `chunks://` and mend two defects of the libraries beneath; safe to call twice.
-
-    A second resume of Faust's flow control cleared queues that held events of the new assignment. aiokafka took one
-    dropped connection while it looked for a transaction coordinator as fatal. And its records are made slim.
-    """
+    """Register the transport as `chunks://` and mend the libraries beneath; safe to call twice."""
     drivers.TRANSPORTS.aliases["chunks"] = f"{__name__}:Transport"
-    FlowControlEvent.resume = _resume_once
-    PartitionRecords._consumer_record = _fetched_record
-    if Sender._find_coordinator is not _find_coordinator:
-        Sender._find_coordinator = _find_coordinator
-
-
-def _fetched_record(self: Any, tp: Any, record: Any) -> FetchedRecord:
-    key, value, headers = record.key, record.value, record.headers
-    return FetchedRecord(
-        tp[0],
-        tp[1],
-        record.offset,
-        record.timestamp,
-        record.timestamp_type,
-        key,
-        value,
-        record.checksum,
-        -1 if key is None else len(key),
-        -1 if value is None else len(value),
-        tuple(headers) if headers else (),
-    )
-
-
-def _resume_once(self: Any) -> None:
-    if self._suspend.is_set():
-        self._suspend.clear()
-        self._resume.set()
-        self.clear()
-
-
-_find_coordinator_once = Sender._find_coordinator
-
-
-async def _find_coordinator(self: Any, kind: Any, key: Any) -> Any:
-    while True:
-        try:
-            return await _find_coordinator_once(self, kind, key)
-        except KafkaError as error:
-            if not getattr(error.__cause__, "retriable", False):
-                raise
-            await self.client.force_metadata_update()
-            await asyncio.sleep(self._retry_backoff)
+    mend()

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from aiokafka.errors import KafkaConnectionError
@@ -19,7 +19,7 @@ from models.features.row_versions import RowVersionError
 from schemas.topics import dlq
 from stream.app import INPUTS, FootfallApp, Role, build_app
 from stream.clients import admin_client
-from stream.exits import EXIT_CONFIG, end_process
+from stream.exits import EXIT_CONFIG, end_process, end_stopped
 from stream.faults import FAULT, arm
 from stream.health import Health
 from stream.log import configure_logging
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 def run_role(settings: Settings, role: Role) -> int:
-    """Run one role until SIGTERM, Ctrl-C or an error, and return its exit code."""
+    """Run one role until SIGTERM, Ctrl-C or an error, which end the process; returns the exit code of a bad setting."""
     configure_logging(settings, role)
     log.info("settings", role=role, **settings.printable())
     if not settings.transactions:
@@ -43,13 +43,13 @@ def run_role(settings: Settings, role: Role) -> int:
         )
     try:
         arm(os.environ.get(FAULT, ""))
-        return asyncio.run(_run(settings, role))
+        asyncio.run(_run(settings, role))
     except SettingsError as error:
         log.error("exit", reason=str(error), code=EXIT_CONFIG, action="correct it, then start again")
         return EXIT_CONFIG
 
 
-async def _run(settings: Settings, role: Role) -> int:
+async def _run(settings: Settings, role: Role) -> NoReturn:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -66,18 +66,15 @@ async def _run(settings: Settings, role: Role) -> int:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
-            log.info("stopped", role=role, fact="before it had started: nothing was owned")
-            os._exit(0)  # a model that is being loaded cannot be asked to stop
+            end_stopped(role, "before it had started: nothing was owned")
         partitions, scorer = preparing.result()
         app = health.app = build_app(settings, role, partitions=partitions, scorer=scorer)
         log.info("started", role=role, health=f"http://{settings.http_host}:{port}", partitions=partitions)
-        await app.outbox_producer.start()
         await _serve(app, stop)
         await _stop(app, settings.drain_seconds)
     finally:
         await health.close()
-    log.info("stopped", role=role)
-    return 0
+    end_stopped(role, "what was in work is durable")
 
 
 async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
@@ -86,9 +83,14 @@ async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
     return partitions, await asyncio.to_thread(_load_scorer, settings) if role == "scorer" else None
 
 
+async def _start(app: FootfallApp) -> None:
+    await app.outbox_producer.start()
+    await app.start()
+
+
 async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
     """Run the app until it is asked to stop; a crash of Faust's services ends the process."""
-    starting = asyncio.create_task(app.start())
+    starting = asyncio.create_task(_start(app))
     stopping = asyncio.create_task(stop.wait())
     crashed = asyncio.create_task(app._crashed.wait())
     tasks: list[asyncio.Task[Any]] = [starting, stopping, crashed]
@@ -129,8 +131,7 @@ async def collect_garbage(app: FootfallApp) -> None:
 async def _stop(app: FootfallApp, drain_seconds: float) -> None:
     """Finish the chunk in work, make it durable, commit, leave the group; a hard exit when that takes too long."""
     if app.store is None and app.limit.paused:
-        log.info("stopped", role=app.role, fact="paused: the requests at hand are read again")
-        os._exit(0)  # they are not acknowledged, and there is no end of them to wait for
+        end_stopped(app.role, "paused: the requests at hand are not acknowledged, and read again")
     try:
         async with asyncio.timeout(drain_seconds):
             await app.stop()
@@ -138,6 +139,8 @@ async def _stop(app: FootfallApp, drain_seconds: float) -> None:
                 await app.store.close()
             await app.outbox_producer.stop()
     except TimeoutError:
+        if not app.owes():
+            end_stopped(app.role, f"nothing was in work; the broker did not answer within {drain_seconds} s")
         end_process(f"not drained within {drain_seconds} s")
 
 

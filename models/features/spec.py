@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from msgspec import Struct, to_builtins
 
 from models.features.tiles import WINDOWS
+from schemas.scoring import EventKind
 
-KINDS = ("visit", "browse", "click", "search", "purchase", "review", "rating")
+KINDS: tuple[EventKind, ...] = ("visit", "browse", "click", "search", "purchase", "review", "rating")
 SENTIMENT = len(KINDS)  # the index of the feedback topic, after the source topics
 LIFETIME = "life"
 WINDOW_NAMES = (*(window.name for window in WINDOWS), LIFETIME)

@@ -7,6 +7,13 @@ usage, 3 refused, 75 restart me, 78 a setting is wrong.
 import logging
 import os
 import sys
+
+from stream.cli.early_stop import end_when_asked
+
+end_when_asked(sys.argv[1:])  # before what takes a second to import
+
+# isort: split
+# ruff: noqa: E402, the signals come before the other imports
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any

@@ -52,6 +52,7 @@ def test_every_event_is_accounted_for_scored_and_decided_and_nothing_is_left(tmp
     result = result_of(demo(tmp_path, "--seconds", "20"))
     check(result, tmp_path)
     assert result["score_requests"] > 0 and result["triggers"] > 0 and result["restarts"] == 0
+    assert result["signals"]["sentiment"] > 0
     assert result["first_score_s"] <= 60
 
 
@@ -63,6 +64,18 @@ def test_an_interrupt_ends_the_demo_in_order(tmp_path: Path) -> None:
             break
     process.send_signal(signal.SIGINT)
     check(result_of(process), tmp_path)
+
+
+def test_an_interrupt_while_the_roles_start_ends_the_demo_in_order(tmp_path: Path) -> None:
+    process = demo(tmp_path)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("waiting"):
+            break
+    process.send_signal(signal.SIGINT)
+    result = result_of(process)
+    assert (result["events_sent"], result["orphan_processes"]) == (0, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:

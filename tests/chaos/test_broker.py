@@ -31,6 +31,30 @@ async def test_a_hundred_commits_around_stalls_of_the_broker_are_never_ahead_of_
     assert commits >= 100
 
 
+@pytest.mark.parametrize("role", ["features", "scorer"])
+async def test_a_worker_that_is_asked_to_stop_while_the_broker_stalls_its_join_ends_with_0(
+    scene: Scene, broker: Broker, role: str
+) -> None:
+    worker = scene.deployment.start(role)
+    await until("it joins", lambda: '"event": "started"' in worker.tail(), seconds=60, worker=worker)
+    broker.stall()
+    try:
+        assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
+    finally:
+        broker.go_on()
+
+
+async def test_a_worker_is_not_ready_while_the_broker_stalls_and_ready_again_after(scene: Scene, broker: Broker) -> None:
+    worker = scene.deployment.start("triggers")
+    await until("the worker is ready", worker.ready, seconds=30, worker=worker)
+    broker.stall()
+    try:
+        await until("it says so", lambda: "no heartbeat" in worker.get("/readyz")[1], seconds=10, worker=worker)
+    finally:
+        broker.go_on()
+    await until("it is ready again", worker.ready, seconds=READY_AFTER_BROKER_SECONDS, worker=worker)
+
+
 async def test_a_broker_killed_and_started_again_loses_nothing(scene: Scene, broker: Broker, events: list[LoggedEvent]) -> None:
     await broker_killed(scene, broker, events[:20_000], times=1)
 

@@ -1,21 +1,32 @@
 """Agents: what they do with a chunk that they must not go on from."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
+
+from models.features.spec import FEATURE_SPEC
 from schemas.codec import encode
+from schemas.dead_letter import Reason
+from schemas.scoring import ScoreRequest
 from stream.agents import score_agent
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Outbox
 from stream.dead_letter_limit import DeadLetterLimit
+from stream.handler_errors import NO_REQUESTS_FAULT, score_apart
 from stream.records import PartitionTotals
 from stream.replay import LogRecord
-from tests.builders import NOW_MS, score_request
+from tests.builders import NOW_MS, score_request, source_position
 from tests.fakes import FakeEvent, FakeProducer
 
 REQUESTS = TopicPartition("requests", 0)
+NAMES = {kind: kind for kind in ("interest", "churn-risk", "score-request.dlq")}
+SOUND = score_request(
+    spec_version=FEATURE_SPEC.version, features=[None] * len(FEATURE_SPEC.names), source=source_position(partition=0)
+)
 
 
 async def stream_of(*events: Any) -> AsyncIterator[Any]:
@@ -23,11 +34,67 @@ async def stream_of(*events: Any) -> AsyncIterator[Any]:
         yield event
 
 
+def scorer_of(score: Callable[[Sequence[ScoreRequest]], Any], spec_version: str = FEATURE_SPEC.version) -> Any:
+    return SimpleNamespace(spec_version=spec_version, model_version="m-1", horizons_days=(30,), score=score)
+
+
+def scored(requests: Sequence[ScoreRequest]) -> list[Any]:
+    """Score as a model does, but for requests of u-bug, which meet a bug."""
+    if any(request.user_id == "u-bug" for request in requests):
+        raise KeyError("bogus")
+    return [SimpleNamespace(interests=[("kitchen", 0.5)], survival=[0.25], sentiment=None) for _ in requests]
+
+
+async def work_on(scorer: Any, *requests: ScoreRequest) -> tuple[PartitionTotals, DeadLetterLimit, list[tuple[Any, ...]]]:
+    """Let the agent take one chunk of requests; return its totals, its limit and the calls of producer and event."""
+    calls: list[tuple[Any, ...]] = []
+    records = [LogRecord("requests", 0, n, NOW_MS, one.user_id.encode(), encode(one)) for n, one in enumerate(requests)]
+    event = FakeEvent("chunk", Chunk(records, {REQUESTS: 0}, {REQUESTS: len(records)}, 1), calls)
+    event.message = SimpleNamespace(generation_id=1)
+    totals, limit = PartitionTotals(), DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
+    await score_agent(
+        stream_of(event),
+        scorer=scorer,
+        outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
+        totals=totals,
+        limit=limit,
+        generation=lambda: 1,
+    )
+    return totals, limit, calls
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (replace(SOUND, features=[1.0, 2.0]), Reason.SPEC_MISMATCH),
+        (replace(SOUND, source=source_position(partition=7)), Reason.OUT_OF_RANGE),
+        (replace(SOUND, user_id="u-bug"), Reason.HANDLER_ERROR),
+    ],
+)
+async def test_a_bad_request_is_a_dead_letter_and_the_others_of_its_chunk_are_scored(bad: ScoreRequest, reason: Reason) -> None:
+    totals, limit, calls = await work_on(scorer_of(scored), SOUND, bad, SOUND)
+
+    assert (totals.events.events_in, totals.events.applied, totals.events.dead_lettered) == (3, 2, 1)
+    assert limit.letters == {("requests", reason): 1}
+    sent = {topic: len(keys) for name, topic, keys in calls[:-1]}
+    assert sent == {"interest": 2, "churn-risk": 2, "score-request.dlq": 1}
+    assert calls[-1] == ("ack", "chunk")
+
+
+@pytest.mark.parametrize("error", NO_REQUESTS_FAULT)
+def test_what_a_broken_device_raises_is_no_requests_fault(error: type[Exception]) -> None:
+    def fail(requests: Sequence[ScoreRequest]) -> Any:
+        raise error("device")
+
+    with pytest.raises(error):
+        score_apart(scorer_of(fail), [SOUND])
+
+
 async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_same_requests_once_it_can() -> None:
     calls: list[tuple[Any, ...]] = []
-    scorer = SimpleNamespace(spec_version="new", model_version="m-1", horizons_days=(), score=lambda requests: [])
+    scorer = scorer_of(scored, "new")
     limit = DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
-    record = LogRecord("requests", 0, 0, NOW_MS, b"u-1", encode(score_request(spec_version="old")))
+    record = LogRecord("requests", 0, 0, NOW_MS, b"u-1", encode(replace(SOUND, spec_version="old")))
     event = FakeEvent("first", Chunk([record], {REQUESTS: 0}, {REQUESTS: 1}, 1), calls)
     event.message = SimpleNamespace(generation_id=1)
     totals = PartitionTotals()
@@ -35,8 +102,8 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     working = asyncio.create_task(
         score_agent(
             stream_of(event),
-            scorer=scorer,  # type: ignore[arg-type]
-            outbox=Outbox(FakeProducer(calls), {}),  # type: ignore[arg-type]
+            scorer=scorer,
+            outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
             totals=totals,
             limit=limit,
             generation=lambda: 1,
@@ -47,7 +114,7 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     paused, before = limit.paused, list(calls)
     scorer.spec_version = "old"
     taken: list[str] = []
-    scorer.score = lambda requests: taken.extend(request.spec_version for request in requests)
+    scorer.score = lambda requests: taken.extend(request.spec_version for request in requests) or scored(requests)
     limit.resume()
     await asyncio.wait([working])
 

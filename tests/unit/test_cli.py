@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,18 @@ def footfall(*arguments: str, directory: Path | None = None, **variables: str) -
         check=False,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("verb", ["demo", "up", "worker"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_runs_until_stopped_ends_with_0_when_asked_before_it_has_started(
+    verb: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "typer.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\n")  # the first heavy import
+
+    ended = footfall(verb, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "footfall: stopped before it had started\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.codec import DecodeError, decode, encode, encode_event, event_decoder
+from schemas.codec import DecodeError, decode, decode_keyed, encode, encode_event, event_decoder
 from schemas.dead_letter import Reason
 from schemas.events import Event
 from schemas.fields import MAX_EVENT_BYTES, MAX_LINES, MAX_TEXT_CHARS
@@ -212,12 +212,30 @@ def test_own_messages_are_read_back_as_they_were_sent(kind: str) -> None:
         (changed("score-request", history=[[1, "click"]]), Reason.WRONG_TYPE),
         (changed("score-request", text="x" * 2_001), Reason.TEXT_TOO_LONG),
         (changed("score-request", request_id=""), Reason.OUT_OF_RANGE),
+        (encode(score_request(kind="bogus")), Reason.OUT_OF_RANGE),
+        (changed("score-request", event_time_ms=2**63), Reason.OUT_OF_RANGE),
+        (changed("score-request", history=[[1, "bogus", None, None, 0, None]]), Reason.OUT_OF_RANGE),
+        (changed("score-request", history=[[1, "click", None, None, 2**63, None]]), Reason.OUT_OF_RANGE),
+        (changed("score-request", history=[[2**63, "click", None, None, 0, None]]), Reason.OUT_OF_RANGE),
+        (changed("score-request", categories=[["kitchen", -0.5]]), Reason.OUT_OF_RANGE),
+        (changed("score-request", guard={"click": [0, 2**64]}), Reason.OUT_OF_RANGE),
+        (changed("score-request", timings={"sent_ms": 2**70, "folded_ms": 0}), Reason.OUT_OF_RANGE),
+        (changed("score-request", due="x" * 65), Reason.TEXT_TOO_LONG),
+        (b" " * 256_001, Reason.TOO_LARGE),
     ],
 )
 def test_own_messages_are_refused_with_the_same_reasons(value: bytes | None, reason: Reason) -> None:
     with pytest.raises(DecodeError) as refused:
         decode(ScoreRequest, value)
     assert refused.value.reason is reason
+
+
+@pytest.mark.parametrize(("key", "reason"), [(None, Reason.MISSING_KEY), (b"u-2", Reason.KEY_MISMATCH)])
+def test_own_messages_are_refused_under_a_key_that_is_not_their_user(key: bytes | None, reason: Reason) -> None:
+    with pytest.raises(DecodeError) as refused:
+        decode_keyed(ScoreRequest, key, encode(score_request()))
+    assert refused.value.reason is reason
+    assert decode_keyed(ScoreRequest, KEY, encode(score_request())) == score_request()
 
 
 def test_a_suppression_for_an_unknown_reason_is_out_of_range() -> None:

@@ -1,5 +1,7 @@
 """The demo's events and figures, without running it."""
 
+from itertools import islice
+
 from schemas.codec import encode
 from stream.demo_events import MadeYear
 from stream.demo_figures import Watched, parse_metrics, percentile
@@ -14,6 +16,12 @@ def test_a_made_year_is_in_order_of_arrival_and_ends_before_now() -> None:
         times = [event.record_ms for event in events]
     assert times == sorted(times)
     assert times[0] >= NOW_MS - 361 * DAY_MS and NOW_MS - 20 * DAY_MS < times[-1] < NOW_MS
+
+
+def test_reviews_come_from_the_beginning_of_a_made_year() -> None:
+    with MadeYear(1, 300, NOW_MS) as events:
+        first = [event.kind for event in islice(events, 1000)]
+    assert "review" in first
 
 
 def test_equal_seeds_make_equal_years() -> None:

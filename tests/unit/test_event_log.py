@@ -30,6 +30,7 @@ def logged(record_ms=NOON_MS, *, kind="click", key=b"u-1", value=b'{"user_id":"u
         b'{"a":1,"a":2}',
         b'{"a":' + b"[" * 800 + b"]" * 800 + b"}",
         b"[1]",
+        b'{"a":' + b"9" * 500 + b"}",
         b"null",
         b"{}",
         b"",

@@ -358,6 +358,16 @@ def test_sentiment_seen_again_is_skipped_and_one_that_is_none_is_a_dead_letter()
     assert features.totals.feedback == Totals(events_in=3, applied=1, replay_skipped=1, dead_lettered=1)
 
 
+@pytest.mark.parametrize("key", [None, b"u-2"])
+def test_sentiment_under_another_key_is_a_dead_letter_and_makes_no_row(key: bytes | None) -> None:
+    features = Features()
+
+    [output] = features.fold_records([raw("review-sentiment", encode(review_sentiment()), key=key)]).outputs
+
+    assert output.kind == "review-sentiment.dlq"
+    assert (features.rows, features.totals.feedback) == ({}, Totals(events_in=1, dead_lettered=1))
+
+
 def test_the_offset_of_sentiment_is_in_the_guard_of_the_next_request() -> None:
     features = Features()
     features.fold(review())
@@ -441,6 +451,17 @@ def test_a_poison_signal_becomes_a_dead_letter_and_the_stream_goes_on(value: byt
     assert (output.kind, output.message.value, output.message.offset) == ("interest.dlq", value, 0)
     assert len(folded.with_rows) == 1
     assert triggers.totals.events == Totals(events_in=2, applied=1, dead_lettered=1)
+
+
+@pytest.mark.parametrize("kind", ["interest", "churn-risk"])
+@pytest.mark.parametrize(("key", "reason"), [(None, Reason.MISSING_KEY), (b"u-2", Reason.KEY_MISMATCH)])
+def test_a_signal_under_another_key_is_a_dead_letter_and_makes_no_row(kind: str, key: bytes | None, reason: Reason) -> None:
+    triggers, signal = Triggers(), {"interest": interest(), "churn-risk": churn_risk()}[kind]
+
+    folded = triggers.step.fold(triggers.rows, triggers.totals, [raw(kind, encode(signal), key=key)], NOW_MS)
+
+    assert [output.message.reason for output in folded.outputs if isinstance(output.message, DeadLetter)] == [reason]
+    assert (triggers.rows, triggers.totals.events) == ({}, Totals(events_in=1, dead_lettered=1))
 
 
 def test_a_trigger_row_comes_back_from_its_bytes_and_one_of_another_version_is_refused() -> None:

@@ -12,6 +12,7 @@ from models.encoder import RANDOM_TINY, Encoder
 from models.features.spec import FEATURE_SPEC, KINDS
 from models.network import Logits, Network, NetworkConfig, Normalisation
 from models.scorer import Scorer, SpecMismatch, calibrate
+from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
 from tests.builders import NOW_MS, history_entry, score_request
 
@@ -58,6 +59,16 @@ def scorer() -> Scorer:
     manifest = Manifest(format_version=1, model_version="test-1", files={}, contract=contract, provenance=provenance)
     torch.manual_seed(0)
     return Scorer(Checkpoint(Network(config).eval(), manifest), encoder)
+
+
+def test_whatever_a_decoded_request_may_hold_is_scored(scorer: Scorer) -> None:
+    width, last_ms = len(FEATURE_SPEC.names), 4_102_444_800_000
+    history = [history_entry(event_time_ms=at, amount=amount) for at in (0, last_ms) for amount in (-(2**53), 2**53)]
+    extreme = [request(history=history, features=[value] * width, event_time_ms=0) for value in (-1e308, 1e308, None)]
+
+    read = [decode(ScoreRequest, encode(one)) for one in extreme]
+
+    assert all(0 <= probability <= 1 for scores in scorer.score(read) for probability in scores.survival)
 
 
 def test_scores_do_not_depend_on_batch_mates(scorer: Scorer) -> None:

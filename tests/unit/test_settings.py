@@ -80,6 +80,14 @@ def test_the_file_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("topic_names", '{"click": "same", "visit": "same"}'),
         ("ttl_days", "1"),
         ("drain_seconds", "0"),
+        ("kafka_bootstrap_servers", "127.0.0.1:0"),
+        ("kafka_bootstrap_servers", "127.0.0.1:65536"),
+        ("kafka_bootstrap_servers", "127.0.0.1:²"),
+        ("topic_prefix", "a b"),
+        ("topic_prefix", "x" * 250),
+        ("topic_prefix", "ü."),
+        ("topic_names", '{"click": ""}'),
+        ("topic_names", '{"click": "footfall-features-users-changelog"}'),
     ],
 )
 def test_a_bad_setting_names_itself_and_what_was_found(name: str, value: str) -> None:
@@ -88,6 +96,62 @@ def test_a_bad_setting_names_itself_and_what_was_found(name: str, value: str) ->
     told = str(error.value)
     named = name in told or "topic name same" in told or "kind clack" in told
     assert named and "xpected" in told or "give each kind" in told
+
+
+NUMBERS = sorted(name for name, info in Settings.model_fields.items() if info.annotation is float)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e300"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_is_none_or_beyond_sense_is_refused(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"setting {name} "):
+        load_settings(**{name: value})
+
+
+def test_a_wrong_value_within_a_setting_names_the_settings_variable() -> None:
+    with pytest.raises(SettingsError, match=r"setting currency_rates \(FOOTFALL_CURRENCY_RATES\), at EUR: found 'much'"):
+        load_settings(currency_rates='{"EUR": "much"}')
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("FOOTFALL_BARIER_MS", "FOOTFALL_BARRIER_MS"),
+        ("FOOTFALL_KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BOOTSTRAP_SERVERS"),
+        ("FOOTFALL_CONF", "FOOTFALL_CONFIG"),
+    ],
+)
+def test_an_unknown_variable_is_refused_and_the_nearest_known_one_named(
+    name: str, nearest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "300")
+    with pytest.raises(SettingsError, match=f"variable {name}: no such setting, the nearest is {nearest};"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FOOTFALL_STATUS_FILE",
+        "FOOTFALL_FAULT",
+        "FOOTFALL_FAUST_TIMEZONE",
+        "FOOTFALL_CHAOS_SEED",
+        "FOOTFALL_BENCH_BROKER",
+        "FOOTFALL_SCORER_SERVICE_HOST",
+        "FOOTFALL_SCORER_PORT_8080_TCP_ADDR",
+    ],
+)
+def test_variables_of_our_tools_and_those_kubernetes_sets_for_services_are_passed_over(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "7")
+    assert load_settings() == Settings()
+
+
+def test_a_settings_file_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOOTFALL_CONFIG", "nowhere.toml")
+    with pytest.raises(SettingsError, match=r"FOOTFALL_CONFIG: found nowhere.toml, which does not exist"):
+        load_settings()
 
 
 def test_all_bad_settings_are_named_at_once() -> None:
@@ -115,9 +179,13 @@ def test_a_secret_comes_from_its_file_without_the_line_end(tmp_path: Path) -> No
     assert load_settings(**SASL, kafka_sasl_password_file=tmp_path / "password").sasl_password == "hunter2"
 
 
-def test_a_secret_file_that_is_missing_is_named() -> None:
-    with pytest.raises(SettingsError, match="nowhere"):
-        load_settings(**SASL, kafka_sasl_password_file="nowhere")
+@pytest.mark.parametrize("setting", ["kafka_sasl_password_file", "kafka_ssl_key_password_file"])
+@pytest.mark.parametrize("path", ["nowhere", ".", "latin-1"])
+def test_a_secret_file_that_cannot_be_read_is_named_with_its_setting(setting: str, path: str) -> None:
+    Path("latin-1").write_bytes(b"h\xe4nter2")
+    with pytest.raises(SettingsError, match=f"setting {setting} .*found {path},") as error:
+        load_settings(**SASL, **{setting: path})
+    assert "nter2" not in str(error.value)
 
 
 def test_secrets_are_masked_wherever_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

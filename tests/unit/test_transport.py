@@ -17,7 +17,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
-from stream import transport
+from stream import mended, transport
 from stream.alignment import Chunk, TopicPartition
 from stream.app import FootfallApp, build_app
 from stream.settings import load_settings
@@ -38,7 +38,7 @@ def parameters(function: Callable[..., Any]) -> list[str]:
     ("package", "tested"), [("faust-streaming", "0.15.3"), ("aiokafka", "0.14.0"), ("mode-streaming", "0.7.1")]
 )
 def test_the_libraries_are_those_whose_internals_were_read(package: str, tested: str) -> None:
-    assert version(package) == tested, f"{package} changed: read what stream/transport.py overrides again"
+    assert version(package) == tested, f"{package} changed: read what stream/transport.py and mended.py change again"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,9 @@ def test_the_libraries_are_those_whose_internals_were_read(package: str, tested:
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
         (FlowControlEvent, "resume", ["self"]),
         (FlowControlEvent, "clear", ["self"]),
-        (transport, "_find_coordinator_once", ["self", "coordinator_type", "coordinator_key"]),
+        (mended, "_heartbeat_routine_once", ["self"]),
+        (mended, "_do_heartbeat_once", ["self"]),
+        (mended, "_find_coordinator_once", ["self", "coordinator_type", "coordinator_key"]),
     ],
 )
 def test_a_method_that_is_overridden_takes_what_it_took(owner: Any, name: str, expected: list[str]) -> None:
@@ -95,13 +97,13 @@ async def test_a_consumer_reads_its_fetch_wait_and_isolation_only_when_it_starts
 
 def test_installing_twice_registers_one_transport_and_mends_once() -> None:
     install()
-    mended = (FlowControlEvent.resume, Sender._find_coordinator)
+    once = (FlowControlEvent.resume, Sender._find_coordinator)
 
     install()
 
     assert drivers.by_url("chunks://127.0.0.1:9092") is transport.Transport
-    assert (FlowControlEvent.resume, Sender._find_coordinator) == mended
-    assert transport._find_coordinator_once is not Sender._find_coordinator
+    assert (FlowControlEvent.resume, Sender._find_coordinator) == once
+    assert mended._find_coordinator_once is not Sender._find_coordinator
 
 
 # ------------------------------------------------------------------------------------------------------- flow control
@@ -240,7 +242,7 @@ async def test_an_agent_gets_the_chunk_as_it_is_and_no_key(app: FootfallApp) -> 
 async def test_a_connection_that_drops_while_a_coordinator_is_looked_for_is_no_end(dropped: errors.KafkaError) -> None:
     sender = FakeSender(dropped, dropped, 5)
 
-    found = await transport._find_coordinator(sender, 1, "footfall-features-0")
+    found = await mended._find_coordinator(sender, 1, "footfall-features-0")
 
     assert found == 5
     assert sender.updates == 2
@@ -253,5 +255,5 @@ async def test_an_error_that_another_try_cannot_mend_ends_the_search(fatal: erro
     sender = FakeSender(fatal, 5)
 
     with pytest.raises(type(fatal)):
-        await transport._find_coordinator(sender, 1, "footfall-features-0")
+        await mended._find_coordinator(sender, 1, "footfall-features-0")
     assert sender.updates == 0

@@ -1,0 +1,56 @@
+"""What a role answers at /readyz and /metrics while its broker, or its own start, keeps it waiting."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.exceptions import ConsumerNotStarted
+
+from stream.app import build_app
+from stream.barrier import lag_of
+from stream.health import Health
+from stream.settings import load_settings
+from stream.transport import Consumer
+
+
+def role(*, answered_ago: float | None = 0.1, flushing_for: float | None = None) -> Any:
+    """A role that has joined: its broker answered so many seconds ago, a flush is on its way for so many seconds."""
+    now = time.monotonic()
+    coordinator = SimpleNamespace() if answered_ago is None else SimpleNamespace(answered_at=now - answered_ago)
+    consumer = SimpleNamespace(_thread=SimpleNamespace(_consumer=SimpleNamespace(_coordinator=coordinator)))
+    return SimpleNamespace(
+        rebalancing=False,
+        store=None,
+        tables=SimpleNamespace(actives_ready=True),
+        consumer=SimpleNamespace(silent_seconds=lambda: Consumer.silent_seconds(consumer)),  # type: ignore[arg-type]
+        barrier=SimpleNamespace(flushing_since=None if flushing_for is None else now - flushing_for),
+        limit=SimpleNamespace(paused=""),
+    )
+
+
+def not_ready(app: Any) -> list[str]:
+    health = Health("features")
+    health.app = app
+    return [reason.partition(":")[0] for reason in health.not_ready()]
+
+
+@pytest.mark.parametrize("state", [{}, {"answered_ago": 1.0, "flushing_for": 1.0}, {"answered_ago": None}])
+def test_a_role_whose_broker_answers_is_ready(state: dict[str, Any]) -> None:
+    assert not_ready(role(**state)) == []
+
+
+def test_a_role_whose_broker_has_answered_no_heartbeat_for_long_is_not_ready() -> None:
+    assert not_ready(role(answered_ago=6.0)) == ["broker"]
+
+
+def test_a_role_whose_rows_have_waited_for_the_broker_for_long_is_not_ready() -> None:
+    assert not_ready(role(flushing_for=6.0)) == ["flush"]
+
+
+async def test_before_its_consumer_has_started_a_role_has_no_lag_instead_of_an_error() -> None:
+    app = build_app(load_settings(), "features", partitions=4)
+    with pytest.raises(ConsumerNotStarted):
+        app.consumer.assignment()
+
+    assert lag_of(app.consumer, app.alignment) == {}
