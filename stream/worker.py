@@ -25,6 +25,7 @@ from stream.health import Health
 from stream.log import configure_logging
 from stream.settings import Settings, SettingsError
 
+JOINING_SECONDS = 2.0  # to leave a group that is being joined: Faust may wait for an assignment before it stops
 STATUS_FILE = "FOOTFALL_STATUS_FILE"
 GARBAGE_SECONDS, FULL_GARBAGE_IDLE_SECONDS, FULL_GARBAGE_SECONDS = 10.0, 600.0, 3600.0
 
@@ -132,16 +133,18 @@ async def _stop(app: FootfallApp, drain_seconds: float) -> None:
     """Finish the chunk in work, make it durable, commit, leave the group; a hard exit when that takes too long."""
     if app.store is None and app.limit.paused:
         end_stopped(app.role, "paused: the requests at hand are not acknowledged, and read again")
+    joined = app.tables.actives_ready or app.owes()
+    seconds = drain_seconds if joined else min(drain_seconds, JOINING_SECONDS)
     try:
-        async with asyncio.timeout(drain_seconds):
+        async with asyncio.timeout(seconds):
             await app.stop()
             if app.store is not None:
                 await app.store.close()
             await app.outbox_producer.stop()
     except TimeoutError:
         if not app.owes():
-            end_stopped(app.role, f"nothing was in work; the broker did not answer within {drain_seconds} s")
-        end_process(f"not drained within {drain_seconds} s")
+            end_stopped(app.role, f"nothing was in work; the broker did not answer within {seconds} s")
+        end_process(f"not drained within {seconds} s")
 
 
 async def equal_partitions(settings: Settings, role: Role) -> int:
