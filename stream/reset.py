@@ -1,15 +1,15 @@
 """A role's rows and offsets → none, so that the role folds its sources again from the earliest retained record.
 
-Per partition one transaction writes a tombstone for every row and for the meta row, and sets the group's offsets back. It
-takes the transactional id of the partition's worker, so a worker that was only away is refused by the broker from then
-on. Start at plan_reset.
+Per partition one transaction writes a tombstone for every row, a meta row that counts nothing and reads from the earliest
+retained records, and the group's offsets as it says. It takes the transactional id of the partition's worker, so a worker
+that was only away is refused by the broker from then on. Start at plan_reset.
 """
 
 import time
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 from stream.admin import broker_says
 from stream.app import Role
@@ -17,9 +17,10 @@ from stream.barrier import Message, send_batches
 from stream.changelog import PartitionRows, read_changelog
 from stream.clients import rows_producer
 from stream.damaged_row import DAMAGED_KEY
+from stream.records import PartitionTotals
 from stream.retained import StateError, Survey, members, survey
 from stream.settings import Settings
-from stream.store import META_KEY
+from stream.store import META_KEY, META_VERSION, MetaRow
 
 
 class ResetPlan(Struct, frozen=True):
@@ -72,13 +73,18 @@ async def apply_reset(settings: Settings, plan: ResetPlan) -> None:
 async def _reset(settings: Settings, plan: ResetPlan, number: int, partition: PartitionRows) -> None:
     producer = rows_producer(settings, f"{plan.group}-{number}")
     now_ms = int(time.time() * 1000)
-    keys = [*partition.rows, *(DAMAGED_KEY + key for key in partition.damaged), META_KEY]
-    tombstones: list[Message] = [(plan.changelog, key, None, now_ms, []) for key in keys]
+    keys = [*partition.rows, *(DAMAGED_KEY + key for key in partition.damaged)]
     offsets = {TopicPartition(*tp): first for tp, first in plan.sources.begin.items() if tp.partition == number}
+    first = {tp.topic: offset for tp, offset in offsets.items()}
+    meta = msgpack.encode(MetaRow(META_VERSION, PartitionTotals(), first, {}, len(plan.state)))
+    rows: list[Message] = [
+        *((plan.changelog, key, None, now_ms, []) for key in keys),
+        (plan.changelog, META_KEY, meta, now_ms, []),
+    ]
     await producer.start()
     try:
         await producer.begin_transaction()
-        for send in await send_batches(producer, plan.changelog, number, tombstones):
+        for send in await send_batches(producer, plan.changelog, number, rows):
             await send
         await producer.send_offsets_to_transaction(offsets, plan.group)
         await producer.commit_transaction()
