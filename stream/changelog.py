@@ -34,8 +34,13 @@ class PartitionRows(Struct):
     records: int = 0
 
 
-async def read_changelog(settings: Settings, topic: str, *, of_key: bytes | None = None) -> dict[int, PartitionRows]:
+async def read_changelog(
+    settings: Settings, topic: str, *, of_key: bytes | None = None, wait: bool = False
+) -> dict[int, PartitionRows]:
     """Read a changelog to its end, by partition; with `of_key` only the partition of that key.
+
+    A commit that its worker was told of may not be visible yet, since the broker marks its records after it answers;
+    with `wait` the transactions that are open now are waited for.
 
     Raises:
         ChangelogError: there is no such topic, or no broker answers.
@@ -48,7 +53,9 @@ async def read_changelog(settings: Settings, topic: str, *, of_key: bytes | None
     try:
         await consumer.start()
         found = {number: PartitionRows() for number in numbers}
-        async for record in _to_end(consumer, [TopicPartition(topic, number) for number in numbers]):
+        tps = [TopicPartition(topic, number) for number in numbers]
+        end = await (_written(settings, tps) if wait else consumer.end_offsets(tps))
+        async for record in _to_end(consumer, end):
             _take(found[record.partition], record)
         return found
     except KafkaError as error:
@@ -73,12 +80,22 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
         await client.close()
 
 
-async def _to_end(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> AsyncIterator[ConsumerRecord]:
-    consumer.assign(tps)
-    for tp, first in (await consumer.beginning_offsets(tps)).items():
+async def _written(settings: Settings, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+    """Return the offsets up to which anything is written, committed or not."""
+    consumer = plain_consumer(settings, isolation_level="read_uncommitted")
+    try:
+        await consumer.start()
+        end: dict[TopicPartition, int] = await consumer.end_offsets(tps)
+        return end
+    finally:
+        await consumer.stop()
+
+
+async def _to_end(consumer: AIOKafkaConsumer, end: dict[TopicPartition, int]) -> AsyncIterator[ConsumerRecord]:
+    consumer.assign(list(end))
+    for tp, first in (await consumer.beginning_offsets(list(end))).items():
         consumer.seek(tp, first)
-    end = await consumer.end_offsets(tps)
-    pending = {tp for tp in tps if end[tp] > 0}
+    pending = {tp for tp in end if end[tp] > 0}
     while pending:
         for batch in (await consumer.getmany(*pending, timeout_ms=500)).values():
             for record in batch:

@@ -96,13 +96,11 @@ def rows_producer(settings: Settings, transactional_id: str | None) -> AIOKafkaP
 
 def plain_consumer(settings: Settings, **options: Any) -> AIOKafkaConsumer:
     """Build a consumer without a group; it reads committed records only where the broker has transactions."""
-    return AIOKafkaConsumer(
-        **client_options(settings),
-        enable_auto_commit=False,
-        fetch_max_wait_ms=50,
-        isolation_level="read_committed" if settings.transactions else "read_uncommitted",
-        **{"max_partition_fetch_bytes": 8 << 20} | options,
-    )
+    defaults = {
+        "max_partition_fetch_bytes": 8 << 20,
+        "isolation_level": "read_committed" if settings.transactions else "read_uncommitted",
+    }
+    return AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False, fetch_max_wait_ms=50, **defaults | options)
 
 
 def admin_client(settings: Settings) -> AIOKafkaAdminClient:

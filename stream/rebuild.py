@@ -102,7 +102,7 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
     app = build_app(new, role, partitions=partitions)
     app.fold = SilentFold(app.fold)
     rows = await _fold_to(app, sources, partitions, on_progress)
-    found = await read_changelog(new, new.changelog(role))
+    found = await read_changelog(new, new.changelog(role), wait=True)
     if (read_back := _all_rows(found)) != rows:
         raise StateError(
             f"changelog {new.changelog(role)}: read back {len(read_back)} rows that differ from the {len(rows)} folded: "

@@ -47,7 +47,7 @@ async def plan_reset(settings: Settings, role: Role) -> ResetPlan:
         StateError: a source topic cannot be read.
     """
     changelog = settings.changelog(role)
-    state = await read_changelog(settings, changelog)
+    state = await read_changelog(settings, changelog, wait=True)
     return ResetPlan(
         role, settings.group(role), changelog, await members(settings, role), state, await survey(settings, role, state)
     )
