@@ -8,7 +8,7 @@ it. Start at FeaturesFold.fold.
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
-from models.features.recent_ids import add_id, has_id, id_hash
+from models.features.recent_ids import RecentIds, id_hash
 from models.features.row_versions import DamagedRowError
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
@@ -102,18 +102,19 @@ class FeaturesFold:
                     continue
                 if at - topic.newest_ms > self._ttl_ms:
                     topic = None
-            digest = b""
             event_id = event.event_id or (record.headers and resent_id(record))
-            if event_id:
-                digest = id_hash(event_id)
-                if topic is not None and has_id(topic.ids, digest):
-                    count.duplicate_dropped += 1
-                    continue
+            digest = id_hash(event_id) if event_id else None
+            if digest is not None and topic is not None and topic.ids.has(digest):
+                count.duplicate_dropped += 1
+                continue
             due = policy.is_due(kind, event, arrived, topic)
             if topic is None:
+                if state.topics[kind] is not None:
+                    state.profile = None  # it counts what was silent for too long
                 topic = state.topics[kind] = new_topic(kind, record.offset, at)
-            add_id(topic.ids, digest)
-            topic.apply(kind, event, record.offset, self._rates)
+            if digest is not None:
+                topic.ids.add(digest)
+            topic.apply(kind, event, record.offset, self._rates, state.profile)
             if due is not None:
                 topic.due_ms = at
                 request = self._request(kind, event, record, state, due, folded_ms)
@@ -195,10 +196,10 @@ class FeaturesFold:
         digest = id_hash(signal.review_id)
         if record.offset <= topic.guard:
             count.replay_skipped += 1
-        elif has_id(topic.ids, digest):
+        elif topic.ids.has(digest):
             count.duplicate_dropped += 1
         else:
-            add_id(topic.ids, digest)
+            topic.ids.add(digest)
             topic.apply_sentiment(signal, record.offset)
             count.applied += 1
             folded.dirty[key] = state
@@ -278,11 +279,11 @@ class TriggersFold:
             if record.offset <= state.guard.get(kind, -1):
                 count.replay_skipped += 1
                 continue
-            ids = state.ids.setdefault(kind, bytearray())
-            if has_id(ids, digest):
+            ids = state.ids.setdefault(kind, RecentIds())
+            if ids.has(digest):
                 count.duplicate_dropped += 1
                 continue
-            add_id(ids, digest)
+            ids.add(digest)
             state.guard[kind] = record.offset
             decisions = self._policy.decide(signal, state.last_fired_ms)
             state.newest_ms = max(state.newest_ms, signal.event_time_ms)

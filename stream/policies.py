@@ -19,6 +19,8 @@ from schemas.fields import Category, Id
 from schemas.ids import trigger_id
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, Suppression, SuppressionReason
 
+ALWAYS_DUE = frozenset({PURCHASE, REVIEW, SEARCH})
+
 
 class ScoringPolicy(Struct, frozen=True, kw_only=True):
     """When to score: `every_clicks` counts one user's clicks; the times are event time in milliseconds.
@@ -38,20 +40,20 @@ class ScoringPolicy(Struct, frozen=True, kw_only=True):
     def is_due(self, kind: int, event: Event, record_ms: int, past: TopicState | None) -> str | None:
         """Say why this event deserves a score, or None; `past` is its topic's state before it."""
         at = event.event_time_ms
-        if at < record_ms - self.score_lateness_ms:
-            return None
-        if kind in (PURCHASE, REVIEW, SEARCH):
-            return KINDS[kind]
-        if past is not None and past.due_ms and at - past.due_ms < self.min_gap_ms:
-            return None
-        if kind in self.arrivals:
-            if past is None:
-                return "first"
-            if at - past.newest_ms > self.pause_ms:
-                return "return"
-        if kind == CLICK and (1 if past is None else past.count.total + 1) % self.every_clicks == 0:
-            return "clicks"
-        return None
+        due: str | None = None
+        if kind in ALWAYS_DUE:
+            due = KINDS[kind]
+        else:
+            if kind in self.arrivals:
+                if past is None:
+                    due = "first"
+                elif at - past.newest_ms > self.pause_ms:
+                    due = "return"
+            if due is None and kind == CLICK and (1 if past is None else past.tiles.totals[0] + 1) % self.every_clicks == 0:
+                due = "clicks"
+            if due is None or (past is not None and past.due_ms and at - past.due_ms < self.min_gap_ms):
+                return None
+        return None if at < record_ms - self.score_lateness_ms else due
 
 
 class Campaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

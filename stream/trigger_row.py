@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from models.features.recent_ids import trim
+from models.features.recent_ids import RecentIds, from_joined
 from models.features.row_versions import DamagedRowError, Upcasts, check_version, upcast
 
-TRIGGER_ROW_VERSION = 2
+TRIGGER_ROW_VERSION = 3
 
 
 class TriggerState(Struct, array_like=True, gc=False):
@@ -16,7 +16,7 @@ class TriggerState(Struct, array_like=True, gc=False):
 
     version: int = TRIGGER_ROW_VERSION
     guard: dict[str, int] = {}
-    ids: dict[str, bytearray] = {}
+    ids: dict[str, RecentIds] = {}
     last_fired_ms: dict[str, int] = {}
     newest_ms: int = 0
 
@@ -27,7 +27,13 @@ def _with_newest(values: list[Any]) -> list[Any]:
     return [2, guard, ids, last_fired_ms, max(last_fired_ms.values(), default=0)]
 
 
-TRIGGER_UPCASTS: Upcasts = {1: _with_newest}
+def _with_ids_apart(values: list[Any]) -> list[Any]:
+    """Version 2 kept the hashes of ids one after another."""
+    _, guard, ids, last_fired_ms, newest_ms = values
+    return [3, guard, {kind: from_joined(joined) for kind, joined in ids.items()}, last_fired_ms, newest_ms]
+
+
+TRIGGER_UPCASTS: Upcasts = {1: _with_newest, 2: _with_ids_apart}
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(TriggerState).decode
@@ -52,7 +58,7 @@ _decode_age = msgspec.msgpack.Decoder(_Age).decode
 def encode_trigger_row(state: TriggerState) -> bytes:
     """Encode a row of role triggers."""
     for ids in state.ids.values():
-        trim(ids)
+        ids.trim()
     return _encode(state)
 
 

@@ -1,14 +1,44 @@
-"""The last 256 event ids as one array of 8-byte hashes: what makes a duplicate known.
+"""The last 256 event ids as 8-byte hashes in two arrays: what makes a duplicate known.
 
-Start at has_id.
+The first bytes lie apart, so that one search for a byte passes over nearly all of them. Start at RecentIds.has.
 """
 
 import xxhash
+from msgspec import Struct, field
 
 from models.features.spec import RECENT_IDS
 
-ID_BYTES = 8
-LIMIT_BYTES = ID_BYTES * RECENT_IDS
+REST_BYTES = 7
+
+
+class RecentIds(Struct, array_like=True, gc=False):
+    """Hashes of ids, oldest first: the first byte of each in `firsts`, its other bytes in `rests`."""
+
+    firsts: bytearray = field(default_factory=bytearray)
+    rests: bytearray = field(default_factory=bytearray)
+
+    def has(self, digest: bytes) -> bool:
+        """Tell whether an id's hash is among the last 256."""
+        firsts, first = self.firsts, digest[0]
+        at = firsts.find(first, len(firsts) - RECENT_IDS if len(firsts) > RECENT_IDS else 0)
+        while at >= 0:
+            if self.rests.startswith(digest[1:], at * REST_BYTES):
+                return True
+            at = firsts.find(first, at + 1)
+        return False
+
+    def add(self, digest: bytes) -> None:
+        """Remember one more id's hash; the oldest beyond the limit are dropped now and then."""
+        self.firsts.append(digest[0])
+        self.rests += digest[1:]
+        if len(self.firsts) >= 2 * RECENT_IDS:
+            self.trim()
+
+    def trim(self) -> None:
+        """Drop what `has` no longer looks at."""
+        if len(self.firsts) > RECENT_IDS:
+            del self.firsts[:-RECENT_IDS]
+            del self.rests[: -RECENT_IDS * REST_BYTES]
 
 
 def id_hash(text: str) -> bytes:
@@ -16,23 +46,7 @@ def id_hash(text: str) -> bytes:
     return xxhash.xxh3_64_digest(text.encode())
 
 
-def has_id(ids: bytearray, digest: bytes) -> bool:
-    """Tell whether an id's hash is among the last 256."""
-    first = len(ids) - LIMIT_BYTES
-    at = ids.find(digest, first if first > 0 else 0)
-    while at > 0 and at % ID_BYTES:  # a match that straddles two hashes is none
-        at = ids.find(digest, at + 1)
-    return at >= 0
-
-
-def add_id(ids: bytearray, digest: bytes) -> None:
-    """Remember one more id's hash; the oldest beyond the limit are dropped now and then."""
-    ids += digest
-    if len(ids) >= 2 * LIMIT_BYTES:
-        trim(ids)
-
-
-def trim(ids: bytearray) -> None:
-    """Drop what has_id no longer looks at."""
-    if len(ids) > LIMIT_BYTES:
-        del ids[:-LIMIT_BYTES]
+def from_joined(ids: bytes) -> list[bytes]:
+    """Turn hashes as rows of older versions hold them, one after another, into the fields of RecentIds."""
+    width = 1 + REST_BYTES
+    return [ids[::width], b"".join([ids[at + 1 : at + width] for at in range(0, len(ids), width)])]

@@ -5,28 +5,22 @@ All division happens here, on integers that order cannot change. Start at snapsh
 """
 
 from operator import attrgetter
-from typing import NamedTuple
 
 from msgspec import Struct
 
+from models.features.profile import EMPTY, Part, profile_of, runs
 from models.features.spec import (
     FEATURE_SPEC,
-    HALF_LIFE_DAYS,
     HISTORY_EVENTS,
-    KIND_WEIGHTS,
-    KINDS,
     SENTIMENT,
     TOP_CATEGORIES,
 )
-from models.features.tiles import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, WINDOW_DAYS
+from models.features.tiles import DAY_MS, HOUR_MS, MINUTE_MS, WINDOW_DAYS
 from models.features.user_state import (
-    AMOUNT,
     BROWSE,
     DEFAULT_TTL_MS,
     PURCHASE,
     RATING,
-    RETURNED_AMOUNT,
-    RETURNED_LINES,
     SCALE,
     TopicState,
     UserState,
@@ -35,11 +29,7 @@ from schemas.scoring import HistoryEntry
 
 _EVENT_TIME = attrgetter("event_time_ms")
 
-_WEIGHTS = [KIND_WEIGHTS.get(kind, 0) for kind in KINDS]
-_DECAY = [round(10_000 * 2 ** (-age / HALF_LIFE_DAYS)) for age in range(WINDOW_DAYS)]
-_TODAY = _DECAY[0]
-_HOURS = [sum(63 << (48 * day + 6 * third) for day in range(WINDOW_DAYS)) for third in range(8)]
-_W24H, _W7D, _W30D, _LIFE = 2, 3, 4, 5  # positions in what Series.windows returns
+_W5M, _W1H, _W24H, _W7D, _W30D, _LIFE = range(6)  # positions in what Series.windows returns
 
 
 class Snapshot(Struct, frozen=True):
@@ -54,44 +44,49 @@ class Snapshot(Struct, frozen=True):
 
 def snapshot(state: UserState, ttl_ms: int = DEFAULT_TTL_MS) -> Snapshot:
     """Render a state that has at least one source event; a topic silent for longer than `ttl_ms` counts as empty."""
-    at = max(topic.newest_ms for topic in state.topics[:SENTIMENT] if topic is not None)
-    topics = [topic if topic is not None and topic.newest_ms >= at - ttl_ms else None for topic in state.topics]
-    sources = topics[:SENTIMENT]
-    minute = at // MINUTE_MS
-    counts: list[tuple[int, ...]] = [NOTHING if topic is None else topic.count.windows(minute) for topic in sources]
-    amounts = _sum(topics[PURCHASE], AMOUNT, minute)
+    topics = state.topics
+    newest = [topic.newest_ms for topic in topics[:SENTIMENT] if topic is not None]
+    at = max(newest)
+    today, minute, profile = at // DAY_MS, at // MINUTE_MS, state.profile
+    if at - ttl_ms > min(newest) or ((feedback := topics[SENTIMENT]) is not None and feedback.newest_ms < at - ttl_ms):
+        topics = [topic if topic is not None and topic.newest_ms >= at - ttl_ms else None for topic in topics]
+        profile = profile_of(topics[:SENTIMENT], today)
+    elif profile is None or profile.today != today:
+        profile = state.profile = profile_of(topics[:SENTIMENT], today)
+    parts = profile.parts.copy()
+    for kind, topic in enumerate(topics):
+        if topic is None:
+            parts[kind] = EMPTY
+        elif parts[kind].guard != topic.guard or minute > parts[kind].until:
+            parts[kind] = profile.parts[kind] = _part(topic, minute)
+    sources, counts = topics[:SENTIMENT], [part.counts for part in parts[:SENTIMENT]]
     features: list[float | None] = []
     for windows in counts:
         features += windows
-    features += _sum(topics[BROWSE], 0, minute)
-    features += amounts
-    features += _sum(topics[PURCHASE], RETURNED_LINES, minute)
-    features += _sum(topics[PURCHASE], RETURNED_AMOUNT, minute)
-    ratings, rated = _sum(topics[RATING], 0, minute), counts[RATING]
-    feedback = topics[SENTIMENT]
-    sentiments = _sum(feedback, 0, minute)
-    heard = NOTHING if feedback is None else feedback.count.windows(minute)
+    for sums in (parts[BROWSE].sums[0], *parts[PURCHASE].sums):
+        features += sums
+    ratings, rated = parts[RATING].sums[0], parts[RATING].counts
+    sentiments, heard = parts[SENTIMENT].sums[0], parts[SENTIMENT].counts
     for window in (_W30D, _LIFE):
         features.append(_ratio(ratings[window], rated[window] * SCALE))
         features.append(_ratio(sentiments[window], heard[window] * SCALE))
-    today = at // DAY_MS
-    distinct, weights = _seen(sources, today)
-    features += distinct
+    features += (profile.recent_items, profile.recent_categories, len(profile.items), len(profile.categories))
     features += [None if topic is None else at - topic.newest_ms for topic in sources]
-    features.append(at - min(topic.first_ms for topic in sources if topic is not None))
-    purchases = topics[PURCHASE]
-    features += _gaps([] if purchases is None else purchases.times)
-    bits = _active_half_hours(sources, today)
-    day_start = (at // HOUR_MS - 23) * 2 - (today - WINDOW_DAYS + 1) * 48
-    features += [_runs(bits >> day_start), _runs(bits >> 48 * (WINDOW_DAYS - 7)), _runs(bits)]
-    activity = [sum(window) for window in zip(*counts, strict=True)]
-    for rates in (activity, counts[PURCHASE]):
-        features.append(_ratio(rates[_W24H] * 7, rates[_W7D]))
-        features.append(_ratio(rates[_W7D] * 30, rates[_W30D] * 7))
-    active = bits.bit_count()
-    features += [(bits & third).bit_count() / active if active else 0.0 for third in _HOURS]
-    total = sum(weight for _, weight in weights)
-    shares = [(name, weight / total) for name, weight in weights[:HISTORY_EVENTS]]
+    features.append(at - min([topic.first_ms for topic in sources if topic is not None]))
+    features += parts[PURCHASE].gaps
+    last_day = (at // HOUR_MS - 23) * 2 - (today - WINDOW_DAYS + 1) * 48  # the half-hour that the last 24 hours begin with
+    features.append(runs(profile.half_hours >> last_day))
+    sessions_and_hours = profile.rhythm()
+    features += sessions_and_hours[:2]
+    for within_24h, within_7d, within_30d in (
+        [sum([windows[window] for windows in counts]) for window in (_W24H, _W7D, _W30D)],
+        counts[PURCHASE][_W24H:_LIFE],
+    ):
+        features.append(_ratio(within_24h * 7, within_7d))
+        features.append(_ratio(within_7d * 30, within_30d * 7))
+    features += sessions_and_hours[2:]
+    weights, total = profile.weights, sum(profile.weights.values())
+    shares = [(name, weights[name] / total) for name in profile.ranked()[:HISTORY_EVENTS]]
     top = [share for _, share in shares[:TOP_CATEGORIES]]
     features += top
     features += [None] * (TOP_CATEGORIES - len(top))
@@ -108,56 +103,16 @@ def snapshot(state: UserState, ttl_ms: int = DEFAULT_TTL_MS) -> Snapshot:
     )
 
 
-def _sum(topic: TopicState | None, index: int, minute: int) -> tuple[int, ...]:
-    return NOTHING if topic is None else topic.sums[index].windows(minute)
+def _part(topic: TopicState, minute: int) -> Part:
+    """Compute what one topic gives, and until which minute it gives that unless an event comes."""
+    counts, *sums = topic.tiles.windows(minute)
+    tile = 1 if counts[_W5M] else 5 if counts[_W1H] else 60 if counts[_W24H] else 1440  # minutes: the next that may pass
+    gaps = _gaps(topic.times) if topic.times else EMPTY.gaps
+    return Part(topic.guard, minute // tile * tile + tile - 1, counts, sums, gaps)
 
 
 def _ratio(numerator: int, denominator: int) -> float | None:
     return numerator / denominator if denominator else None
-
-
-class _Seen(NamedTuple):
-    """What the merged item and category sets of all topics give: four counts in spec order, and category weights."""
-
-    distinct: tuple[int, int, int, int]
-    weights: list[tuple[str, int]]
-
-
-def _seen(sources: list[TopicState | None], today: int) -> _Seen:
-    """Count distinct items and categories over 7 and 30 days, and weigh categories by kind and age in days.
-
-    A weight halves every 7 days; heaviest first, ties by name.
-    """
-    week, month = today - 6, today - (WINDOW_DAYS - 1)
-    items: set[int] = set()
-    older_items: set[int] = set()
-    categories: set[str] = set()
-    weights: dict[str, int] = {}
-    for topic, kind_weight in zip(sources, _WEIGHTS, strict=True):
-        if topic is None or not topic.items:
-            continue
-        for day, seen in topic.items.items():
-            if day >= week:
-                items.update(seen)
-            elif day >= month:
-                older_items.update(seen)
-        for name, days in topic.categories.items():
-            if len(days) == 1 and today in days:
-                weight = days[today] * _TODAY
-                categories.add(name)
-            else:
-                weight = 0
-                for day, count in days.items():
-                    if day >= month:
-                        weight += count * _DECAY[today - day]
-                        if day >= week:
-                            categories.add(name)
-                if not weight:
-                    continue
-            weights[name] = weights.get(name, 0) + kind_weight * weight
-    ranked = [(name, -negative) for negative, name in sorted([(-weight, name) for name, weight in weights.items()])]
-    all_items = items | older_items if older_items else items
-    return _Seen((len(items), len(categories), len(all_items), len(ranked)), ranked)
 
 
 def _gaps(times: list[int]) -> list[float | None]:
@@ -173,23 +128,10 @@ def _gaps(times: list[int]) -> list[float | None]:
     return [mean, (n * sum(gap * gap for gap in gaps) - total * total) / (n * n * HOUR_MS * HOUR_MS)]
 
 
-def _active_half_hours(sources: list[TopicState | None], today: int) -> int:
-    """Set bit i for an active half-hour i of the 30-day window; its first day starts at bit 0."""
-    bits, first = 0, today - (WINDOW_DAYS - 1)
+def _history(sources: list[TopicState | None]) -> list[HistoryEntry]:
+    merged: list[HistoryEntry] = []
     for topic in sources:
         if topic is not None:
-            for day, mask in topic.slots.items():
-                if day >= first:
-                    bits |= mask << 48 * (day - first)
-    return bits
-
-
-def _runs(bits: int) -> int:
-    """Count sessions: maximal runs of active half-hours inside the window."""
-    return (bits & ~(bits << 1)).bit_count()
-
-
-def _history(sources: list[TopicState | None]) -> list[HistoryEntry]:
-    merged = [entry for topic in sources if topic is not None for entry in topic.history]
+            merged += topic.history
     merged.sort(key=_EVENT_TIME)  # stable: equal times stay in the order of KINDS
     return merged[-HISTORY_EVENTS:]

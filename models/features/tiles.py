@@ -5,6 +5,9 @@ in (floor(t/h)·h - W, floor(t/h)·h]. Values are integers, so that neither orde
 WINDOWS.
 """
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
@@ -29,119 +32,96 @@ WINDOW_DAYS = 30
 NOTHING = (0, 0, 0, 0, 0, 0)
 
 
-class Series(Struct, array_like=True, gc=False):
-    """One measure over time: its lifetime sum, and its sums by tile: a minute, 5 minutes, an hour, a day since 1970 (UTC).
+class Tiles(Struct, array_like=True, gc=False):
+    """Measures of one topic over time, all on the same tiles; the first measure counts events.
 
-    A value lies in one tile only: of a minute while the shortest window can count it, then of the next larger size that
-    a window can still tell apart. Each window's tiles are a whole number of the smaller ones, so its sum stays exact.
+    `totals` are lifetime sums by measure. `starts` are the tiles' first minutes since 1970 (UTC), ascending; `before` holds,
+    by measure, the sum of everything before each tile, so that a window is one subtraction. A tile is a minute while the
+    shortest window can count it alone, then of the next larger size that a window can still tell apart.
     """
 
-    total: int = 0
-    minutes: dict[int, int] = {}
-    fives: dict[int, int] = {}
-    hours: dict[int, int] = {}
-    days: dict[int, int] = {}
+    totals: list[int]
+    starts: list[int] = []
+    before: list[list[int]] = []
 
-    def add(self, minute: int, value: int) -> None:
-        """Add `value` at a minute; a late one waits in its minute's tile for the next settle."""
-        self.total += value
-        tiles = self.minutes
-        tiles[minute] = tiles.get(minute, 0) + value
+    def add(self, minute: int, values: Sequence[int] = ()) -> None:
+        """Add an event at a minute, and a value to each measure after the count."""
+        starts, totals = self.starts, self.totals
+        if not starts or minute > starts[-1]:
+            starts.append(minute)
+            for before, total in zip(self.before, totals, strict=True):
+                before.append(total)
+        elif minute < starts[-1]:
+            self._add_late(minute, values)
+        totals[0] += 1
+        for measure, value in enumerate(values, 1):
+            totals[measure] += value
+
+    def _add_late(self, minute: int, values: Sequence[int]) -> None:
+        """Make a tile of the minute before later ones, which come to lie behind what it adds."""
+        at = bisect_left(self.starts, minute)
+        if self.starts[at] != minute:
+            self.starts.insert(at, minute)
+            for before in self.before:
+                before.insert(at, before[at])
+        for before, value in zip(self.before, (1, *values), strict=True):
+            for later in range(at + 1, len(before)):
+                before[later] += value
 
     def settle(self, minute: int) -> None:
-        """Move each value to the largest tile that the windows at or after `minute` need; drop what left them all."""
-        if self.minutes:
-            self.minutes = _moved(self.minutes, minute - 4, self.fives, 5)
-        if self.fives:
-            self.fives = _moved(self.fives, minute // 5 - 11, self.hours, 12)
-        if self.hours:
-            self.hours = _moved(self.hours, minute // 60 - 23, self.days, 24)
-        first = minute // 1440 - (WINDOW_DAYS - 1)
-        if self.days and min(self.days) < first:
-            self.days = {day: value for day, value in self.days.items() if day >= first}
+        """Join tiles that no window at or after `minute` tells apart and drop what left them all; sums are unchanged."""
+        starts = self.starts
+        if not starts or (len(starts) == 1 and starts[0] >= minute - 4):
+            return
+        five, hour, day = _first_minutes(minute)
+        kept, last = list[int](), -1
+        positions = list[int]()
+        for position, start in enumerate(starts):
+            if start < minute - 4:
+                first = start // 5 * 5
+                if first < five:
+                    first = start // 60 * 60
+                    if first < hour:
+                        first = start // 1440 * 1440
+                        if first < day:
+                            continue
+                start = first
+            if start != last:
+                kept.append(start)
+                positions.append(position)
+                last = start
+        if len(kept) < len(starts):
+            self.before = [[before[position] for position in positions] for before in self.before]
+        self.starts = kept
 
-    def order(self) -> None:
-        """Sort the tiles, so that equal sums are equal bytes however they came about."""
-        self.minutes, self.fives = _ordered(self.minutes), _ordered(self.fives)
-        self.hours, self.days = _ordered(self.hours), _ordered(self.days)
+    def windows(self, minute: int) -> list[tuple[int, int, int, int, int, int]]:
+        """Sum, by measure, the windows that end with `minute`, shortest first, then the lifetime; changes nothing.
 
-    def windows(self, minute: int) -> tuple[int, int, int, int, int, int]:
-        """Sum the windows that end with `minute`, shortest first, then the lifetime; changes nothing."""
-        five, hour, today = minute // 5 - 11, minute // 60 - 23, minute // 1440
-        within_5m = within_1h = within_24h = 0
-        minutes, fives, hours, days = self.minutes, self.fives, self.hours, self.days
-        if not (minutes or fives or hours or days):
-            return 0, 0, 0, 0, 0, self.total
-        older = False  # whether a tile smaller than a day is a day's by now
-        if minutes:
-            if min(minutes) >= minute - 4:
-                within_5m = sum(minutes.values())
-            else:
-                for tile, value in minutes.items():
-                    if tile >= minute - 4:
-                        within_5m += value
-                    elif tile // 5 >= five:
-                        within_1h += value
-                    elif tile // 60 >= hour:
-                        within_24h += value
-                    else:
-                        older = True
-        if fives:
-            if min(fives) >= five:
-                within_1h += sum(fives.values())
-            else:
-                for tile, value in fives.items():
-                    if tile >= five:
-                        within_1h += value
-                    elif tile // 12 >= hour:
-                        within_24h += value
-                    else:
-                        older = True
-        if hours:
-            if min(hours) >= hour:
-                within_24h += sum(hours.values())
-            else:
-                within_24h += sum([value for tile, value in hours.items() if tile >= hour])
-                older = True
-        if older:
-            days = self._settled(minute).days
-        within_1h += within_5m
-        within_24h += within_1h
-        if not days:
-            return within_5m, within_1h, within_24h, within_24h, within_24h, self.total
-        oldest = min(days)
-        if oldest >= today - 6:
-            within_7d = within_30d = within_24h + sum(days.values())
-        else:
-            within_7d = within_24h + sum([value for day, value in days.items() if day >= today - 6])
-            if oldest > today - WINDOW_DAYS:
-                within_30d = within_24h + sum(days.values())
-            else:
-                within_30d = within_24h + sum([value for day, value in days.items() if day > today - WINDOW_DAYS])
-        return within_5m, within_1h, within_24h, within_7d, within_30d, self.total
-
-    def _settled(self, minute: int) -> "Series":
-        copied = Series(self.total, self.minutes, self.fives.copy(), self.hours.copy(), self.days.copy())
-        copied.settle(minute)
-        return copied
+        No event may be of a later minute.
+        """
+        starts = self.starts
+        five, hour, day = _first_minutes(minute)
+        in_5m = bisect_left(starts, minute - 4)
+        in_1h = bisect_left(starts, five, 0, in_5m)
+        in_24h = bisect_left(starts, hour, 0, in_1h)
+        in_7d = bisect_left(starts, day + 23 * 1440, 0, in_24h)
+        in_30d = bisect_left(starts, day, 0, in_7d)
+        end, found = len(starts), []
+        for before, total in zip(self.before, self.totals, strict=True):
+            within_5m = total - before[in_5m] if in_5m < end else 0
+            within_1h = total - before[in_1h] if in_1h < end else 0
+            within_24h = total - before[in_24h] if in_24h < end else 0
+            within_7d = total - before[in_7d] if in_7d < end else 0
+            within_30d = total - before[in_30d] if in_30d < end else 0
+            found.append((within_5m, within_1h, within_24h, within_7d, within_30d, total))
+        return found
 
 
-def _moved(tiles: dict[int, int], first: int, larger: dict[int, int], size: int) -> dict[int, int]:
-    """Add the tiles before `first` to the larger tiles, each of `size` of them, and return the rest."""
-    if min(tiles) >= first:
-        return tiles
-    kept = {}
-    for tile, value in tiles.items():
-        if tile >= first:
-            kept[tile] = value
-        else:
-            tile //= size
-            larger[tile] = larger.get(tile, 0) + value
-    return kept
+def no_tiles(measures: int) -> Tiles:
+    """Return the tiles of a topic without events."""
+    return Tiles([0] * measures, [], [[] for _ in range(measures)])
 
 
-def _ordered(tiles: dict[int, int]) -> dict[int, int]:
-    if len(tiles) < 2:
-        return tiles
-    numbers, sorted_numbers = list(tiles), sorted(tiles)
-    return tiles if numbers == sorted_numbers else {tile: tiles[tile] for tile in sorted_numbers}
+def _first_minutes(minute: int) -> tuple[int, int, int]:
+    """Return the first minutes of the windows of 1 hour, 24 hours and 30 days that end with `minute`."""
+    return (minute // 5 - 11) * 5, (minute // 60 - 23) * 60, (minute // 1440 - (WINDOW_DAYS - 1)) * 1440

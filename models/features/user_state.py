@@ -14,7 +14,9 @@ import xxhash
 from cramjam import DecompressionError, lz4
 from msgspec import Struct
 
-from models.features.recent_ids import trim
+from models.features.profile import FORGOTTEN, Profile
+from models.features.recent_ids import RecentIds
+from models.features.row_version_1 import from_version_1
 from models.features.row_versions import DamagedRowError, Upcasts, check_version, upcast
 from models.features.spec import (
     HISTORY_EVENTS_PER_KIND,
@@ -26,48 +28,46 @@ from models.features.spec import (
     SENTIMENT,
     SESSION_SLOT_MS,
 )
-from models.features.tiles import DAY_MS, MINUTE_MS, WINDOW_DAYS, Series
+from models.features.tiles import DAY_MS, MINUTE_MS, WINDOW_DAYS, Tiles, no_tiles
 from schemas.events import Event, Purchase, PurchaseLine
 from schemas.scoring import HistoryEntry
 from schemas.signals import ReviewSentiment
 
 T = TypeVar("T")
 
-ROW_VERSION = 1
-UPCASTS: Upcasts = {}  # of row versions before this one
+ROW_VERSION = 2
+UPCASTS: Upcasts = {1: from_version_1}
 NAME_BYTES, HISTORY_TEXT_BYTES = 64, 72  # what a name and a text may take in a row
-SETTLE_MINUTES = 8  # minute tiles a series holds before they are moved to larger ones: few, since every snapshot walks them
+SETTLE_TILES = 96  # tiles a topic holds before they are joined: more than the 71 that its windows need
 SCALE = 10_000  # ratings and sentiments are summed as integers of 1/10,000
 DEFAULT_TTL_MS = 400 * DAY_MS
 VISIT, BROWSE, CLICK, SEARCH, PURCHASE, REVIEW, RATING = range(len(KINDS))
-AMOUNT, RETURNED_LINES, RETURNED_AMOUNT = range(3)  # the sums of PURCHASE; the other kinds have at most one
-_SUMS = {BROWSE: 1, PURCHASE: 3, RATING: 1, SENTIMENT: 1}
+_SUMS = {BROWSE: 1, PURCHASE: 3, RATING: 1, SENTIMENT: 1}  # beside the count: of PURCHASE amount, returned lines and amount
 
 
 class TopicState(Struct, array_like=True, gc=False):
     """What one user's events of one topic left: exact tiles, bounded sets, the newest events, and its own guard.
 
-    `since` and `guard` are the offsets of the first and last record it rests on; `ids` holds the last 256 event ids as
-    8-byte hashes; `slots` maps a day to a 48-bit mask of its active half-hours; `items` a day to the sorted hashes of
-    items seen; `categories` a category and a day to a count. Days count from 1970 (UTC).
+    `since` and `guard` are the offsets of the first and last record it rests on; `slots` maps a day to a 48-bit mask of its
+    active half-hours; `items` a day to the sorted hashes of items seen; `categories` a category and a day to a count.
+    Days count from 1970 (UTC).
     """
 
     since: int
     guard: int
     first_ms: int
     newest_ms: int
+    tiles: Tiles
     due_ms: int = 0
-    ids: bytearray = msgspec.field(default_factory=bytearray)
-    count: Series = msgspec.field(default_factory=Series)
-    sums: list[Series] = []
+    ids: RecentIds = msgspec.field(default_factory=RecentIds)
     slots: dict[int, int] = {}
     items: dict[int, list[int]] = {}
     categories: dict[str, dict[int, int]] = {}
     times: list[int] = []
     history: list[HistoryEntry] = []
 
-    def apply(self, kind: int, event: Event, offset: int, rates: Mapping[str, float]) -> None:
-        """Fold one accepted event of this topic into the state.
+    def apply(self, kind: int, event: Event, offset: int, rates: Mapping[str, float], profile: Profile | None = None) -> None:
+        """Fold one accepted event of this topic into the state, and into the user's `profile` where there is one.
 
         `kind` indexes KINDS; `rates` gives the reporting-currency value of one unit of each currency. The caller has
         already refused duplicates, late and future events.
@@ -79,7 +79,6 @@ class TopicState(Struct, array_like=True, gc=False):
         elif at < self.first_ms:
             self.first_ms = at
         minute = at // MINUTE_MS
-        self.count.add(minute, 1)
         day, slot = divmod(at // SESSION_SLOT_MS, 48)
         slots, bit = self.slots, 1 << slot
         seen = slots.get(day)
@@ -87,29 +86,38 @@ class TopicState(Struct, array_like=True, gc=False):
             slots[day] = bit
             if len(slots) > WINDOW_DAYS:
                 self.slots = within(slots, self.newest_ms)
+            if profile is not None:
+                profile.active(day, bit)
         elif not seen & bit:
             slots[day] = seen | bit
+            if profile is not None:
+                profile.active(day, bit)
         item: str | None = None
         category: str | None = None
         text: str | None = None
         amount = 0
-        if kind == PURCHASE:
-            item, category, text, amount = self._apply_purchase(event, minute, day, rates)  # type: ignore[arg-type]
+        if kind == PURCHASE:  # adds to its tiles itself
+            item, category, text, amount = self._apply_purchase(event, minute, day, rates, profile)  # type: ignore[arg-type]
         elif kind == SEARCH:
             text = event.query  # type: ignore[attr-defined]
-        elif kind != VISIT:
+            self.tiles.add(minute)
+        elif kind == VISIT:
+            self.tiles.add(minute)
+        else:
             item, category = event.item_id, event.category  # type: ignore[attr-defined]
-            self._see(item, category, day)
+            self._see(kind, item, category, day, profile)
             if kind == BROWSE:
                 amount, text = event.dwell_ms, event.title  # type: ignore[attr-defined]
-                self.sums[0].add(minute, amount)
+                self.tiles.add(minute, (amount,))
             elif kind == CLICK:
                 text = event.title  # type: ignore[attr-defined]
+                self.tiles.add(minute)
             elif kind == REVIEW:
                 text = event.text  # type: ignore[attr-defined]
+                self.tiles.add(minute)
             else:
                 amount = round(event.rating * SCALE)  # type: ignore[attr-defined]
-                self.sums[0].add(minute, amount)
+                self.tiles.add(minute, (amount,))
         if text is not None:
             text = text[:HISTORY_TEXT_CHARS]
             if not text.isascii():
@@ -118,20 +126,26 @@ class TopicState(Struct, array_like=True, gc=False):
             item = cut(item, NAME_BYTES)
         if category is not None and not category.isascii():
             category = cut(category, NAME_BYTES)
-        self._record(HistoryEntry(at, KINDS[kind], item, category, amount, text))
-        if len(self.count.minutes) > SETTLE_MINUTES:
-            self.settle()
+        entry, history = HistoryEntry(at, KINDS[kind], item, category, amount, text), self.history
+        if not history or at > history[-1].event_time_ms:
+            history.append(entry)
+        else:
+            insort(history, entry, key=history_order)
+        if len(history) > HISTORY_EVENTS_PER_KIND:
+            del history[0]
+        if len(self.tiles.starts) > SETTLE_TILES:
+            self.tiles.settle(self.newest_ms // MINUTE_MS)
 
     def apply_sentiment(self, signal: ReviewSentiment, offset: int) -> None:
         """Fold one review's sentiment, as scored, into the tile of the review's own time."""
         self.guard = offset
         self.newest_ms = max(self.newest_ms, signal.event_time_ms)
-        minute = signal.event_time_ms // MINUTE_MS
-        self.count.add(minute, 1)
-        self.sums[0].add(minute, round(signal.sentiment * SCALE))
+        self.tiles.add(signal.event_time_ms // MINUTE_MS, (round(signal.sentiment * SCALE),))
+        if len(self.tiles.starts) > SETTLE_TILES:
+            self.tiles.settle(self.newest_ms // MINUTE_MS)
 
     def _apply_purchase(
-        self, event: Purchase, minute: int, day: int, rates: Mapping[str, float]
+        self, event: Purchase, minute: int, day: int, rates: Mapping[str, float], profile: Profile | None
     ) -> tuple[str, str | None, str | None, int]:
         rate = rates[event.currency]
         bought = returned = returned_lines = 0
@@ -139,7 +153,7 @@ class TopicState(Struct, array_like=True, gc=False):
         largest_amount = -1
         for line in event.lines:
             amount = round(line.unit_price * line.quantity * rate * 100)
-            self._see(line.item_id, line.category, day)
+            self._see(PURCHASE, line.item_id, line.category, day, profile)
             if line.returned:
                 returned += amount
                 returned_lines += 1
@@ -147,27 +161,28 @@ class TopicState(Struct, array_like=True, gc=False):
                 bought += amount
             if amount > largest_amount:
                 largest, largest_amount = line, amount
-        self.sums[AMOUNT].add(minute, bought)
-        if returned_lines:
-            self.sums[RETURNED_LINES].add(minute, returned_lines)
-            self.sums[RETURNED_AMOUNT].add(minute, returned)
+        self.tiles.add(minute, (bought, returned_lines, returned))
         if returned_lines < len(event.lines):
             insort(self.times, event.event_time_ms)
             if len(self.times) > MAX_PURCHASE_TIMES:
                 del self.times[0]
         return largest.item_id, largest.category, largest.title, bought - returned
 
-    def _see(self, item: str, category: str | None, day: int) -> None:
+    def _see(self, kind: int, item: str, category: str | None, day: int, profile: Profile | None) -> None:
+        key = xxhash.xxh32_intdigest(item.encode())
         seen = self.items.get(day)
         if seen is None:
-            seen = self.items[day] = [xxhash.xxh32_intdigest(item.encode())]
+            seen = self.items[day] = [key]
             if len(self.items) > WINDOW_DAYS:
                 self.items = within(self.items, self.newest_ms) or {day: seen}
+            if profile is not None:
+                profile.item_seen(key, day)
         elif len(seen) < MAX_ITEMS_PER_DAY:
-            key = xxhash.xxh32_intdigest(item.encode())
             at = bisect_left(seen, key)
             if at == len(seen) or seen[at] != key:
                 seen.insert(at, key)
+                if profile is not None:
+                    profile.item_seen(key, day)
         if category is None:
             return
         if not category.isascii():
@@ -176,6 +191,8 @@ class TopicState(Struct, array_like=True, gc=False):
         if days is None:
             if len(self.categories) >= MAX_CATEGORIES + MAX_CATEGORIES // 2:
                 self._forget_categories()
+                if profile is not None:
+                    profile.today = FORGOTTEN
             self.categories[category] = {day: 1}
         elif day in days:
             days[day] += 1
@@ -183,40 +200,27 @@ class TopicState(Struct, array_like=True, gc=False):
             days[day] = 1
             if len(days) > WINDOW_DAYS:
                 self.categories[category] = within(days, self.newest_ms) or {day: days[day]}
+        if profile is not None:
+            profile.category_seen(kind, category, day)
 
     def _forget_categories(self) -> None:
         ranked = sorted(self.categories, key=lambda name: (-max(self.categories[name]), name))[:MAX_CATEGORIES]
         self.categories = {name: self.categories[name] for name in ranked}
 
-    def _record(self, entry: HistoryEntry) -> None:
-        history = self.history
-        if not history or entry.event_time_ms > history[-1].event_time_ms:
-            history.append(entry)
-        else:
-            insort(history, entry, key=history_order)
-        if len(history) > HISTORY_EVENTS_PER_KIND:
-            del history[0]
-
-    def settle(self) -> None:
-        """Drop what left every window and join tiles that none tells apart; any later snapshot is unchanged."""
-        minute = self.newest_ms // MINUTE_MS
-        self.count.settle(minute)
-        for series in self.sums:
-            series.settle(minute)
-
     def normalize(self) -> None:
-        """Settle and sort, so that equal states are equal bytes; any later snapshot is unchanged."""
-        self.settle()
-        self.count.order()
-        for series in self.sums:
-            series.order()
-        trim(self.ids)
+        """Join what no window tells apart, so that equal states are equal bytes; any later snapshot is unchanged."""
+        self.tiles.settle(self.newest_ms // MINUTE_MS)
+        self.ids.trim()
 
 
-class UserState(Struct, array_like=True, gc=False):
-    """All topics of one user: index i < 7 is KINDS[i], index 7 the review sentiment fed back by the scorer."""
+class UserState(Struct, gc=False):
+    """All topics of one user: index i < 7 is KINDS[i], index 7 the review sentiment fed back by the scorer.
+
+    `profile` is derived from them and not stored: see `profile.py`.
+    """
 
     topics: list[TopicState | None]
+    profile: Profile | None = None
 
 
 def new_user() -> UserState:
@@ -226,8 +230,7 @@ def new_user() -> UserState:
 
 def new_topic(kind: int, offset: int, at_ms: int) -> TopicState:
     """Return a topic's empty state, resting on records from `offset` on."""
-    sums = [Series() for _ in range(_SUMS.get(kind, 0))]
-    return TopicState(since=offset, guard=offset - 1, first_ms=at_ms, newest_ms=at_ms, sums=sums)
+    return TopicState(offset, offset - 1, at_ms, at_ms, no_tiles(1 + _SUMS.get(kind, 0)))
 
 
 def history_order(entry: HistoryEntry) -> tuple[int, str, int, str]:
@@ -249,7 +252,7 @@ def cut(text: str, limit_bytes: int) -> str:
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(UserState)
+_decoder = msgspec.msgpack.Decoder(tuple[list[TopicState | None]])
 _VERSION_BYTE = bytes([ROW_VERSION])
 
 
@@ -261,7 +264,7 @@ def encode_row(state: UserState) -> bytes:
     for topic in state.topics:
         if topic is not None:
             topic.normalize()
-    return _VERSION_BYTE + bytes(lz4.compress_block(_encoder.encode(state)))
+    return _VERSION_BYTE + bytes(lz4.compress_block(_encoder.encode((state.topics,))))
 
 
 def decode_row(row: bytes) -> UserState:
@@ -275,7 +278,8 @@ def decode_row(row: bytes) -> UserState:
         packed = bytes(lz4.decompress_block(row[1:]))
         if row[:1] != _VERSION_BYTE:
             packed = upcast(packed, row[0], ROW_VERSION, UPCASTS)
-        return _decoder.decode(packed)
+        (topics,) = _decoder.decode(packed)
+        return UserState(topics)
     except (msgspec.DecodeError, DecompressionError, IndexError) as error:
         check_row_version(row)
         raise DamagedRowError(f"found a damaged row of {len(row)} bytes ({error}), expected version {ROW_VERSION}") from error

@@ -162,7 +162,7 @@ def _follow(reference: Reference, commits: list[Commit], findings: Findings) -> 
 
 def counts(row: bytes) -> list[int]:
     """Return how many events of each topic a row has counted."""
-    return [0 if topic is None else topic.count.total for topic in decode_row(row).topics]
+    return [0 if topic is None else topic.tiles.totals[0] for topic in decode_row(row).topics]
 
 
 async def _compare_offsets(deployment: Deployment, commits: dict[int, list[Commit]], findings: Findings) -> None:

@@ -148,7 +148,7 @@ async def test_each_silent_user_gets_one_tombstone_and_a_returning_one_starts_an
     assert all(left[key] == stale[key] for key in left)  # a stale row that is still there says the same
     row = decode_row(left[b"silent-7"]).topics[KINDS.index("click")]
     assert row is not None
-    assert (row.since, row.count.total) == (row.guard, 1)
+    assert (row.since, row.tiles.totals[0]) == (row.guard, 1)
 
 
 async def test_a_row_of_an_unknown_version_is_refused_with_exit_78_and_nothing_is_written(deployment: Deployment) -> None:
@@ -186,7 +186,9 @@ async def test_one_damaged_row_is_kept_and_only_its_user_is_reset(deployment: De
     found, _ = await deployment.committed("features")
     kept = [key for key in found if key.startswith(DAMAGED_KEY)]
     assert kept == [DAMAGED_KEY + b"u-3"]
-    counts = {key: decode_row(row).topics[KINDS.index("click")].count.total for key, row in (await rows(deployment)).items()}  # type: ignore[union-attr]
+    counts = {
+        key: decode_row(row).topics[KINDS.index("click")].tiles.totals[0] for key, row in (await rows(deployment)).items()
+    }  # type: ignore[union-attr]
     assert counts == {user.encode(): 1 if user == "u-3" else 2 for user in users}
 
 

@@ -1,13 +1,18 @@
 """Rows are held as bytes but for those in use, and leave when their user was silent for too long."""
 
+import base64
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from models.features.recent_ids import RecentIds
 from models.features.row_age import newest_ms
 from models.features.row_versions import DamagedRowError, RowVersionError, check_version, upcast
+from models.features.snapshot import snapshot
 from models.features.user_state import ROW_VERSION, check_row_version, decode_row, encode_row
 from schemas.codec import encode
 from stream.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow
@@ -19,6 +24,7 @@ from stream.rows import DECODED_BASE_BYTES, DECODED_PER_BYTE, RowRules, Rows
 from stream.trigger_row import TriggerState, check_trigger_version, decode_trigger_row, encode_trigger_row, trigger_newest_ms
 from tests.builders import DAY_MS, NOW_MS, click
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 ROW = b"ten bytes!"
 ONE_ROW = DECODED_BASE_BYTES + DECODED_PER_BYTE * len(ROW)
 TOPICS = {kind: kind for kind in ("visit", "browse", "click", "search", "purchase", "review", "rating", "review-sentiment")}
@@ -238,14 +244,28 @@ def test_an_older_row_that_is_none_is_damaged_not_of_an_unknown_version() -> Non
         upcast(msgspec.msgpack.encode(7), 1, 2, {1: lambda values: values[0]})
 
 
+@pytest.mark.parametrize("written", json.loads((GOLDEN / "rows-1.json").read_text()))
+def test_a_row_of_version_1_gives_the_snapshot_it_gave_and_goes_on(written: dict[str, Any]) -> None:
+    row = base64.b64decode(written["row"])
+
+    state = decode_row(row)
+
+    assert (row[0], encode_row(state)[0]) == (1, ROW_VERSION)
+    assert json.loads(encode(snapshot(state))) == written["snapshot"]
+    assert snapshot(decode_row(encode_row(state))) == snapshot(state)
+    known = [topic for topic in state.topics if topic is not None and topic.ids.firsts]
+    assert all(len(topic.ids.rests) == 7 * len(topic.ids.firsts) for topic in known)
+    assert known
+
+
 def test_a_trigger_row_of_version_1_keeps_ids_guards_and_cooldowns() -> None:
-    ids = b"12345678"
+    ids, recent_ids = b"12345678abcdefgh", RecentIds(bytearray(b"1a"), bytearray(b"2345678bcdefgh"))
     row = msgspec.msgpack.encode([1, {"interest": 4}, {"interest": ids}, {"spring": NOW_MS, "autumn": NOW_MS - DAY_MS}])
 
     found = decode_trigger_row(row)
 
     assert found == TriggerState(
-        2, {"interest": 4}, {"interest": bytearray(ids)}, {"spring": NOW_MS, "autumn": NOW_MS - DAY_MS}, NOW_MS
+        3, {"interest": 4}, {"interest": recent_ids}, {"spring": NOW_MS, "autumn": NOW_MS - DAY_MS}, NOW_MS
     )
     assert trigger_newest_ms(row) == 0
     assert trigger_newest_ms(encode_trigger_row(found)) == trigger_newest_ms(found) == NOW_MS
