@@ -13,8 +13,9 @@ from models.features.spec import HALF_LIFE_DAYS, KIND_WEIGHTS, KINDS
 from models.features.tiles import NOTHING, WINDOW_DAYS
 
 FORGOTTEN = -1  # the day of a profile that its topics no longer bear out
-WEIGHTS = [KIND_WEIGHTS.get(kind, 0) for kind in KINDS]
+_WEIGHTS = [KIND_WEIGHTS.get(kind, 0) for kind in KINDS]
 _DECAY = [round(10_000 * 2 ** (-age / HALF_LIFE_DAYS)) for age in range(WINDOW_DAYS)]
+WEIGHTS_TODAY = [weight * _DECAY[0] for weight in _WEIGHTS]
 _HOURS = [sum(63 << (48 * day + 6 * third) for day in range(WINDOW_DAYS)) for third in range(8)]
 
 
@@ -68,7 +69,7 @@ class Profile(Struct, gc=False):
         if not 0 <= age < WINDOW_DAYS:
             return
         weights = self.weights
-        weights[category] = weights.get(category, 0) + count * WEIGHTS[kind] * _DECAY[age]
+        weights[category] = weights.get(category, 0) + count * _WEIGHTS[kind] * _DECAY[age]
         before = self.categories.get(category, 0)
         if day > before:
             self.categories[category] = day

@@ -14,7 +14,7 @@ import xxhash
 from cramjam import DecompressionError, lz4
 from msgspec import Struct
 
-from models.features.profile import FORGOTTEN, Profile
+from models.features.profile import FORGOTTEN, WEIGHTS_TODAY, Profile
 from models.features.recent_ids import RecentIds
 from models.features.row_version_1 import from_version_1
 from models.features.row_versions import DamagedRowError, Upcasts, check_version, upcast
@@ -196,6 +196,9 @@ class TopicState(Struct, array_like=True, gc=False):
             self.categories[category] = {day: 1}
         elif day in days:
             days[day] += 1
+            if profile is not None and day == profile.today:  # it has this category and day
+                profile.weights[category] += WEIGHTS_TODAY[kind]
+                return
         else:
             days[day] = 1
             if len(days) > WINDOW_DAYS:
