@@ -4,6 +4,7 @@ Start at Scene.
 """
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -172,3 +173,9 @@ def state_of(worker: Worker) -> str:
     """Return the state letter of a process: T is stopped."""
     with open(f"/proc/{worker.process.pid}/stat") as stat:
         return stat.read().rsplit(")", 1)[1].split()[0]
+
+
+def resident_bytes(worker: Worker) -> int:
+    """Return the memory that a process holds."""
+    with open(f"/proc/{worker.process.pid}/statm") as sizes:
+        return int(sizes.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

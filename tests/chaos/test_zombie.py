@@ -60,6 +60,22 @@ async def test_a_zombie_whose_successor_was_killed_is_fenced_and_a_third_owner_g
     await scene.exact(COUNT + 2000)
 
 
+async def test_one_worker_stopped_and_the_other_killed_at_once_lose_and_double_nothing(
+    scene: Scene, events: list[LoggedEvent]
+) -> None:
+    stopped, killed = scene.start(MID_BARRIER), scene.start()
+    async with scene.publishing(events[:COUNT], per_second=1000):
+        await scene.committed(killed)
+        await scene.fires(stopped)
+        scene.kill(killed)
+        taker = scene.start()
+        await scene.committed(taker)
+        await scene.resumed(stopped)
+    await scene.settled()
+
+    await scene.exact(COUNT)
+
+
 async def test_owners_stopped_one_after_the_other_leave_no_gap(scene: Scene, events: list[LoggedEvent]) -> None:
     await taken_over(scene, events, times=3)
 
