@@ -81,14 +81,14 @@ async def test_dead_letters_that_their_topic_refuses_are_kept_until_it_takes_the
 async def test_a_worker_whose_changelog_is_deleted_commits_nothing_more_and_none_goes_on_without_its_rows(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
-    worker = scene.start()
+    worker = scene.start(FOOTFALL_BARRIER_TIMEOUT_SECONDS="6")
     await scene.deployment.publish(events[:2000])
     await scene.settled()
     await delete_topic(scene.deployment, scene.deployment.settings.changelog("features"))
     scene.report.faults["changelog deleted"] += 1
     await scene.deployment.publish(events[2000:3000])
     await until("it is not ready", lambda: worker.get("/readyz")[0] != 200, seconds=20, worker=worker)
-    await ended(worker, RESTART)
+    waited = await ended(worker, RESTART)
     lag = await scene.deployment.lag("features", KINDS)
 
     missing = await ended(scene.start(), CONFIG)
@@ -96,6 +96,7 @@ async def test_a_worker_whose_changelog_is_deleted_commits_nothing_more_and_none
     empty = await ended(scene.start(), CONFIG)
 
     assert lag == 1000
+    assert "no acknowledgement of rows and outputs within 6 s" in waited
     assert "found none named" in missing
     assert "changelog" in empty and "was deleted or emptied" in empty and "state reset features" in empty
     assert await scene.deployment.lag("features", KINDS) == 1000
