@@ -27,7 +27,7 @@ async def test_tombstones_of_a_transaction_that_was_never_committed_are_written_
     scene: Scene,
 ) -> None:
     events = expiring(scene, 4000)
-    killed = scene.start("kill@P2.offsets:60")
+    killed = scene.start("kill@P2.offsets:32")
     await until("the worker is ready", killed.ready, seconds=30, worker=killed)
     async with scene.publishing(events, per_second=1200):
         await scene.fires(killed)

@@ -16,7 +16,7 @@ NAMED_BACK_SECONDS = 8.0
 
 
 async def test_a_worker_that_comes_and_goes_changes_nothing(scene: Scene, events: list[LoggedEvent]) -> None:
-    await stormed(scene, events[:16_000], times=3, seconds=3.0)
+    await stormed(scene, events[:8000], times=2, seconds=1.5)
 
 
 @pytest.mark.long
@@ -52,7 +52,7 @@ async def stormed(scene: Scene, events: list[LoggedEvent], *, times: int, second
     async with scene.kept(2) as workers:
         for worker in list(workers):
             await until("two workers are ready", worker.ready, seconds=30, worker=worker)
-        async with scene.publishing(events, per_second=len(events) / times / (seconds + 15)):
+        async with scene.publishing(events, per_second=len(events) / times / (seconds + 5)):
             for number in range(times):
                 before = (await scene.deployment.committed("features"))[1].events_in
                 third = scene.start()

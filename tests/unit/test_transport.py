@@ -95,6 +95,15 @@ async def test_a_consumer_reads_its_fetch_wait_and_isolation_only_when_it_starts
     assert "self._isolation_level" in inspect.getsource(AIOKafkaConsumer.start)
 
 
+def test_faust_waits_a_second_before_it_starts_tables_and_does_nothing_else_then() -> None:
+    lines = inspect.getsource(mended._start_tables_after_a_second).split('"""')[-1].split()
+
+    assert (
+        lines
+        == "await self.sleep(1.0) if not self.should_stop: await self._update_channels() await self.recovery.start()".split()
+    )
+
+
 def test_installing_twice_registers_one_transport_and_mends_once() -> None:
     install()
     once = (FlowControlEvent.resume, Sender._find_coordinator)
