@@ -139,13 +139,16 @@ class Scene:
 
     async def whole(self) -> Findings:
         """Check what is committed while no worker is alive, in mid-stream: rows, offsets and outputs agree."""
-        await until("the broker ends what was being committed", self._offsets_settled, seconds=15)
-        findings = await examine(self.deployment, finished=False)
+        findings = Findings(ahead=["not looked yet"])
+
+        async def settled() -> bool:
+            nonlocal findings
+            findings = await examine(self.deployment, finished=False)
+            return not findings.ahead
+
+        await until("the broker ends what was being committed", settled, seconds=15)
         assert not findings.faults(), findings.faults()
         return findings
-
-    async def _offsets_settled(self) -> bool:
-        return not (await examine(self.deployment, finished=False)).ahead
 
     async def exact(self, events: int) -> Findings:
         """Check that each of so many events was applied once, at the end of a scene, with all workers stopped."""

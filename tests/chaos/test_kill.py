@@ -34,6 +34,11 @@ async def test_a_kill_at_every_point_of_the_protocol_leaves_whole_commits_and_ex
 
 
 async def test_kills_at_random_moments_lose_and_double_nothing(scene: Scene, events: list[LoggedEvent]) -> None:
+    await killed_at_random(scene, events[:16_000], times=3, per_second=800)
+
+
+@pytest.mark.long
+async def test_five_kills_over_50_000_events_lose_and_double_nothing(scene: Scene, events: list[LoggedEvent]) -> None:
     await killed_at_random(scene, events, times=5, per_second=900)
 
 

@@ -15,15 +15,12 @@ NAME = "FOOTFALL_FAUST_CONSUMER_GROUP_INSTANCE_ID"  # of a static member; Faust 
 NAMED_BACK_SECONDS = 8.0
 
 
-async def test_a_worker_that_comes_and_goes_changes_nothing(scene: Scene, events: list[LoggedEvent]) -> None:
-    await stormed(scene, events[:8000], times=2, seconds=1.5)
-
-
 @pytest.mark.long
 async def test_ten_joins_and_leaves_change_nothing(scene: Scene, events: list[LoggedEvent]) -> None:
     await stormed(scene, events, times=10, seconds=8.0)
 
 
+@pytest.mark.long
 async def test_a_member_with_a_name_of_its_own_that_is_killed_and_back_within_its_session_moves_no_partition(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:

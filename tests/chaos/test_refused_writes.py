@@ -78,6 +78,7 @@ async def test_dead_letters_that_their_topic_refuses_are_kept_until_it_takes_the
     assert set(found) == {event.value for event in bad}
 
 
+@pytest.mark.long
 async def test_a_worker_whose_changelog_is_deleted_commits_nothing_more_and_none_goes_on_without_its_rows(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:

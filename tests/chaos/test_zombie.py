@@ -78,10 +78,6 @@ async def test_one_worker_stopped_and_the_other_killed_at_once_lose_and_double_n
     await scene.exact(COUNT)
 
 
-async def test_owners_stopped_one_after_the_other_leave_no_gap(scene: Scene, events: list[LoggedEvent]) -> None:
-    await taken_over(scene, events[:20_000], times=2)
-
-
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_twenty_owners_stopped_one_after_the_other_leave_no_gap(scene: Scene, events: list[LoggedEvent]) -> None:
