@@ -12,12 +12,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiokafka
 import msgspec
 from aiokafka.admin import NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import TopicPartition
 
 from models.features.user_state import UserState, encode_row
@@ -209,10 +211,12 @@ class Deployment:
         consumer = aiokafka.AIOKafkaConsumer(  # it waits this long for each topic that it did not know
             bootstrap_servers=self.settings.kafka_bootstrap_servers, retry_backoff_ms=5
         )
+        committed: dict[TopicPartition, Any] = {}
         await asyncio.gather(admin.start(), consumer.start())
         try:
             tps = [TopicPartition(self.topic(kind), number) for kind in kinds for number in range(4)]
-            committed = await admin.list_consumer_group_offsets(f"{self.settings.app_id}-{role}")
+            with suppress(GroupCoordinatorNotAvailableError):  # a new broker makes its topic of offsets for the first group
+                committed = await admin.list_consumer_group_offsets(f"{self.settings.app_id}-{role}")
             end = await consumer.end_offsets(tps)
             return sum([end[tp] - (max(0, committed[tp].offset) if tp in committed else 0) for tp in tps])
         finally:
