@@ -213,6 +213,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
         changelog=settings.changelog(role),
         encode_row=encode_row if features else encode_trigger_row,
         interval_seconds=(settings.barrier_ms if features else settings.triggers_barrier_ms) / 1000,
+        timeout_seconds=settings.barrier_timeout_seconds,
         max_events=settings.max_pending_events,
         max_bytes=settings.max_pending_mb << 20,
     )

@@ -27,6 +27,10 @@ Message = tuple[str, bytes | None, bytes | None, int, list[tuple[str, bytes]]]  
 log = structlog.get_logger()
 
 
+class Unacknowledged(RuntimeError):
+    """Rows or outputs that the broker did not take in time."""
+
+
 class Pending(Struct):
     """What was folded for one owned partition since the last flush."""
 
@@ -90,12 +94,17 @@ class Barrier:
         changelog: str,
         encode_row: Callable[[Any], bytes],
         interval_seconds: float,
+        timeout_seconds: float = 60.0,
         max_events: int,
         max_bytes: int,
     ) -> None:
-        """Write rows to the topic `changelog`; the fold waits beyond `max_events` or `max_bytes`."""
+        """Write rows to the topic `changelog`; the fold waits beyond `max_events` or `max_bytes`.
+
+        A flush raises Unacknowledged after `timeout_seconds`.
+        """
         self._store, self._outbox, self._changelog, self._encode_row = store, outbox, changelog, encode_row
-        self._interval, self._max_events, self._max_bytes = interval_seconds, max_events, max_bytes
+        self._interval, self._timeout = interval_seconds, timeout_seconds
+        self._max_events, self._max_bytes = max_events, max_bytes
         self._pending: dict[int, Pending] = {}
         self._events = self._bytes = 0
         self._due, self._done, self._flushing = asyncio.Event(), asyncio.Event(), asyncio.Lock()
@@ -158,9 +167,17 @@ class Barrier:
                 return
             batches = [self._encode(pending) for pending in taken.values()]  # before any await: rows go on changing
             started = self.flushing_since = time.monotonic()
-            await asyncio.gather(*(send for pending in taken.values() for send in pending.sends))  # P1 outputs first
-            reach("P1.acked")
-            await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows and offsets are one transaction
+            sends = [send for pending in taken.values() for send in pending.sends]
+            try:
+                async with asyncio.timeout(self._timeout):  # aiokafka's idempotent producers would try for ever
+                    await asyncio.gather(*sends)  # P1 outputs first
+                    reach("P1.acked")
+                    await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows, offsets: one transaction
+            except TimeoutError:
+                raise Unacknowledged(
+                    f"found no acknowledgement of rows and outputs within {self._timeout:g} s, expected it: look at the "
+                    "broker, and whether changelog and dead-letter topics are there"
+                ) from None
             for pending in taken.values():
                 for event in pending.events:
                     event.ack()
@@ -200,9 +217,10 @@ class Barrier:
         if transactional:
             await producer.send_offsets_to_transaction(batch.offsets, self._store.app.conf.id)
             reach("P2.offsets")
+        await asyncio.gather(*sends)  # aiokafka would commit what is left of a transaction whose rows were refused
+        if transactional:
             await producer.commit_transaction()
-        await asyncio.gather(*sends)
-        if not transactional:  # the embedded broker miscounts its end unless a flush ends with a batch of one record
+        else:  # the embedded broker miscounts its end unless a flush ends with a batch of one record
             await asyncio.gather(*await self._send_rows(producer, number, [(END_KEY, b"")]))
         reach("P2.committed")
         batch.partition.meta = batch.meta

@@ -11,6 +11,7 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaError
 from aiokafka.producer.sender import Sender
+from faust.tables.manager import TableManager
 from mode.utils.queues import FlowControlEvent
 from msgspec import Struct
 
@@ -36,13 +37,15 @@ def mend() -> None:
 
     A second resume of Faust's flow control cleared queues that held events of the new assignment. aiokafka took one
     dropped connection while it looked for a transaction coordinator as fatal. Its records are made slim. And it keeps to
-    itself when the broker last answered a heartbeat.
+    itself when the broker last answered a heartbeat. Faust waits a second for tables that might still be declared: ours
+    are there when an app is built.
     """
     FlowControlEvent.resume = _resume_once
     PartitionRecords._consumer_record = _fetched_record
     Sender._find_coordinator = _find_coordinator
     GroupCoordinator._heartbeat_routine = _heartbeat_routine
     GroupCoordinator._do_heartbeat = _do_heartbeat
+    TableManager.on_start = _start_tables
 
 
 def _fetched_record(self: Any, tp: Any, record: Any) -> FetchedRecord:
@@ -97,3 +100,12 @@ async def _do_heartbeat(self: Any) -> bool:
     if answered:
         self.answered_at = time.monotonic()
     return answered
+
+
+_start_tables_after_a_second = TableManager.on_start
+
+
+async def _start_tables(self: Any) -> None:
+    if not self.should_stop:
+        await self._update_channels()
+        await self.recovery.start()

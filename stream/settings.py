@@ -104,10 +104,9 @@ class Settings(BaseSettings):
 
     barrier_ms: int = Field(200, ge=5, le=10_000, description="features: time between two durable barriers")
     triggers_barrier_ms: int = Field(40, ge=5, le=10_000, description="triggers: time between two durable barriers")
+    barrier_timeout_seconds: float = Field(60.0, ge=1, le=3600, description="a barrier that takes longer ends the worker")
     max_pending_events: int = Field(50_000, ge=100, description="events folded but not yet durable before the fold waits")
-    max_pending_mb: int = Field(
-        64, ge=1, le=4096, description="megabytes of events folded but not yet durable before the fold waits"
-    )
+    max_pending_mb: int = Field(64, ge=1, le=4096, description="megabytes of events folded but not yet durable, likewise")
     decoded_mb: int = Field(
         1024, ge=1, le=1 << 20, description="megabytes that decoded rows of a worker may take; the others are held as bytes"
     )

@@ -12,12 +12,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiokafka
 import msgspec
 from aiokafka.admin import NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import TopicPartition
 
 from models.features.user_state import UserState, encode_row
@@ -172,7 +174,7 @@ class Deployment:
 
     async def read(self, topic: str) -> list[Any]:
         """Read a topic to its end, committed records only where the broker has transactions."""
-        consumer = plain_consumer(self.settings)
+        consumer = plain_consumer(self.settings, retry_backoff_ms=5)
         await consumer.start()
         try:
             tps = [TopicPartition(topic, number) for number in range(4)]
@@ -205,19 +207,20 @@ class Deployment:
 
     async def lag(self, role: str, kinds: Iterable[str]) -> int:
         """Return how many records of some topics the role's group has not committed."""
-        consumer = aiokafka.AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka_bootstrap_servers,
-            group_id=f"{self.settings.app_id}-{role}",
-            enable_auto_commit=False,
+        admin = admin_client(self.settings)
+        consumer = aiokafka.AIOKafkaConsumer(  # it waits this long for each topic that it did not know
+            bootstrap_servers=self.settings.kafka_bootstrap_servers, retry_backoff_ms=5
         )
-        await consumer.start()
+        committed: dict[TopicPartition, Any] = {}
+        await asyncio.gather(admin.start(), consumer.start())
         try:
             tps = [TopicPartition(self.topic(kind), number) for kind in kinds for number in range(4)]
+            with suppress(GroupCoordinatorNotAvailableError):  # a new broker makes its topic of offsets for the first group
+                committed = await admin.list_consumer_group_offsets(f"{self.settings.app_id}-{role}")
             end = await consumer.end_offsets(tps)
-            consumer.assign(tps)
-            return sum([end[tp] - (await consumer.committed(tp) or 0) for tp in tps])
+            return sum([end[tp] - (max(0, committed[tp].offset) if tp in committed else 0) for tp in tps])
         finally:
-            await consumer.stop()
+            await asyncio.gather(admin.close(), consumer.stop())
 
 
 def folded_rows(replay: Replay) -> dict[bytes, bytes]:

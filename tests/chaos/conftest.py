@@ -19,7 +19,7 @@ from tests.chaos.broker import Broker, kafka_script
 from tests.chaos.scene import Report, Scene
 from tests.harness import Deployment
 
-SESSION_SECONDS = 3  # less than the 6 s that brokers allow by default: the suite waits for it many times
+SESSION_SECONDS = 2  # less than the 6 s that brokers allow by default: the suite waits for it many times
 REPORT = pytest.StashKey[Report]()
 
 

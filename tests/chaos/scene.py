@@ -4,6 +4,7 @@ Start at Scene.
 """
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -138,13 +139,16 @@ class Scene:
 
     async def whole(self) -> Findings:
         """Check what is committed while no worker is alive, in mid-stream: rows, offsets and outputs agree."""
-        await until("the broker ends what was being committed", self._offsets_settled, seconds=15)
-        findings = await examine(self.deployment, finished=False)
+        findings = Findings(ahead=["not looked yet"])
+
+        async def settled() -> bool:
+            nonlocal findings
+            findings = await examine(self.deployment, finished=False)
+            return not findings.ahead
+
+        await until("the broker ends what was being committed", settled, seconds=15)
         assert not findings.faults(), findings.faults()
         return findings
-
-    async def _offsets_settled(self) -> bool:
-        return not (await examine(self.deployment, finished=False)).ahead
 
     async def exact(self, events: int) -> Findings:
         """Check that each of so many events was applied once, at the end of a scene, with all workers stopped."""
@@ -172,3 +176,9 @@ def state_of(worker: Worker) -> str:
     """Return the state letter of a process: T is stopped."""
     with open(f"/proc/{worker.process.pid}/stat") as stat:
         return stat.read().rsplit(")", 1)[1].split()[0]
+
+
+def resident_bytes(worker: Worker) -> int:
+    """Return the memory that a process holds."""
+    with open(f"/proc/{worker.process.pid}/statm") as sizes:
+        return int(sizes.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

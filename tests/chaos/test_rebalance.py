@@ -1,18 +1,18 @@
 """Workers that join and leave again and again: every event once, and commits go on between."""
 
 import asyncio
+import time
 
 import pytest
 
 from stream.event_log import LoggedEvent
-from tests.chaos.scene import Scene
+from tests.chaos.scene import COMMITTED, Scene
+from tests.chaos.test_restore import polled
 from tests.harness import until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
-
-async def test_a_worker_that_comes_and_goes_changes_nothing(scene: Scene, events: list[LoggedEvent]) -> None:
-    await stormed(scene, events[:16_000], times=3, seconds=3.0)
+NAME = "FOOTFALL_FAUST_CONSUMER_GROUP_INSTANCE_ID"  # of a static member; Faust passes it to the consumer
+NAMED_BACK_SECONDS = 8.0
 
 
 @pytest.mark.long
@@ -20,11 +20,36 @@ async def test_ten_joins_and_leaves_change_nothing(scene: Scene, events: list[Lo
     await stormed(scene, events, times=10, seconds=8.0)
 
 
+@pytest.mark.long
+async def test_a_member_with_a_name_of_its_own_that_is_killed_and_back_within_its_session_moves_no_partition(
+    scene: Scene, events: list[LoggedEvent]
+) -> None:
+    named = [{"FOOTFALL_SESSION_TIMEOUT_SECONDS": "20", NAME: f"member-{number}"} for number in range(2)]
+    stays, killed = (scene.start(**names) for names in named)
+    for worker in (stays, killed):
+        await until("two workers are ready", worker.ready, seconds=30, worker=worker)
+    async with scene.publishing(events[:6000], per_second=500):
+        for worker in (stays, killed):
+            await scene.committed(worker)
+        before = killed.metric(COMMITTED)
+        scene.kill(killed)
+        at = time.monotonic()
+        back = scene.start(**named[1])
+        async with polled(stays) as polls:
+            await scene.committed(back, more_than=round(before) + 200)
+        seconds = time.monotonic() - at
+    await scene.settled()
+
+    assert {poll.ready for poll in polls} == {200}, "the other worker must not notice"
+    assert seconds <= NAMED_BACK_SECONDS
+    await scene.exact(6000)
+
+
 async def stormed(scene: Scene, events: list[LoggedEvent], *, times: int, seconds: float) -> None:
     async with scene.kept(2) as workers:
         for worker in list(workers):
             await until("two workers are ready", worker.ready, seconds=30, worker=worker)
-        async with scene.publishing(events, per_second=len(events) / times / (seconds + 15)):
+        async with scene.publishing(events, per_second=len(events) / times / (seconds + 5)):
             for number in range(times):
                 before = (await scene.deployment.committed("features"))[1].events_in
                 third = scene.start()

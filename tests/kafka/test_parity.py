@@ -33,7 +33,7 @@ async def deployment(kafka: str, tmp_path: Path) -> AsyncIterator[Deployment]:
 
 
 async def test_a_simulated_log_sent_while_the_roles_run_gives_what_its_replay_gives(deployment: Deployment) -> None:
-    config = SimulatorConfig(seed=11, shoppers=40, days=30, late=0.02, duplicates=0.02, malformed=0.01)
+    config = SimulatorConfig(seed=11, shoppers=24, days=30, late=0.02, duplicates=0.02, malformed=0.01)
     events = [event.logged for event in simulate(config) if event.logged.kind != "review"]
 
     await run_roles(deployment, events)
@@ -42,7 +42,7 @@ async def test_a_simulated_log_sent_while_the_roles_run_gives_what_its_replay_gi
 
 
 async def test_reviews_come_back_as_sentiment_and_change_no_id(deployment: Deployment) -> None:
-    config = SimulatorConfig(seed=12, shoppers=30, days=30)
+    config = SimulatorConfig(seed=12, shoppers=16, days=30)
     events = [event.logged for event in simulate(config)]
 
     await run_roles(deployment, events)

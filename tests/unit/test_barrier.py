@@ -10,7 +10,7 @@ import pytest
 from schemas.codec import encode
 from schemas.dead_letter import headers_of
 from stream.alignment import Chunk, TopicPartition
-from stream.barrier import Barrier, Outbox
+from stream.barrier import Barrier, Outbox, Unacknowledged
 from stream.records import Folded, Output, PartitionTotals
 from stream.replay import LogRecord
 from stream.store import END_KEY, META_KEY, MetaRow, Partition
@@ -26,7 +26,7 @@ TRIGGER = Output("ad-trigger", 0, NOW_MS, b"u-1", ad_trigger())
 class Bench:
     """A barrier over partitions 0 and 1, every call of all doubles in one list; `chunk` folds and adds a chunk."""
 
-    def __init__(self, *, transactions: bool = True, holding: bool = False, batch_records: int = 100, **limits: int) -> None:
+    def __init__(self, *, transactions: bool = True, holding: bool = False, batch_records: int = 100, **limits: float) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.outputs = FakeProducer(self.calls, holding=holding)
         self.rows = [FakeProducer(self.calls, batch_records=batch_records) for _ in range(2)]
@@ -194,6 +194,35 @@ async def test_a_commit_that_fails_acknowledges_nothing_and_raises(step: str) ->
     assert "ack" not in bench.names()
     assert bench.rows[0].committed == []
     assert bench.partitions[0].committed() == PartitionTotals()
+
+
+async def test_a_transaction_is_not_committed_before_all_its_rows_are_acknowledged_and_never_without_one_that_was_refused() -> (
+    None
+):
+    bench = Bench(batch_records=1)
+    bench.rows[0].holding = True
+    bench.chunk("first", dirty={b"u-1": b"row", b"u-2": b"a row that is too large"})
+    flush = asyncio.create_task(bench.barrier.flush())
+    await settle()
+
+    bench.rows[0].fail(aiokafka.errors.MessageSizeTooLargeError())
+
+    with pytest.raises(aiokafka.errors.MessageSizeTooLargeError):
+        await flush
+    assert not {"commit", "ack"} & set(bench.names())
+
+
+@pytest.mark.parametrize("waiting", ["outputs", "rows"])
+async def test_a_flush_that_the_broker_never_acknowledges_ends_in_time(waiting: str) -> None:
+    bench = Bench(timeout_seconds=0.05)
+    producer = bench.outputs if waiting == "outputs" else bench.rows[0]
+    producer.holding = True
+    bench.chunk("first", outputs=[REQUEST])
+
+    with pytest.raises(Unacknowledged, match="no acknowledgement of rows and outputs within 0.05 s"):
+        await bench.barrier.flush()
+
+    assert "ack" not in bench.names()
 
 
 async def test_an_output_that_fails_begins_no_transaction_and_raises() -> None:

@@ -95,6 +95,18 @@ async def test_a_consumer_reads_its_fetch_wait_and_isolation_only_when_it_starts
     assert "self._isolation_level" in inspect.getsource(AIOKafkaConsumer.start)
 
 
+def test_faust_waits_a_second_before_it_starts_tables_and_does_nothing_else_then() -> None:
+    source = inspect.getsource(mended._start_tables_after_a_second)
+    steps = [line.strip() for line in source.splitlines() if "self." in line]
+
+    assert steps == [
+        "await self.sleep(1.0)",
+        "if not self.should_stop:",
+        "await self._update_channels()",
+        "await self.recovery.start()",
+    ]
+
+
 def test_installing_twice_registers_one_transport_and_mends_once() -> None:
     install()
     once = (FlowControlEvent.resume, Sender._find_coordinator)
@@ -181,6 +193,15 @@ async def test_faust_commits_the_next_offset_unless_the_barrier_does(app: Footfa
     found = app.consumer._new_offset(driver.TP(CLICKS, 1))
 
     assert found == (None if app.transactions else 7)
+
+
+async def test_stock_faust_commits_over_a_record_in_work_and_ours_only_what_was_acknowledged(app: FootfallApp) -> None:
+    consumer, tp = app.consumer, driver.TP(CLICKS, 1)
+    consumer._acked[tp] = [1, 2, 3]  # the record at 0 is in work, and nothing was committed before
+
+    stock, ours = FaustConsumer._new_offset(consumer, tp), consumer._new_offset(tp)
+
+    assert (stock, ours) == (4, None)
 
 
 async def test_an_acked_chunk_of_an_older_generation_is_ignored(app: FootfallApp) -> None:

@@ -1,0 +1,131 @@
+"""A worker that takes rows over: when it commits again after a kill -9, and what it says of itself meanwhile."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+
+import pytest
+from msgspec import Struct
+
+from stream.bench.restore import write_rows
+from stream.event_log import LoggedEvent
+from tests.chaos.broker import Broker
+from tests.chaos.conftest import SESSION_SECONDS
+from tests.chaos.proxy import Proxy
+from tests.chaos.scene import Scene
+from tests.harness import Worker, folded_rows, until
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+POLL_SECONDS = 0.1
+ROWS_PER_SECOND = 10_000
+RECOVERY_SECONDS = 15.0
+RESTORING = "restoring: "
+
+
+class Poll(Struct):
+    """One look at a worker's own server: when it was asked and had answered (epoch seconds), and what."""
+
+    asked: float
+    at: float
+    live: int
+    ready: int
+    reasons: list[str]
+
+
+async def test_a_worker_is_not_ready_before_its_rows_are_restored_and_alive_all_the_time(
+    scene: Scene, broker: Broker, events: list[LoggedEvent]
+) -> None:
+    await fold_and_add_rows(scene, events[:2000], rows=20_000)
+    async with Proxy(broker.proxy_port, broker.behind_port) as proxy:
+        proxy.delay_seconds = 0.05  # a restore that takes long enough to be looked at
+        worker = scene.start(KAFKA_BOOTSTRAP_SERVERS=broker.proxied)
+        async with polled(worker) as polls:
+            await until("the worker is ready", worker.ready, seconds=60, worker=worker)
+        proxy.delay_seconds = 0.0
+        scene.report.faults["slow restore"] += 1
+
+        hold_polls(worker, polls, at_least=5)
+        assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
+
+
+@pytest.mark.long
+async def test_a_worker_killed_over_200_000_rows_commits_again_within_a_session_and_15_seconds(
+    scene: Scene, events: list[LoggedEvent]
+) -> None:
+    users = await fold_and_add_rows(scene, events[:2000], rows=200_000)
+    first = scene.start()
+    await scene.deployment.publish(events[2000:3000])
+    await scene.committed(first, more_than=2999, seconds=60)
+
+    scene.kill(first)
+    killed = time.monotonic()
+    await scene.deployment.publish(events[3000:4000])
+    second = scene.start()
+    async with polled(second) as polls:
+        await scene.committed(second, more_than=3000, seconds=60)
+        seconds = time.monotonic() - killed
+    rate = second.metric("footfall_restored_rows") / second.metric("footfall_restore_seconds")
+
+    assert second.metric("footfall_restored_rows") >= 200_000
+    assert rate >= ROWS_PER_SECOND
+    assert seconds <= SESSION_SECONDS + RECOVERY_SECONDS
+    hold_polls(second, polls, at_least=3)
+    await scene.settled()
+    assert await asyncio.to_thread(second.stop) == 0, second.tail()
+    replay = scene.deployment.replay()
+    list(replay.fold(events[:4000]))
+    rows, totals = await scene.deployment.committed("features")
+    assert totals == replay.summed()
+    assert {key: row for key, row in rows.items() if key not in users} == folded_rows(replay)
+
+
+async def fold_and_add_rows(scene: Scene, events: list[LoggedEvent], *, rows: int) -> set[bytes]:
+    """Fold events, then add as many rows as wanted of users that no event names, and return their keys."""
+    worker = scene.start()
+    await scene.deployment.publish(events)
+    await scene.settled()
+    assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
+    found, _ = await scene.deployment.committed("features")
+    await write_rows(scene.deployment.settings, rows, list(found.values()))
+    return (await scene.deployment.committed("features"))[0].keys() - found.keys()
+
+
+@asynccontextmanager
+async def polled(worker: Worker) -> AsyncIterator[list[Poll]]:
+    """Look at a worker's /livez and /readyz ten times a second, from its first answer on."""
+    polls: list[Poll] = []
+
+    async def look() -> None:
+        while True:
+            asked = time.time()
+            (live, _), (ready, body) = await asyncio.gather(
+                asyncio.to_thread(worker.get, "/livez"), asyncio.to_thread(worker.get, "/readyz")
+            )
+            if live or polls:
+                polls.append(Poll(asked, time.time(), live, ready, json.loads(body)["reasons"] if body else []))
+            await asyncio.sleep(POLL_SECONDS)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield polls
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+
+
+def hold_polls(worker: Worker, polls: list[Poll], *, at_least: int) -> None:
+    """Check that a worker was ready at no look before rows were restored or during a restore, and alive at every one.
+
+    It restores twice where the killed worker's partitions come to it later than the others.
+    """
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+    ends = [(datetime.fromisoformat(line["ts"]).timestamp(), line["seconds"]) for line in lines if line["event"] == "restored"]
+    begins = [0.0, *(end - seconds for end, seconds in ends[1:])]  # what comes before the first is part of it
+    assert {poll.live for poll in polls} == {200}
+    early = [p for p in polls if any(begin < p.asked and p.at < end for begin, (end, _) in zip(begins, ends, strict=True))]
+    assert {poll.ready for poll in early} == {503}
+    assert sum(any(reason.startswith(RESTORING) for reason in poll.reasons) for poll in early) >= at_least

@@ -1,0 +1,49 @@
+"""What an operator may do to a topic by mistake: delete it, make it anew, let it take small records only."""
+
+from aiokafka.admin import NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from stream.admin import existing_partitions
+from stream.clients import admin_client
+from tests.harness import Deployment, until
+
+BROKERS_LIMIT = 1_048_588  # of a batch, where a topic sets none
+
+
+async def limit_records(deployment: Deployment, topic: str, max_bytes: int) -> None:
+    """Let the broker refuse batches of a topic that are larger than so many bytes."""
+    compact = {"cleanup.policy": "compact"} if topic.endswith("-changelog") else {"retention.ms": "-1"}
+    configs = compact | {"max.message.bytes": str(max_bytes)}  # what is left out here would be unset
+    admin = admin_client(deployment.settings)
+    await admin.start()
+    try:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
+    finally:
+        await admin.close()
+
+
+async def delete_topic(deployment: Deployment, topic: str) -> None:
+    """Delete a topic and wait until it is gone."""
+    admin = admin_client(deployment.settings)
+    await admin.start()
+
+    async def gone() -> bool:
+        return topic not in await existing_partitions(admin)
+
+    try:
+        await admin.delete_topics([topic])
+        await until(f"{topic} is gone", gone, seconds=20)
+    finally:
+        await admin.close()
+
+
+async def create_changelog(deployment: Deployment, role: str) -> None:
+    """Make a role's changelog anew, without rows."""
+    admin = admin_client(deployment.settings)
+    await admin.start()
+    try:
+        await admin.create_topics(
+            [NewTopic(deployment.settings.changelog(role), 4, 1, topic_configs={"cleanup.policy": "compact"})]
+        )
+    finally:
+        await admin.close()
