@@ -12,9 +12,13 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import structlog
 from msgspec import Struct
 
 STAND_STILL_SECONDS = 3.0  # fetches are asked for at least once a second
+
+
+log = structlog.get_logger()
 
 
 class TopicPartition(NamedTuple):
@@ -75,6 +79,7 @@ class Alignment:
         self._since = self._asked = self._now()
         self._epoch = 0
         self.unreachable = 0  # times a partition that brought nothing no longer held its group
+        self.chunks = 0  # released so far
 
     def clear(self) -> None:
         """Forget everything: the consumer was sent to another position."""
@@ -102,6 +107,10 @@ class Alignment:
         """Tell whether fetched records of a partition wait here."""
         return bool(self._passing.get(tp) or self._buffers.get(tp.partition, {}).get(tp))
 
+    def given_up(self) -> list[TopicPartition]:
+        """Return the partitions that have more but bring nothing, so that the others go on without them."""
+        return sorted(self._given_up)
+
     def skew_ms(self) -> dict[str, int]:
         """Return by aligned topic how far its newest fetched record lies behind the newest of its partition's topics.
 
@@ -128,7 +137,9 @@ class Alignment:
         now = self._now()
         self._stand_still(now)
         self._arrived[tp] = now
-        self._given_up.discard(tp)
+        if tp in self._given_up:
+            self._given_up.discard(tp)
+            log.info("reachable", topic=tp.topic, partition=tp.partition, fact="it brings records again")
         if tp not in self._released:
             self._released[tp] = records[0].offset
         rank = self._order.get(tp.topic)
@@ -223,6 +234,9 @@ class Alignment:
         if unreachable and tp not in self._given_up:
             self._given_up.add(tp)
             self.unreachable += 1
+            log.warning(
+                "unreachable", topic=tp.topic, partition=tp.partition, action="the others go on without it"
+            )
         return unreachable
 
     def _take(self, partition: int, bound_ms: int | None) -> list[Any]:
@@ -240,6 +254,7 @@ class Alignment:
         return [record for _, record in merged]
 
     def _chunk(self, records: list[Any]) -> Chunk:
+        self.chunks += 1
         last = {TopicPartition(*tp): record for tp, record in {(r.topic, r.partition): r for r in records}.items()}
         ends = {tp: record.offset + 1 for tp, record in last.items()}
         starts = {tp: self._released[tp] for tp in ends}
