@@ -234,9 +234,7 @@ class Alignment:
         if unreachable and tp not in self._given_up:
             self._given_up.add(tp)
             self.unreachable += 1
-            log.warning(
-                "unreachable", topic=tp.topic, partition=tp.partition, action="the others go on without it"
-            )
+            log.warning("unreachable", topic=tp.topic, partition=tp.partition, action="the others go on without it")
         return unreachable
 
     def _take(self, partition: int, bound_ms: int | None) -> list[Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiokafka
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from models.features.spec import KINDS
 from schemas.codec import decode
@@ -187,10 +188,16 @@ async def far(
 
 async def own_topics(address: str) -> None:
     """Let a broker make its topics of offsets and transactions, by a transaction that commits an offset."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic("first", 1, 1)])
+    finally:
+        await admin.close()
     producer = aiokafka.AIOKafkaProducer(bootstrap_servers=address, transactional_id="first")
     await producer.start()
     try:
         async with producer.transaction():
-            await producer.send_offsets_to_transaction({aiokafka.TopicPartition("none", 0): 1}, "first")
+            await producer.send_offsets_to_transaction({aiokafka.TopicPartition("first", 0): 0}, "first")
     finally:
         await producer.stop()
