@@ -7,7 +7,7 @@ nothing, so live traffic passes at once. Knows neither Faust nor shops. Start at
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -76,6 +76,8 @@ class Alignment:
         self._filled: dict[int, float] = {}  # when a partition's buffers were last all empty
         self._released: dict[TopicPartition, int] = {}
         self._given_up: set[TopicPartition] = set()
+        self._rested: dict[TopicPartition, float] = {}  # when a partition was last left out of the fetch
+        self._fetching: Collection[TopicPartition] | None = None  # None is all of them
         self._since = self._asked = self._now()
         self._epoch = 0
         self.unreachable = 0  # times a partition that brought nothing no longer held its group
@@ -83,14 +85,20 @@ class Alignment:
 
     def clear(self) -> None:
         """Forget everything: the consumer was sent to another position."""
-        for state in (self._buffers, self._passing, self._reached, self._arrived, self._filled, self._released, self._given_up):
+        for state in (self._buffers, self._passing, self._reached, self._arrived, self._filled, self._released):
             state.clear()
+        self._given_up.clear()
+        self._rested.clear()
         self._since = self._now()
         self._epoch += 1
 
     def topics(self) -> frozenset[str]:
         """Return the topics that arrive as chunks."""
         return frozenset(self._order) | self._unaligned
+
+    def fetching(self, partitions: Collection[TopicPartition]) -> None:
+        """Note what is asked for from now on: a partition that nobody asks for is not unreachable."""
+        self._fetching = partitions
 
     def full(self) -> set[TopicPartition]:
         """Return the partitions that should not be fetched until some of their records have passed."""
@@ -187,6 +195,8 @@ class Alignment:
         now = self._now()
         self._stand_still(now)
         for tp in assigned:
+            if self._fetching is not None and tp not in self._fetching:
+                self._rested[tp] = now
             if tp.partition in bounds and tp.topic in self._order and not self._passed(tp, ended(tp), now):
                 bound, least = self._bound(tp), bounds[tp.partition]
                 bounds[tp.partition] = bound if least is None else min(bound, least)
@@ -229,7 +239,7 @@ class Alignment:
         arrived = self._arrived.get(tp, self._since)
         if ended:  # idle is counted from when the others began to wait for it
             return now - max(arrived, self._filled.get(tp.partition, arrived)) >= self._limits.idle_seconds
-        quiet = now - arrived
+        quiet = now - max(arrived, self._rested.get(tp, arrived))
         unreachable = quiet >= self._limits.timeout_seconds and not self._is_full(tp)
         if unreachable and tp not in self._given_up:
             self._given_up.add(tp)

@@ -96,7 +96,7 @@ async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_is_wh
 
     found, wanted = await exact(far, events)
     assert found.keys() == wanted.keys()
-    assert {wanted[name].source.partition for name in differing(found, wanted)} == {FAR[1]}, "the others were aligned"
+    assert {request.source.partition for request in differing(found, wanted)} == {FAR[1]}, "the others were aligned"
 
 
 async def killed_in_the_middle(scene: Scene, events: list[LoggedEvent]) -> None:
