@@ -7,14 +7,18 @@ nothing, so live traffic passes at once. Knows neither Faust nor shops. Start at
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import structlog
 from msgspec import Struct
 
 STAND_STILL_SECONDS = 3.0  # fetches are asked for at least once a second
+
+
+log = structlog.get_logger()
 
 
 class TopicPartition(NamedTuple):
@@ -72,20 +76,29 @@ class Alignment:
         self._filled: dict[int, float] = {}  # when a partition's buffers were last all empty
         self._released: dict[TopicPartition, int] = {}
         self._given_up: set[TopicPartition] = set()
+        self._rested: dict[TopicPartition, float] = {}  # when a partition was last left out of the fetch
+        self._fetching: Collection[TopicPartition] | None = None  # None is all of them
         self._since = self._asked = self._now()
         self._epoch = 0
         self.unreachable = 0  # times a partition that brought nothing no longer held its group
+        self.chunks = 0  # released so far
 
     def clear(self) -> None:
         """Forget everything: the consumer was sent to another position."""
-        for state in (self._buffers, self._passing, self._reached, self._arrived, self._filled, self._released, self._given_up):
+        for state in (self._buffers, self._passing, self._reached, self._arrived, self._filled, self._released):
             state.clear()
+        self._given_up.clear()
+        self._rested.clear()
         self._since = self._now()
         self._epoch += 1
 
     def topics(self) -> frozenset[str]:
         """Return the topics that arrive as chunks."""
         return frozenset(self._order) | self._unaligned
+
+    def fetching(self, partitions: Collection[TopicPartition]) -> None:
+        """Note what is asked for from now on: a partition that nobody asks for is not unreachable."""
+        self._fetching = partitions
 
     def full(self) -> set[TopicPartition]:
         """Return the partitions that should not be fetched until some of their records have passed."""
@@ -101,6 +114,10 @@ class Alignment:
     def holds(self, tp: TopicPartition) -> bool:
         """Tell whether fetched records of a partition wait here."""
         return bool(self._passing.get(tp) or self._buffers.get(tp.partition, {}).get(tp))
+
+    def given_up(self) -> list[TopicPartition]:
+        """Return the partitions that have more but bring nothing, so that the others go on without them."""
+        return sorted(self._given_up)
 
     def skew_ms(self) -> dict[str, int]:
         """Return by aligned topic how far its newest fetched record lies behind the newest of its partition's topics.
@@ -128,7 +145,9 @@ class Alignment:
         now = self._now()
         self._stand_still(now)
         self._arrived[tp] = now
-        self._given_up.discard(tp)
+        if tp in self._given_up:
+            self._given_up.discard(tp)
+            log.info("reachable", topic=tp.topic, partition=tp.partition, fact="it brings records again")
         if tp not in self._released:
             self._released[tp] = records[0].offset
         rank = self._order.get(tp.topic)
@@ -176,6 +195,8 @@ class Alignment:
         now = self._now()
         self._stand_still(now)
         for tp in assigned:
+            if self._fetching is not None and tp not in self._fetching:
+                self._rested[tp] = now
             if tp.partition in bounds and tp.topic in self._order and not self._passed(tp, ended(tp), now):
                 bound, least = self._bound(tp), bounds[tp.partition]
                 bounds[tp.partition] = bound if least is None else min(bound, least)
@@ -218,11 +239,12 @@ class Alignment:
         arrived = self._arrived.get(tp, self._since)
         if ended:  # idle is counted from when the others began to wait for it
             return now - max(arrived, self._filled.get(tp.partition, arrived)) >= self._limits.idle_seconds
-        quiet = now - arrived
+        quiet = now - max(arrived, self._rested.get(tp, arrived))
         unreachable = quiet >= self._limits.timeout_seconds and not self._is_full(tp)
         if unreachable and tp not in self._given_up:
             self._given_up.add(tp)
             self.unreachable += 1
+            log.warning("unreachable", topic=tp.topic, partition=tp.partition, action="the others go on without it")
         return unreachable
 
     def _take(self, partition: int, bound_ms: int | None) -> list[Any]:
@@ -240,6 +262,7 @@ class Alignment:
         return [record for _, record in merged]
 
     def _chunk(self, records: list[Any]) -> Chunk:
+        self.chunks += 1
         last = {TopicPartition(*tp): record for tp, record in {(r.topic, r.partition): r for r in records}.items()}
         ends = {tp: record.offset + 1 for tp, record in last.items()}
         starts = {tp: self._released[tp] for tp in ends}

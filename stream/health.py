@@ -86,6 +86,8 @@ class Health:
     async def _readyz(self, _: web.Request) -> web.Response:
         reasons = self.not_ready()
         body: dict[str, Any] = {"ready": not reasons, "role": self.role, "reasons": reasons}
+        if self.app is not None:
+            body["unreachable"] = [f"{tp.topic}/{tp.partition}" for tp in self.app.alignment.given_up()]
         if self.app is not None and self.app.store is not None:
             body |= {"restored": self.app.store.progress.read, "total": self.app.store.progress.total}
         return web.json_response(body, status=503 if reasons else 200)

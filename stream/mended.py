@@ -1,4 +1,4 @@
-"""What is changed in the libraries beneath, in place: two defects of theirs, slim records, and when a broker last answered.
+"""What is changed in the libraries beneath, in place: defects and waits of theirs, slim records, when a broker answered.
 
 tests/unit/test_transport.py fails when a new version no longer has what is changed. Start at mend.
 """
@@ -7,13 +7,20 @@ import asyncio
 import time
 from typing import Any
 
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaError
 from aiokafka.producer.sender import Sender
+from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from faust.tables.manager import TableManager
 from mode.utils.queues import FlowControlEvent
 from msgspec import Struct
+
+LOOKUP_SECONDS = 3.0
+LOOKUPS = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest)
 
 
 class FetchedRecord(Struct, gc=False):
@@ -36,9 +43,10 @@ def mend() -> None:
     """Put the changes in place; safe to call twice.
 
     A second resume of Faust's flow control cleared queues that held events of the new assignment. aiokafka took one
-    dropped connection while it looked for a transaction coordinator as fatal. Its records are made slim. And it keeps to
-    itself when the broker last answered a heartbeat. Faust waits a second for tables that might still be declared: ours
-    are there when an app is built.
+    dropped connection while it looked for a transaction coordinator as fatal. It asks brokers at random where things lie,
+    and one that hangs held it up for as long as any request may take, new connections to the others too: now for a few
+    seconds. Its records are made slim. And it keeps to itself when the broker last answered a heartbeat. Faust waits a
+    second for tables that might still be declared: ours are there when an app is built.
     """
     FlowControlEvent.resume = _resume_once
     PartitionRecords._consumer_record = _fetched_record
@@ -46,6 +54,7 @@ def mend() -> None:
     GroupCoordinator._heartbeat_routine = _heartbeat_routine
     GroupCoordinator._do_heartbeat = _do_heartbeat
     TableManager.on_start = _start_tables
+    AIOKafkaConnection.send = _send
 
 
 def _fetched_record(self: Any, tp: Any, record: Any) -> FetchedRecord:
@@ -84,6 +93,14 @@ async def _find_coordinator(self: Any, kind: Any, key: Any) -> Any:
                 raise
             await self.client.force_metadata_update()
             await asyncio.sleep(self._retry_backoff)
+
+
+_send_once = AIOKafkaConnection.send
+
+
+def _send(self: Any, request: Any, expect_response: bool = True) -> Any:
+    sent = _send_once(self, request, expect_response)
+    return asyncio.wait_for(sent, LOOKUP_SECONDS) if isinstance(request, LOOKUPS) else sent
 
 
 _heartbeat_routine_once = GroupCoordinator._heartbeat_routine

@@ -77,6 +77,7 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         "Times an unreadable partition no longer held its group",
         value=app.alignment.unreachable,
     )
+    yield CounterMetricFamily("footfall_chunks", "Chunks released to the role", value=app.alignment.chunks)
     letters = CounterMetricFamily(
         "footfall_dead_letters",
         "Records refused since the process began, by source topic and reason",

@@ -224,6 +224,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         if not self._get_active_partitions():
+            self.app.alignment.fetching(())
             await asyncio.sleep(IDLE_SECONDS)  # Faust sleeps a second, after every rebalance
             return {}, set()
         return await super()._wait_next_records(timeout)
@@ -235,6 +236,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         if self.app.alignment.waiting():  # something may pass by time alone: do not sleep through it
             timeout = IDLE_SECONDS
         wanted = active_partitions - self.app.alignment.full()
+        self.app.alignment.fetching(wanted)
         if not wanted:  # aiokafka would take an empty set for all partitions
             await asyncio.sleep(IDLE_SECONDS)
             return {}

@@ -125,8 +125,8 @@ class Deployment:
         """Name a topic."""
         return self.settings.topics()[kind].name
 
-    async def create_topics(self) -> None:
-        """Create every topic and changelog."""
+    async def create_topics(self, *, homes: Mapping[tuple[str, int], int] | None = None) -> None:
+        """Create every topic and changelog; with `homes` on broker 1, but for the partitions of topics that it names."""
         admin = admin_client(self.settings)
         await admin.start()
         topics: Iterable[Topic] = self.settings.topics().values()
@@ -135,6 +135,17 @@ class Deployment:
             NewTopic(self.settings.changelog(role), 4, 1, topic_configs={"cleanup.policy": "compact"})
             for role in ("features", "triggers")
         ]
+        if homes is not None:
+            new = [
+                NewTopic(
+                    topic.name,
+                    -1,
+                    -1,
+                    replica_assignments={number: [homes.get((topic.name, number), 1)] for number in range(4)},
+                    topic_configs=topic.topic_configs,
+                )
+                for topic in new
+            ]
         try:
             await admin.create_topics(new)
         finally:

@@ -204,7 +204,34 @@ def _scaling(found: Figures) -> list[str]:
     ]
 
 
+def _backlog(found: Figures) -> list[str]:
+    return [
+        f"A day of events (load `independent`, seven topics, 4 partitions) written before the worker starts, "
+        f"{found['repeats']} repeats. Seconds are from ready to all committed. Every run made exactly the score requests of "
+        "an offline fold. Held and skew are the most that /metrics showed in the last run.",
+        "",
+        *table(
+            ["event time", "events", "events/s", "seconds", "events a chunk", "chunks a flush", "flushes", "held", "skew"],
+            [
+                [
+                    name,
+                    f"{day['events']:,}",
+                    of(day["events_per_second"]),
+                    of(day["seconds"]),
+                    str(day["events_per_chunk"]),
+                    str(day["chunks_per_flush"]),
+                    str(day["flushes"]),
+                    f"{day['most_held_records']:,}",
+                    f"{day['largest_skew_hours']} h",
+                ]
+                for name, day in found["days"].items()
+            ],
+        ),
+    ]
+
+
 RENDERERS: dict[str, Callable[[Figures], list[str]]] = {
+    "backlog": _backlog,
     "features": _features,
     "latency": _latency,
     "restore": _restore,

@@ -120,6 +120,23 @@ def scaling(
     _finish(work, record=record, broker=broker, as_json=as_json)
 
 
+@app.command()
+def backlog(
+    kafka: Kafka,
+    dense: Annotated[int, typer.Option(help="Events of the dense day.", min=10_000)] = 1_000_000,
+    sparse: Annotated[int, typer.Option(help="Events of the sparse day.", min=1_000)] = 20_000,
+    repeats: Repeats = 3,
+    record: Record = None,
+    broker: Broker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Events/s of one worker that reads a day's backlog after a stop, of dense and of sparse event time."""
+    from stream.bench.backlog import bench_backlog
+
+    work = bench_backlog(kafka, dense=dense, sparse=sparse, repeats=repeats, progress=_progress)
+    _finish(work, record=record, broker=broker, as_json=as_json)
+
+
 def _finish(work: Coroutine[Any, Any, dict[str, Any]], *, record: Path | None, broker: str, as_json: bool) -> None:
     from stream.bench.engines import ROOT
     from stream.bench.figures import machine

@@ -31,6 +31,11 @@ class Broker:
             SERVER_PROPERTIES.format(controller=controller, port=self.port, behind=self.behind_port, proxy=self.proxy_port)
         )
 
+    @property
+    def data(self) -> Path:
+        """Where the broker keeps its properties and its log."""
+        return self._data
+
     def up(self) -> None:
         """Start the broker, or start it again on its data, and wait until it answers."""
         self._run("up", str(self.port), str(self._data))

@@ -142,6 +142,38 @@ def test_an_unreachable_topic_stops_holding_after_the_timeout_and_is_counted() -
     assert aligned.unreachable == 1
 
 
+def test_an_unreachable_partition_is_named_until_it_brings_records_again() -> None:
+    clock = FakeClock()
+    aligned = alignment(clock, timeout_seconds=2.0)
+    aligned.add(tp(CLICKS), records(CLICKS, 10))
+    for _ in range(3):
+        clock.now += 1
+        released(aligned, ended=[CLICKS])
+    named = aligned.given_up()
+    aligned.add(tp(VISITS), records(VISITS, 5))
+
+    assert (named, aligned.given_up()) == ([tp(VISITS)], [])
+    assert aligned.chunks == 1
+
+
+def test_a_time_in_which_nobody_asked_for_a_partition_counts_for_no_timeout() -> None:
+    clock = FakeClock()
+    aligned = alignment(clock, timeout_seconds=2.0)
+    aligned.add(tp(CLICKS), records(CLICKS, 10))
+    aligned.fetching([])  # the role waits for its barrier
+    held = []
+    for _ in range(10):
+        clock.now += 1
+        held += released(aligned, ended=[CLICKS])
+    aligned.fetching([tp(VISITS)])
+    clock.now += 1
+    held += released(aligned, ended=[CLICKS])
+    clock.now += 1
+
+    assert (held, aligned.unreachable) == ([], 0)
+    assert passed(released(aligned, ended=[CLICKS])) == [(CLICKS, 0, 10)]
+
+
 def test_a_topic_that_became_unreachable_in_the_middle_of_its_backlog_stops_holding_after_the_timeout() -> None:
     clock = FakeClock()
     aligned = alignment(clock, timeout_seconds=30.0)

@@ -12,6 +12,7 @@ import pytest
 from schemas.codec import event_decoder
 from schemas.scoring import SourcePosition
 from schemas.topics import SOURCES
+from stream.bench.backlog import Run, chunk_figures, held_records, skew_hours, summary
 from stream.bench.broker import Published, Request, Requests, bench_settings
 from stream.bench.engines import ENGINES, EngineError, integer_of, recovered_offsets
 from stream.bench.features import barrier_figures, ratios
@@ -164,6 +165,33 @@ def test_template_rows_differ_and_are_of_many_users() -> None:
     rows = template_rows()
     assert len(rows) > 500
     assert len(set(rows)) == len(rows)
+
+
+def test_what_alignment_holds_is_summed_and_the_topic_furthest_behind_is_its_skew() -> None:
+    metrics = {
+        'footfall_alignment_held_records{topic="a"}': 30.0,
+        'footfall_alignment_held_records{topic="b"}': 12.0,
+        'footfall_alignment_skew_seconds{topic="a"}': 0.0,
+        'footfall_alignment_skew_seconds{topic="b"}': 7200.0,
+        "footfall_chunks_total": 5.0,
+    }
+    assert (held_records(metrics), skew_hours(metrics)) == (42, 2)
+    assert (held_records({}), skew_hours({})) == (0, 0)
+
+
+def test_chunks_are_related_to_flushes_and_to_events() -> None:
+    found = chunk_figures({"footfall_chunks_total": 40.0, "footfall_barrier_seconds_count": 16.0}, 20_000)
+    assert (found["events_per_chunk"], found["chunks_per_flush"]) == (500, 2.5)
+    assert chunk_figures({}, 20_000) == {"chunks": 0, "flushes": 0, "events_per_chunk": 0, "chunks_per_flush": 0}
+
+
+def test_a_backlogs_section_names_both_days_and_what_was_held() -> None:
+    run = Run(2.0, chunk_figures({"footfall_chunks_total": 40.0, "footfall_barrier_seconds_count": 16.0}, 20_000), 700.4, 5.04)
+    days = {"dense": summary(20_000, [run]), "sparse": summary(1_000, [run])}
+    found = {"benchmark": "backlog", "repeats": 1, "days": days, "machine": machine(HERE)}
+    text = section(found, "footfall bench backlog", [])
+    for word in ("| dense | 20,000 | 10,000 (10,000 to 10,000) |", "| sparse | 1,000 |", "| 700 | 5.0 h |"):
+        assert word in text
 
 
 LATENCY = {

@@ -1,6 +1,8 @@
 """What the transport changes in Faust and aiokafka is still there to be changed, and does what it is changed for."""
 
+import asyncio
 import inspect
+import socket
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, errors
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.producer.sender import Sender
 from faust.exceptions import ConsumerNotStarted
@@ -57,6 +60,7 @@ def test_the_libraries_are_those_whose_internals_were_read(package: str, tested:
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
         (FlowControlEvent, "resume", ["self"]),
         (FlowControlEvent, "clear", ["self"]),
+        (mended, "_send_once", ["self", "request", "expect_response"]),
         (mended, "_heartbeat_routine_once", ["self"]),
         (mended, "_do_heartbeat_once", ["self"]),
         (mended, "_find_coordinator_once", ["self", "coordinator_type", "coordinator_key"]),
@@ -109,12 +113,13 @@ def test_faust_waits_a_second_before_it_starts_tables_and_does_nothing_else_then
 
 def test_installing_twice_registers_one_transport_and_mends_once() -> None:
     install()
-    once = (FlowControlEvent.resume, Sender._find_coordinator)
+    once = (FlowControlEvent.resume, Sender._find_coordinator, AIOKafkaConnection.send)
 
     install()
 
     assert drivers.by_url("chunks://127.0.0.1:9092") is transport.Transport
-    assert (FlowControlEvent.resume, Sender._find_coordinator) == once
+    assert (FlowControlEvent.resume, Sender._find_coordinator, AIOKafkaConnection.send) == once
+    assert mended._send_once is not AIOKafkaConnection.send
     assert mended._find_coordinator_once is not Sender._find_coordinator
 
 
@@ -254,6 +259,18 @@ async def test_an_agent_gets_the_chunk_as_it_is_and_no_key(app: FootfallApp) -> 
 
     assert ChunkSchema().loads_value(app, message) is chunk
     assert ChunkSchema().loads_key(app, message) is None
+
+
+# ------------------------------------------------------------------------------------------------- a broker that hangs
+
+
+async def test_a_broker_that_takes_a_connection_and_answers_nothing_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    install()
+    monkeypatch.setattr(mended, "LOOKUP_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        async with asyncio.timeout(5):
+            with pytest.raises(TimeoutError):
+                await create_conn(*hangs.getsockname(), request_timeout_ms=40_000)
 
 
 # --------------------------------------------------------------------------------------------------------- coordinator

@@ -1,0 +1,205 @@
+"""A day that waited in seven topics of very different rates, read after a stop: folded as it happened.
+
+An event is late against the timestamp of its own record, so no order of reading can make one late, and rows do not depend
+on how topics interleave: tests/unit/test_backlog.py shows both. What the order does change is what a score request sees of the
+other topics, so it is by the requests that these tests tell whether the topics were aligned.
+"""
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiokafka
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from models.features.spec import KINDS
+from schemas.codec import decode
+from schemas.scoring import ScoreRequest
+from stream.event_log import LoggedEvent
+from tests.backlog import backlog, differing, late, requests_of, untimed
+from tests.chaos.broker import Broker, kafka_script
+from tests.chaos.conftest import SESSION_SECONDS
+from tests.chaos.scene import Report, Scene
+from tests.chaos.second_broker import NODE, SecondBroker
+from tests.harness import Deployment, Worker, folded_rows, until
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+SHORT, LONG = 40_000, 1_000_000
+FAR = ("click", 1)  # the partition that the second broker holds alone
+SMALL_FETCHES = {"FOOTFALL_FAUST_CONSUMER_MAX_FETCH_SIZE": str(1 << 16)}  # so that a day is many fetches
+UNREACHABLE = "footfall_alignment_unreachable_total"
+LAG = re.compile(r'footfall_consumer_lag_records{partition="(\d+)",topic="([^"]+)"} (\S+)')
+
+Requests = dict[str, ScoreRequest]
+
+
+async def test_a_day_of_backlog_with_a_kill_in_the_middle_is_folded_as_it_happened(scene: Scene) -> None:
+    await killed_in_the_middle(scene, day(scene, SHORT))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_a_day_of_a_million_events_with_a_kill_in_the_middle_is_folded_as_it_happened(scene: Scene) -> None:
+    await killed_in_the_middle(scene, day(scene, LONG))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [SHORT, LONG])
+async def test_a_day_of_backlog_is_folded_as_it_happened(scene: Scene, count: int) -> None:
+    events = day(scene, count)
+    await scene.deployment.publish(events)
+    scene.start()
+    await scene.settled(seconds=300)
+
+    found, wanted = await exact(scene, events)
+    assert found == wanted
+
+
+@pytest.mark.long
+async def test_a_day_of_backlog_read_without_alignment_gives_the_same_rows_but_other_requests(scene: Scene) -> None:
+    events = day(scene, SHORT)
+    await scene.deployment.publish(events)
+    scene.start(FOOTFALL_ALIGNMENT_TIMEOUT_SECONDS="0.001", **SMALL_FETCHES)  # nothing may hold anything
+    await scene.settled()
+
+    found, wanted = await exact(scene, events)
+    assert found.keys() == wanted.keys()
+    assert len(differing(found, wanted)) > len(wanted) / 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [200_000, pytest.param(LONG, marks=pytest.mark.timeout(900))])
+async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_is_when_it_is_back(
+    far: Scene, second: SecondBroker, count: int
+) -> None:
+    events = day(far, count)
+    await far.deployment.publish(events)
+    worker = far.start("stop@P2.acked:2", FOOTFALL_ALIGNMENT_TIMEOUT_SECONDS="5", **SMALL_FETCHES)
+    await far.fires(worker)  # in the middle of reading, however fast it is
+    second.stall()
+    worker.process.send_signal(signal.SIGCONT)
+    try:
+        await until("all but one partition are read", lambda: lags(far, worker).keys() == {FAR}, seconds=120, worker=worker)
+        waiting = lags(far, worker)[FAR]
+        assert worker.metric(UNREACHABLE) >= 1
+        far.report.faults["partition unreachable"] += 1
+        ready, said = worker.get("/readyz")
+        assert (ready, f"{far.deployment.topic('click')}/1" in said) == (200, True), said
+        assert '"event": "unreachable"' in worker.log.read_text(), worker.tail()
+    finally:
+        second.go_on()
+    assert waiting > 0
+    await far.settled(seconds=120)
+
+    found, wanted = await exact(far, events)
+    assert found.keys() == wanted.keys()
+    assert {request.source.partition for request in differing(found, wanted)} == {FAR[1]}, "the others were aligned"
+
+
+async def killed_in_the_middle(scene: Scene, events: list[LoggedEvent]) -> None:
+    await scene.deployment.publish(events)
+    async with scene.kept(1) as workers:
+        await scene.committed(workers[0], more_than=len(events) // 10)
+        scene.kill(workers[0])
+        assert 0 < (await scene.deployment.committed("features"))[1].events_in < len(events), "the kill must be in the middle"
+        await scene.settled(seconds=300)
+        await asyncio.to_thread(workers[0].stop)
+
+    found, wanted = await exact(scene, events)
+    assert found == wanted
+
+
+async def exact(scene: Scene, events: list[LoggedEvent]) -> tuple[Requests, Requests]:
+    """Hold rows and totals against the fold in order of event time; return the requests sent and those of that fold."""
+    await scene.exact(len(events))
+    replay = scene.deployment.replay()
+    wanted = requests_of(replay, events)
+    rows, totals = await scene.deployment.committed("features")
+    assert rows == folded_rows(replay)
+    assert totals == replay.summed()
+    assert totals.late_dropped == late(events) > 0
+    return await sent(scene.deployment), wanted
+
+
+async def sent(deployment: Deployment) -> Requests:
+    """Return the score requests that were sent; one that was sent twice must be the same both times."""
+    found: Requests = {}
+    for record in await deployment.read(deployment.topic("score-request")):
+        request = untimed(decode(ScoreRequest, record.value))
+        assert found.setdefault(request.request_id, request) == request
+    return found
+
+
+def day(scene: Scene, count: int) -> list[LoggedEvent]:
+    """The day that ends now: a broker takes no timestamps from the future."""
+    return backlog(count, end_ms=int(time.time() * 1000), random=scene.random, users=count // 40)
+
+
+def lags(scene: Scene, worker: Worker) -> dict[tuple[str, int], float]:
+    """Return what a worker's metrics say it has still to commit, by kind and partition; nothing where nothing."""
+    kinds = {scene.deployment.topic(kind): kind for kind in KINDS}
+    found = {}
+    for partition, topic, count in LAG.findall(worker.get("/metrics")[1]):
+        if topic in kinds and float(count) > 0:
+            found[kinds[topic], int(partition)] = float(count)
+    return found
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Iterator[Broker]:
+    """A broker of this test's own: the suite's must not learn of a second one."""
+    script = kafka_script()
+    if script is None:
+        pytest.skip("no script that starts Kafka: set FOOTFALL_KAFKA")
+    folder = tmp_path / "first"
+    folder.mkdir()
+    broker = Broker(script, folder)
+    broker.up()
+    yield broker
+    broker.down()
+
+
+@pytest.fixture
+async def second(first: Broker, tmp_path: Path) -> AsyncIterator[SecondBroker]:
+    """A second broker, after the topics of offsets and transactions were made on the first."""
+    await own_topics(first.address)
+    script = kafka_script()
+    assert script is not None
+    broker = SecondBroker(first, script, tmp_path / "second")
+    broker.up()
+    yield broker
+    broker.go_on()
+    broker.kill()
+
+
+@pytest.fixture
+async def far(
+    first: Broker, second: SecondBroker, report: Report, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Scene]:
+    """A scene in which one partition lies on the second broker alone."""
+    deployment = Deployment(first.address, tmp_path, session_timeout_seconds=SESSION_SECONDS)
+    await deployment.create_topics(homes={(deployment.topic(FAR[0]), FAR[1]): NODE})
+    yield Scene(deployment, report, f"{report.seed} {request.node.name}")
+    deployment.stop()
+
+
+async def own_topics(address: str) -> None:
+    """Let a broker make its topics of offsets and transactions, by a transaction that commits an offset."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic("first", 1, 1)])
+    finally:
+        await admin.close()
+    producer = aiokafka.AIOKafkaProducer(bootstrap_servers=address, transactional_id="first")
+    await producer.start()
+    try:
+        async with producer.transaction():
+            await producer.send_offsets_to_transaction({aiokafka.TopicPartition("first", 0): 0}, "first")
+    finally:
+        await producer.stop()
