@@ -10,13 +10,14 @@ import sys
 import time
 from typing import Any
 
+from stream.barrier import Message, send_batches
 from stream.bench.figures import percentiles
 from stream.bench.load import load
 from stream.clients import output_producer
 from stream.replay import partition_of
 from stream.settings import Settings, load_settings
 
-TICK_SECONDS = 0.001
+TICK_SECONDS = 0.002
 LEAD_SECONDS = 0.5  # from the first look at the clock to the first event
 
 
@@ -37,20 +38,18 @@ async def send(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
     try:
         started, sent = time.time() + LEAD_SECONDS, 0
         while sent < count:
-            now = time.time()
-            for place in due_by(now, started, rate, sent, count):
+            together: dict[tuple[str, int], list[Message]] = {}
+            due = due_by(time.time(), started, rate, sent, count)
+            for place in due:
                 event = events[place]
-                future = await producer.send(
-                    names[event.kind],
-                    event.value,
-                    key=event.key,
-                    partition=partition_of(event.key, partitions),
-                    timestamp_ms=event.record_ms,
-                )
-                waiting.add(future)
-                future.add_done_callback(waiting.discard)
-                late.append((time.time() - started - place / rate) * 1000)
-                sent = place + 1
+                at = names[event.kind], partition_of(event.key, partitions)
+                together.setdefault(at, []).append((at[0], event.key, event.value, event.record_ms, []))
+            for (topic, partition), messages in together.items():
+                for future in await send_batches(producer, topic, partition, messages):
+                    waiting.add(future)
+                    future.add_done_callback(waiting.discard)
+            now, sent = time.time(), due.stop
+            late += [(now - started - place / rate) * 1000 for place in due]
             await asyncio.sleep(max(TICK_SECONDS, started - time.time()))
         await asyncio.gather(*waiting)
     finally:

@@ -116,6 +116,6 @@ async def hold_rows(scene: Scene, events: Sequence[LoggedEvent], again: Sequence
     for key in returned:
         topic = decode_row(left[key]).topics[KINDS.index("click")]  # type: ignore[index]
         assert topic is not None
-        assert (topic.since, topic.count.total) == (topic.guard, 1)
+        assert (topic.since, topic.tiles.totals[0]) == (topic.guard, 1)
     scene.report.events += totals.events_in
     return left
