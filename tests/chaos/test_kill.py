@@ -45,7 +45,7 @@ async def test_five_kills_over_50_000_events_lose_and_double_nothing(scene: Scen
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 async def test_twenty_kills_over_a_million_events_lose_and_double_nothing(scene: Scene) -> None:
-    config = SimulatorConfig(seed=8, shoppers=11_000, days=60, late=0.02, duplicates=0.02, malformed=0.01)
+    config = SimulatorConfig(seed=8, shoppers=11_500, days=60, late=0.02, duplicates=0.02, malformed=0.01)
     events = [event.logged for event in simulate(config)][:1_000_000]
     assert len(events) == 1_000_000
     await killed_at_random(scene, events, times=20, per_second=5000)
