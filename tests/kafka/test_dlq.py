@@ -239,12 +239,12 @@ async def test_refused_records_are_sent_again_once_their_cause_is_mended_and_cou
 
 async def test_a_bug_of_the_code_costs_its_record_alone_and_the_worker_lives(deployment: Deployment) -> None:
     program = (
-        "from models.features.user_state import TopicState\n"
-        "sound = TopicState._record\n"
-        "def broken(self, entry):\n"
-        "    if entry.text == 'broken': raise ZeroDivisionError('a bug')\n"
-        "    sound(self, entry)\n"
-        "TopicState._record = broken\n"
+        "from models.features import user_state\n"
+        "sound = user_state.HistoryEntry\n"
+        "def broken(*fields):\n"
+        "    if fields[-1] == 'broken': raise ZeroDivisionError('a bug')\n"
+        "    return sound(*fields)\n"
+        "user_state.HistoryEntry = broken\n"
         "from stream.cli.main import main\n"
         "main()\n"
     )
