@@ -441,6 +441,17 @@ def test_a_profile_kept_event_by_event_equals_one_built_anew(arrivals: list[Arri
             assert snapshot(state) == kept
 
 
+def test_a_profile_forgets_a_topic_that_comes_back_after_more_than_its_ttl_on_the_same_day() -> None:
+    midnight = START_MS // DAY_MS * DAY_MS
+    clicks = [click(event_id=None, item_id=f"i-{h}", event_time_ms=midnight + h * HOUR_MS) for h in (10, 59)]
+    searches = [search(event_id=None, event_time_ms=midnight + h * HOUR_MS) for h in (57, 60)]
+    events = [("click", clicks[0]), ("search", searches[0]), ("click", clicks[1]), ("search", searches[1])]
+
+    state = folded([Arrival(kind, event, event.event_time_ms) for kind, event in events], ttl_ms=2 * DAY_MS).state
+
+    assert by_name(snapshot(state, 2 * DAY_MS))["items.distinct.7d"] == 1
+
+
 @COMMON
 @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
 def test_distinct_items_of_one_day_and_kind_are_exact_up_to_the_cap_of_the_spec(ones: set[int], others: set[int]) -> None:
