@@ -10,7 +10,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from aiokafka.structs import TopicPartition
 
@@ -19,6 +20,7 @@ from stream.bench.broker import bench_settings, decode_request, delete_topics, r
 from stream.bench.engines import ENGINES, ROOT, EngineError, Running
 from stream.bench.figures import Figures, histogram, percentiles
 from stream.bench.load import Load, Shape, load
+from stream.bench.window import machine_seconds
 from stream.children import die_with_parent, end_child
 from stream.clients import plain_consumer
 from stream.settings import Settings
@@ -26,6 +28,14 @@ from stream.supervisor import environment_of
 
 START_SECONDS = 60.0
 END_SECONDS = 20.0  # after the last event is due: what has not come by then is missing
+
+
+class Used(NamedTuple):
+    """Processor seconds that the worker and the whole machine had used at a time."""
+
+    at: float
+    worker: float
+    machine: float
 
 
 async def bench_latency(
@@ -53,10 +63,11 @@ async def bench_latency(
         async with Running(ENGINES["footfall"], settings) as worker:
             await ready(worker)
             progress(f"latency: {rate:,.0f} events/s for {warm_up_seconds:.0f} + {seconds:.0f} s")
-            received, started, late = await _receive(settings, worker, events, rate, shape)
+            received, started, late, cores = await _receive(settings, worker, events, rate, shape)
     finally:
         await delete_topics(settings)
     positions = events.positions()
+    worker_cores, machine_cores = cores_between(cores, started + warm_up_seconds, started + count / rate)
     first = warm_up_seconds * rate
     latencies = [
         (at - started - place / rate) * 1000 for event_id, at in received.items() if (place := positions[event_id]) >= first
@@ -71,8 +82,19 @@ async def bench_latency(
         "events": count,
         "latency_ms": percentiles(latencies),
         "sender_late_ms": late,
+        "worker_cores": worker_cores,
+        "machine_cores": machine_cores,
         "histogram_ms": histogram(latencies),
     }
+
+
+def cores_between(used: Sequence[Used], first: float, last: float) -> tuple[float, float]:
+    """Return how many cores the worker and the machine kept busy between two times; 0 where nothing was noted."""
+    within = [sample for sample in used if first <= sample.at <= last]
+    if len(within) < 2 or (passed := within[-1].at - within[0].at) <= 0:
+        return 0.0, 0.0
+    worker, machine = (within[-1].worker - within[0].worker) / passed, (within[-1].machine - within[0].machine) / passed
+    return round(worker, 2), round(machine, 2)
 
 
 async def ready(worker: Running, seconds: float = START_SECONDS) -> float:
@@ -93,8 +115,11 @@ async def ready(worker: Running, seconds: float = START_SECONDS) -> float:
 
 async def _receive(
     settings: Settings, worker: Running, events: Load, rate: float, shape: Shape
-) -> tuple[dict[str, float], float, Figures]:
-    """Run the sender and read score requests; return when each event's came, when sending began, how late the sender was."""
+) -> tuple[dict[str, float], float, Figures, list[Used]]:
+    """Run the sender and read score requests.
+
+    Return when each event's came, when sending began, how late the sender was, and what the processors did by the time.
+    """
     consumer = plain_consumer(settings, auto_offset_reset="earliest")
     await consumer.start()
     order = {"seed": events.seed, "count": events.count, "shape": shape, "rate": rate}
@@ -106,6 +131,7 @@ async def _receive(
         preexec_fn=die_with_parent(),  # noqa: PLW1509, the child only calls prctl
     )
     received: dict[str, float] = {}
+    used: list[Used] = []
     try:
         tps = [TopicPartition(settings.topics()["score-request"].name, n) for n in range(settings.partitions or 1)]
         consumer.assign(tps)
@@ -114,6 +140,7 @@ async def _receive(
         while time.monotonic() < deadline:
             batches = await consumer.getmany(timeout_ms=200)
             now = time.time()
+            used.append(Used(now, worker.cpu_seconds(), machine_seconds()))
             for batch in batches.values():
                 for record in batch:
                     received.setdefault(decode_request(record.value).event_id, now)
@@ -122,7 +149,7 @@ async def _receive(
         else:
             raise EngineError(f"latency: the load was not folded in time: {worker.last_words()}")
         told = json.loads(await telling)
-        return received, told["started"], told["late_ms"]
+        return received, told["started"], told["late_ms"], used
     finally:
         end_child(sender, 1.0)
         await consumer.stop()

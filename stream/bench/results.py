@@ -155,7 +155,8 @@ def _latency(found: Figures) -> list[str]:
         f"Open load `{found['load']}` of {found['rate']:,} events/s for {found['seconds']:g} s after "
         f"{found['warm_up_seconds']:g} s of warm-up, barrier {found['barrier_ms']} ms. Milliseconds from the moment an event "
         "should be sent, on a fixed schedule, to the receipt of its score request by our own consumer; the sender's own "
-        "lateness is part of it.",
+        "lateness is part of it. "
+        f"Busy meanwhile: {found['machine_cores']} cores of the machine, {found['worker_cores']} of them the worker.",
         "",
         *table(
             ["", *names],

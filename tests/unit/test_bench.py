@@ -17,6 +17,7 @@ from stream.bench.broker import Published, Request, Requests, bench_settings
 from stream.bench.engines import ENGINES, EngineError, integer_of, recovered_offsets
 from stream.bench.features import barrier_figures, ratios
 from stream.bench.figures import histogram, machine, percentiles, spread
+from stream.bench.latency import Used, cores_between
 from stream.bench.load import SESSION, SHAPES, load
 from stream.bench.restore import rows_of, template_rows
 from stream.bench.results import record, section, with_section
@@ -80,6 +81,12 @@ def test_a_histogram_counts_every_value_in_the_bucket_that_ends_at_or_above_it()
 
 def test_a_spread_keeps_every_run() -> None:
     assert spread([3.0, 1.0, 2.4]) == {"median": 2, "min": 1, "max": 3, "runs": [3, 1, 2]}
+
+
+def test_busy_cores_are_counted_between_two_times_only() -> None:
+    used = [Used(at, at / 2, at * 1.5) for at in (0.0, 1.0, 2.0, 3.0)] + [Used(4.0, 100.0, 100.0)]
+    assert cores_between(used, 0.5, 3.5) == (0.5, 1.5)
+    assert cores_between(used, 3.5, 4.5) == (0.0, 0.0)
 
 
 def test_an_open_load_sends_what_its_schedule_says_however_late_it_is() -> None:
@@ -201,6 +208,8 @@ LATENCY = {
     "seconds": 2.0,
     "warm_up_seconds": 1.0,
     "barrier_ms": 200,
+    "worker_cores": 0.5,
+    "machine_cores": 1.25,
     "latency_ms": percentiles([1.0, 2.0, 30.0]),
     "sender_late_ms": percentiles([0.1]),
     "histogram_ms": histogram([1.0, 2.0, 30.0]),
