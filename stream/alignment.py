@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import structlog
 from msgspec import Struct
 
-LIVE_PARTS = 4  # of a chunk's limit: what fits one chunk is live, and its outputs go sooner in smaller ones
 STAND_STILL_SECONDS = 3.0  # fetches are asked for at least once a second
 
 
@@ -180,9 +179,8 @@ class Alignment:
         next chunk larger.
         Whoever iterates may wait between two chunks; a clear() in that time ends the iteration.
         """
-        epoch, limit = self._epoch, self._limits.chunk_records
+        epoch, size = self._epoch, self._limits.chunk_records
         for records in self._passable(list(assigned), ended, unaligned_chunks):
-            size = limit if unaligned_chunks is not None or len(records) > limit else max(1, limit // LIVE_PARTS)
             for first in range(0, len(records), size):
                 if epoch != self._epoch:
                     return

@@ -39,8 +39,6 @@ class Pending(Struct):
     dirty: dict[bytes, Any] = {}
     with_rows: list[Output] = []
     sends: list[asyncio.Task[None]] = []
-    records: int = 0
-    size_bytes: int = 0
 
 
 class Batch(Struct, frozen=True):
@@ -130,8 +128,6 @@ class Barrier:
             pending.sends.append(self._outbox.post(folded.outputs))
         partition.offsets.update({tp.topic: offset for tp, offset in chunk.ends.items()})
         partition.times.update({tp.topic: at for tp, at in chunk.times.items()})
-        pending.records += len(chunk.records)
-        pending.size_bytes += chunk.size_bytes
         self._events += len(chunk.records)
         self._bytes += chunk.size_bytes
 
@@ -163,19 +159,15 @@ class Barrier:
     async def flush(self) -> None:
         """Make everything folded so far durable, then acknowledge it; one flush at a time."""
         async with self._flushing:
-            taken, batches, events, size = list[Pending](), list[Batch](), 0, 0
-            for number in list(self._pending):
-                pending = self._pending.pop(number)
-                events, size = events + pending.records, size + pending.size_bytes
-                if self._store.owned.get(number) is pending.partition:  # else it left us
-                    taken.append(pending)
-                    batches.append(self._encode(pending))  # before any await: its rows go on changing
-                    await asyncio.sleep(0)  # what is live need not wait for the rows of all partitions
+            taken, self._pending = self._pending, {}
+            events, size = self._events, self._bytes
+            taken = {n: p for n, p in taken.items() if self._store.owned.get(n) is p.partition}  # the rest left us
             if not taken:
                 self._made_room(events, size)
                 return
+            batches = [self._encode(pending) for pending in taken.values()]  # before any await: rows go on changing
             started = self.flushing_since = time.monotonic()
-            sends = [send for pending in taken for send in pending.sends]
+            sends = [send for pending in taken.values() for send in pending.sends]
             try:
                 async with asyncio.timeout(self._timeout):  # aiokafka's idempotent producers would try for ever
                     await asyncio.gather(*sends)  # P1 outputs first
@@ -186,7 +178,7 @@ class Barrier:
                     f"found no acknowledgement of rows and outputs within {self._timeout:g} s, expected it: look at the "
                     "broker, and whether changelog and dead-letter topics are there"
                 ) from None
-            for pending in taken:
+            for pending in taken.values():
                 for event in pending.events:
                     event.ack()
             reach("P2.acked")

@@ -17,7 +17,7 @@ from stream.clients import output_producer
 from stream.replay import partition_of
 from stream.settings import Settings, load_settings
 
-TICK_SECONDS = 0.002
+TICK_SECONDS = 0.005  # events wait for each other as long as Kafka 4's clients make them by default (linger.ms)
 LEAD_SECONDS = 0.5  # from the first look at the clock to the first event
 
 

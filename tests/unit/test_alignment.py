@@ -51,14 +51,6 @@ def test_records_pass_by_time_then_topic_rank_then_offset() -> None:
     assert found == [(CLICKS, 0, 10), (VISITS, 0, 20), (CLICKS, 1, 20), (CLICKS, 2, 20), (VISITS, 1, 30)]
 
 
-def test_what_fits_one_chunk_passes_in_quarters_of_one_and_a_backlog_in_whole_chunks() -> None:
-    aligned = alignment(chunk_records=8)
-    aligned.add(tp(CLICKS), records(CLICKS, *range(8)))
-    assert [len(chunk.records) for chunk in released(aligned, ended=ORDER)] == [2, 2, 2, 2]
-    aligned.add(tp(CLICKS), records(CLICKS, *range(8, 18), first=8))
-    assert [len(chunk.records) for chunk in released(aligned, ended=ORDER)] == [8, 2]
-
-
 def test_a_topic_with_more_on_the_broker_lets_only_strictly_earlier_records_pass() -> None:
     aligned = alignment()
     aligned.add(tp(CLICKS), records(CLICKS, 10, 20, 30))
