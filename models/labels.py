@@ -18,6 +18,7 @@ from models.landmarks import Look
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
+HORIZONS_DAYS = (1, 3, 7, 14, 30, 60, 90, 180, 360)
 RETURN_AFTER_MS = 30 * MINUTE_MS  # of silence; sooner is the same session
 Return = Literal["any", "purchase"]
 

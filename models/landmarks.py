@@ -7,7 +7,7 @@ grows with the sample, not with the log. Knows nothing of features or labels. St
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -119,25 +119,26 @@ def priority(seed: int, *parts: object) -> int:
 
 
 class Draws:
-    """The looks kept so far: at most `per_user` of each user and slice, at most `limit` of all, by lowest priority."""
+    """The looks kept so far, by lowest priority: at most `limit` of all, and of each user, slice and sort at most its size."""
 
-    def __init__(self, *, per_user: int, limit: int) -> None:
-        """Keep nothing yet."""
-        self._per_user, self._limit, self._held, self._count = per_user, limit, defaultdict[object, list[_Held]](list), 0
+    def __init__(self, *, sizes: Mapping[str, int], limit: int) -> None:
+        """Keep nothing yet; `sizes` maps a sort of look to how many of it a user may have in a slice."""
+        self._sizes, self._limit, self._count = sizes, limit, 0
+        self._held: dict[tuple[str, str, Slice], list[_Held]] = defaultdict(list)
         self._worst: int | None = None  # from here on a look can no longer be among the best
 
-    def wants(self, rank: int) -> bool:
+    def wants(self, sort: str, rank: int) -> bool:
         """Tell whether a look of this priority may still be kept: if not, it need not be made."""
-        return self._per_user > 0 and (self._worst is None or rank < self._worst)
+        return self._sizes[sort] > 0 and (self._worst is None or rank < self._worst)
 
-    def offer(self, rank: int, look: Look) -> None:
-        """Keep a look if it is among the best of its user and slice, and of all."""
-        if not self.wants(rank):
+    def offer(self, sort: str, rank: int, look: Look) -> None:
+        """Keep a look if it is among the best of its user, slice and sort, and of all."""
+        if not self.wants(sort, rank):
             return
-        pool = self._held[look.request.user_id, look.slice]
-        insort(pool, _Held(rank, look.landmark_ms, look), key=_rank)
+        pool = self._held[sort, look.request.user_id, look.slice]
+        insort(pool, _Held(rank, sort, look), key=_order)
         self._count += 1
-        if len(pool) > self._per_user:
+        if len(pool) > self._sizes[sort]:
             pool.pop()
             self._count -= 1
         if self._count > 2 * self._limit:
@@ -146,24 +147,27 @@ class Draws:
     def kept(self) -> list[Look]:
         """Return the looks kept, in order of priority."""
         self._prune()
-        return [held.look for held in sorted((held for pool in self._held.values() for held in pool), key=_rank)]
+        return [held.look for held in self._ordered()]
+
+    def _ordered(self) -> list["_Held"]:
+        return sorted((held for pool in self._held.values() for held in pool), key=_order)
 
     def _prune(self) -> None:
         """Drop what cannot be among the best any more: a user's later looks only ever displace worse ones of theirs."""
         if self._count <= self._limit:
             return
-        best = sorted((held for pool in self._held.values() for held in pool), key=_rank)[: self._limit]
+        best = self._ordered()[: self._limit]
         self._held.clear()
         for held in best:
-            self._held[held.look.request.user_id, held.look.slice].append(held)
+            self._held[held.sort, held.look.request.user_id, held.look.slice].append(held)
         self._count, self._worst = len(best), best[-1].rank
 
 
 class _Held(NamedTuple):
     rank: int
-    landmark_ms: int
+    sort: str
     look: Look
 
 
-def _rank(held: _Held) -> tuple[int, int]:
-    return held.rank, held.landmark_ms
+def _order(held: _Held) -> tuple[int, str, int, str]:
+    return held.rank, held.sort, held.look.landmark_ms, held.look.request.request_id
