@@ -16,9 +16,13 @@ from stream.cli.options import AsJson, with_settings
 from stream.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.console import Console
 
     from models.dataset_files import DatasetManifest
+    from models.examples import Example, ReviewExample
+    from models.leakage import Verdict
     from stream.dataset import Plan
     from stream.event_log import LogManifest
 
@@ -114,6 +118,7 @@ def cut_command(
 def _write(
     console: "Console", log: Path, out: Path, settings: Settings, plan: "Plan", log_manifest: "LogManifest", embargo_days: float
 ) -> "DatasetManifest":
+    import msgspec
     from rich.progress import track
 
     from models.dataset_counts import count_examples, count_reviews
@@ -144,8 +149,78 @@ def _write(
         reviews=count_reviews(found.reviews),
         reviews_left_out=found.reviews_left_out,
     )
+    verdict = _lint(console, log, settings, manifest, found.examples, found.reviews, found.categories)
+    if verdict.leaks:
+        _refuse_leaks(verdict, f"{out} is left without a manifest: mend what makes the column, then cut into a new directory")
+    manifest = msgspec.structs.replace(manifest, lint=msgspec.to_builtins(verdict))
     write_manifest(out, manifest)
     return manifest
+
+
+@app.command("lint")
+@with_settings
+def lint_command(
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset.")],
+    settings: Settings,
+    log: Annotated[Path | None, typer.Option("--log", help="The log it was cut from: makes a sample of it again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search a dataset for leaks: by prefix (with --log), label overlap, identity and split. Ends with 3 where it has one."""
+    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
+
+    console = _console()
+    try:
+        manifest, categories = read_manifest(dataset), read_categories(dataset)
+        with console.status("reading"):
+            examples, reviews = read_examples(dataset), read_reviews(dataset)
+        verdict = _lint(console, log, settings, manifest, examples, reviews, categories)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    if as_json:
+        _print_json(verdict)
+    if verdict.leaks:
+        _refuse_leaks(verdict, "train no model on this dataset")
+    console.print(f"no leak found; searched {verdict.searched}" + ("" if log else "; give --log to search by prefix too"))
+
+
+def _lint(
+    console: "Console",
+    log: Path | None,
+    settings: Settings,
+    manifest: "DatasetManifest",
+    examples: "Sequence[Example]",
+    reviews: "Sequence[ReviewExample]",
+    categories: "Mapping[str, str]",
+) -> "Verdict":
+    from rich.progress import track
+
+    from models.leakage import lint
+    from stream.dataset_prefix import make_again
+    from stream.event_log import read_log, read_manifest
+
+    again = None
+    if log is not None:
+        total = sum(read_manifest(log).events.values())
+        events = track(
+            read_log(log), "searching for leaks", total, console=console, disable=not console.is_terminal, transient=True
+        )
+        again = make_again(
+            events,
+            settings,
+            examples,
+            periods=manifest.periods,
+            labelling=manifest.labelling,
+            categories=categories,
+            seed=manifest.sampling.seed,
+        )
+    return lint(examples, reviews, names=manifest.feature_names, periods=manifest.periods, again=again)
+
+
+def _refuse_leaks(verdict: "Verdict", remedy: str) -> NoReturn:
+    for leak in verdict.leaks:
+        typer.echo(f"leak ({leak.check}): {leak.column}: {leak.detail}", err=True)
+    typer.echo(f"error: found {len(verdict.leaks)} leaks, expected none: {remedy}", err=True)
+    raise typer.Exit(3)
 
 
 def _periods(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":
