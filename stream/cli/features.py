@@ -63,9 +63,10 @@ def select_command(
 
 
 def _show(console, ranking: "Ranking") -> None:  # type: ignore[no-untyped-def]  # rich is imported by the command
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("feature", "information (nats)", "AUC lost if shuffled", "stability", "mean rank", box=None, pad_edge=False)
+    names = ("information (nats)", "AUC lost if shuffled", "stability", "mean rank")
+    table = Table(Column("feature", no_wrap=True), *names, box=None, pad_edge=False)
     for found in ranking.features[:SHOWN]:
         table.add_row(
             found.name,
