@@ -212,6 +212,7 @@ def _lint(
             labelling=manifest.labelling,
             categories=categories,
             seed=manifest.sampling.seed,
+            fingerprint=manifest.fingerprint,
         )
     return lint(examples, reviews, names=manifest.feature_names, periods=manifest.periods, again=again)
 
