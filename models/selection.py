@@ -129,10 +129,13 @@ def _boosted(rows: _Rows, seed: int):  # type: ignore[no-untyped-def]  # scikit-
 
 
 def _information(rows: _Rows, seed: int) -> NDArray[np.float64]:
+    """Estimate mutual information from one example of each user: several looks at one state would name the user."""
     from sklearn.feature_selection import mutual_info_classif
 
-    ranked = np.column_stack([np.unique(column, return_inverse=True)[1] for column in rows.values.T])
-    found: NDArray[np.float64] = mutual_info_classif(ranked, rows.label, random_state=seed)
+    shuffled = np.random.default_rng(seed).permutation(len(rows.label))
+    one_each = shuffled[np.unique(rows.users[shuffled], return_index=True)[1]]
+    ranked = np.column_stack([np.unique(column, return_inverse=True)[1] for column in rows.values[one_each].T])
+    found: NDArray[np.float64] = mutual_info_classif(ranked, rows.label[one_each], random_state=seed)
     return found
 
 
