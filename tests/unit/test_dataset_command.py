@@ -8,13 +8,15 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from models.dataset_files import EXAMPLES, DatasetManifest, read_examples, read_manifest
+from models.dataset_files import EXAMPLES, DatasetError, DatasetManifest, read_examples, read_manifest
 from models.examples import Slice, churned_within
+from schemas.codec import encode_event
 from stream.cli.dataset import app
-from stream.event_log import write_log
+from stream.event_log import LoggedEvent, write_log
 from stream.importers.online_retail import import_online_retail
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
+from tests.builders import DAY_MS, NOW_MS, rating
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,26 @@ def test_a_leak_ends_the_command_with_3_and_the_name_of_the_column(log: Path, da
     assert code == 3
     assert "leak (split): landmark_ms: " in stderr
     assert "train no model on this dataset" in stderr
+
+
+def test_a_log_whose_features_name_the_users_makes_no_dataset(tmp_path: Path) -> None:
+    ratings = [
+        rating(
+            user_id=f"u-{user}", event_id=f"r-{user}-{day}", rating=1 + user / 20, event_time_ms=NOW_MS + day * DAY_MS + user
+        )
+        for user in range(40)
+        for day in range(0, 60, 3)
+    ]
+    records = [LoggedEvent("rating", event.event_time_ms, event.user_id.encode(), encode_event(event)) for event in ratings]
+    write_log(tmp_path / "log", records, source="everybody gives stars of their own")
+
+    code, _, stderr = run(tmp_path / "log", "--out", tmp_path / "dataset")
+
+    assert code == 3
+    assert "leak (identity): rating.mean.life: 40 values for 40 users" in stderr
+    assert "is left without a manifest" in stderr
+    with pytest.raises(DatasetError, match=r"has no dataset\.json"):
+        read_examples(tmp_path / "dataset")
 
 
 @pytest.mark.logs
