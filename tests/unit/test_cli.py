@@ -20,6 +20,9 @@ COMMANDS = [
     ["topics", "apply"],
     ["import", "taobao"],
     ["import", "online-retail"],
+    ["dataset", "cut"],
+    ["dataset", "lint"],
+    ["features", "select"],
 ]
 
 
