@@ -4,7 +4,7 @@ A script of steps becomes events. Knows neither the fold nor a model: golden_che
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -137,7 +137,8 @@ def millis(duration: str) -> int:
 
 
 def _event(step: Step, at_ms: int, event_id: str) -> Event:
-    who, item = {"user_id": step.who, "event_time_ms": at_ms, "event_id": event_id}, step.item
+    who: dict[str, Any] = {"user_id": step.who, "event_time_ms": at_ms, "event_id": event_id}
+    item = step.item
     match step.do:
         case "visit":
             return Visit(**who)

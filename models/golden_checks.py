@@ -49,14 +49,12 @@ def check_stories(golden: Golden, scores: "Mapping[str, Scores]", reads: Reads) 
     for order in golden.orders:
         names = order.lower.story, order.higher.story
         rule = f"{order.about} ({order.higher.silent} of silence against {order.lower.silent}, within {order.within})"
-        missing = _unread(frozenset[str]().union(*(golden.stories[name].kinds() for name in names)), reads)
-        if missing:
-            findings.append(_skipped(" / ".join(dict.fromkeys(names)), rule, missing))
+        both = " / ".join(dict.fromkeys(names))
+        if missing := _unread(golden.stories[names[0]].kinds() | golden.stories[names[1]].kinds(), reads):
+            findings.append(_skipped(both, rule, missing))
             continue
         lower, higher = (risk_after(scores[at.story], at.silent, order.within) for at in (order.lower, order.higher))
-        findings.append(
-            _judged(" / ".join(dict.fromkeys(names)), rule, higher > lower + order.by, f"{higher:.3f}, {lower:.3f}")
-        )
+        findings.append(_judged(both, rule, higher > lower + order.by, f"{higher:.3f} against {lower:.3f}"))
     return findings
 
 

@@ -16,7 +16,7 @@ from models.golden import CURRENCY, SHOPPER, START_MS, Golden, Story, events_of
 from models.golden_checks import Finding, Reads, check_equal, check_probabilities, check_stories
 from schemas.codec import encode
 from schemas.events import Event
-from schemas.scoring import ScoreRequest
+from schemas.scoring import EventKind, ScoreRequest
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
 from stream.records import PartitionTotals
@@ -30,7 +30,7 @@ DAY_TOLERANCE = 0.02
 BLIND_SHARE = 0.2  # an encoder that does not know so many of a text's tokens cannot read it
 EVERY_EVENT = ScoringPolicy(arrivals=frozenset({VISIT, BROWSE, CLICK}), pause_ms=-1, every_clicks=1, min_gap_ms=0)
 
-Events = Sequence[tuple[str, Event]]
+Events = Sequence[tuple[EventKind, Event]]
 
 
 def check_golden(scorer: "Scorer", golden: Golden) -> list[Finding]:
@@ -57,8 +57,8 @@ def request_of(events: Events) -> ScoreRequest:
     records = []
     for kind, event in events:
         at, key = event.event_time_ms, event.user_id.encode()
-        records.append(LogRecord(kind, 0, offsets[kind], at, key, encode(event)))  # type: ignore[index]
-        offsets[kind] += 1  # type: ignore[index]
+        records.append(LogRecord(kind, 0, offsets[kind], at, key, encode(event)))
+        offsets[kind] += 1
     outputs = fold.fold({}, PartitionTotals(), records, 0).outputs
     requests = [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
     newest = max((event.event_time_ms for _, event in events if event.user_id == SHOPPER))
@@ -97,4 +97,4 @@ def _among_others(events: Events) -> Events:
 def _topic_after_topic(events: Events) -> Events:
     """Read every topic to its end, one after the other, the one with the shopper's newest event last."""
     last = max(events, key=lambda event: (event[1].user_id == SHOPPER, event[1].event_time_ms))[0]
-    return sorted(events, key=lambda event: (event[0] == last, -KINDS.index(event[0])))  # type: ignore[arg-type]
+    return sorted(events, key=lambda event: (event[0] == last, -KINDS.index(event[0])))
