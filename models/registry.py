@@ -90,13 +90,12 @@ class Registry:
         except FileNotFoundError:
             return None
         except msgspec.DecodeError as error:
-            raise RegistryError(
-                f"{path}: {error}, expected what footfall models promote writes: promote a model again"
-            ) from error
+            raise RegistryError(f"{path}: {error}, expected what footfall models promote writes: {MOVE}") from error
         if production.format_version != FORMAT_VERSION or not production.history:
-            raise RegistryError(f"{path} has format {production.format_version}, expected {FORMAT_VERSION} and a history")
+            found = f"format {production.format_version} and {len(production.history)} changes"
+            raise RegistryError(f"{path} has {found}, expected format {FORMAT_VERSION} and a history: {MOVE}")
         if production.current != (last := production.history[-1].model_version):
-            raise RegistryError(f"{path} says {production.current}, its history {last}: it was edited, promote a model")
+            raise RegistryError(f"{path} says {production.current}, expected {last}, its history's last: {MOVE}")
         return production
 
     def add(self, source: Path) -> str:

@@ -65,7 +65,7 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=progress.rows)
         yield GaugeMetricFamily("footfall_restore_seconds", "Time of the last restore", value=progress.seconds)
     if app.model is not None:
-        yield from _model_metrics(app.model)
+        yield from model_metrics(app.model)
     skew = GaugeMetricFamily(
         "footfall_alignment_skew_seconds",
         "How far a topic's newest fetched record lies behind the newest of its partition's topics",
@@ -100,7 +100,8 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
     yield GaugeMetricFamily("footfall_ready", "1 when /readyz answers 200", value=float(ready))
 
 
-def _model_metrics(model: Any) -> Iterator[Metric]:
+def model_metrics(model: Any) -> Iterator[Metric]:
+    """Yield which model role scorer uses, and what became of those promoted since."""
     scorer = model.scorer
     facts = {"version": scorer.model_version, "spec": scorer.spec_version, "encoder": scorer.encoder.short_id}
     yield InfoMetricFamily("footfall_model", "The model in use", value=facts)

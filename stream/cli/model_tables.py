@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream.cli.show import print_table
@@ -57,6 +58,7 @@ def model_facts(registry: "Registry", version: str, current: str | None) -> dict
 
 
 def print_manifest(folder: Path, manifest: "Manifest") -> None:
+    """Print where a model comes from, what it reads and says, and its files."""
     contract, provenance = manifest.contract, manifest.provenance
     rows = [
         ["folder", str(folder)],
@@ -73,6 +75,7 @@ def print_manifest(folder: Path, manifest: "Manifest") -> None:
 
 
 def print_verdict(report: "Report | None") -> None:
+    """Print for each head how the model fares against the baselines."""
     sys.stdout.write("\n" if report else "\nno report: run footfall evaluate on it\n")
     sys.stdout.flush()
     if report:
