@@ -168,6 +168,8 @@ class Registry:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one command at a time change what serves."""
+        if not self.folder.is_dir():
+            raise RegistryError(f"found no registry {self.folder}, expected one: footfall models promote FOLDER makes it")
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

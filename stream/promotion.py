@@ -58,11 +58,10 @@ def promote(
     """
     try:
         version = locate(registry, model)
-        scorer = load_scorer(registry.checkpoint(version))
+        _check_report(registry.checkpoint(version), version, without_report)
+        findings = check_golden(load_scorer(registry.checkpoint(version)), golden)
     except (CheckpointError, EncoderError) as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
-    _check_report(registry.checkpoint(version), version, without_report)
-    findings = check_golden(scorer, golden)
     if failed := [finding for finding in findings if finding.outcome == "failed"]:
         told = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""

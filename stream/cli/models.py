@@ -93,7 +93,7 @@ def check_command(model: Model, settings: Settings, golden: GoldenFile = None, a
     from stream.golden import check_golden
     from stream.served_model import load_scorer
 
-    with _faults(as_json):
+    with _faults(as_json), _busy("asking golden users"):
         scorer = load_scorer(_folder(Registry(settings.registry), model), threads=settings.model_threads)
         findings = check_golden(scorer, _golden(golden))
     found = counts(findings)
@@ -149,9 +149,9 @@ def promote_command(
     with _faults(as_json):
         if force is not None and not force.strip():
             raise ValueError("found --force without a reason, expected one, which the history keeps: --force 'first model'")
-        promoted = promote(
-            Registry(settings.registry), model, _golden(golden), at=_now(), command=_command(), without_report=force
-        )
+        stories = _golden(golden)
+        with _busy("asking golden users"):
+            promoted = promote(Registry(settings.registry), model, stories, at=_now(), command=_command(), without_report=force)
     found = counts(promoted.findings)
     if as_json:
         _print_json({"promoted": promoted.model_version, "golden_users": found, "production": promoted.production})
@@ -193,6 +193,15 @@ def _faults(as_json: bool) -> Iterator[None]:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(EXIT_USAGE) from error
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[None]:
+    """Show on a terminal that something takes seconds."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def _folder(registry: "Registry", model: str) -> Path:

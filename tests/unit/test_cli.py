@@ -20,6 +20,7 @@ COMMANDS = [
     ["topics", "apply"],
     ["import", "taobao"],
     ["import", "online-retail"],
+    *(["models", verb] for verb in ("ls", "show", "check", "add", "promote", "rollback")),
 ]
 
 
