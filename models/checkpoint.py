@@ -21,7 +21,7 @@ from models.network import Network, NetworkConfig, Normalisation
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 ENCODER = "encoder"  # the encoder_uri of a checkpoint that brings its own, and the folder that holds it
-ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|txt|model|safetensors)", re.ASCII)
+ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
 FORMAT_VERSION = 1
 RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
 

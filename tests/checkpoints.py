@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import torch
 
-from models.checkpoint import Calibration, Contract, Manifest, Platt, Provenance, save_checkpoint
+from models.checkpoint import ENCODER, Calibration, Contract, Manifest, Platt, Provenance, save_checkpoint
 from models.encoder import RANDOM_TINY, Encoder
 from models.features.spec import FEATURE_SPEC
 from models.golden import Golden, RiskBounds, Step, Story
@@ -32,9 +32,9 @@ IMPOSSIBLE = Golden(
 )
 
 
-def tiny_checkpoint(folder: Path, *, seed: int = 0, **changes: Any) -> Manifest:
+def tiny_checkpoint(folder: Path, *, seed: int = 0, encoder: Encoder | None = None, **changes: Any) -> Manifest:
     """Write a checkpoint of a network with random weights; `changes` are of its contract. Other seeds, other versions."""
-    encoder, features = Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names)
+    encoder, features = encoder or Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names)
     horizons = changes.get("horizons_days", HORIZONS)
     sizes = {"text_dimension": encoder.dimension, "features": features, "labels": len(LABELS), "horizons": len(horizons)}
     config = NetworkConfig(**sizes, width=16, heads=2, blocks=1, max_events=8)
@@ -61,6 +61,17 @@ def tiny_checkpoint(folder: Path, *, seed: int = 0, **changes: Any) -> Manifest:
         network = Network(config).eval()
     contract = msgspec.structs.replace(contract, **changes)
     return save_checkpoint(folder, name="tiny", network=network, contract=contract, provenance=provenance)
+
+
+def tuned_checkpoint(folder: Path) -> Manifest:
+    """Write a checkpoint that brings its own encoder, which puts another prefix before texts than the random one."""
+    tiny, brought = Encoder.load(RANDOM_TINY), folder / ENCODER
+    brought.mkdir(parents=True)
+    tiny._model.float().save_pretrained(brought)
+    tiny._tokenizer.save(str(brought / "tokenizer.json"))
+    prompts = {"default_prompt_name": "q", "prompts": {"q": "query: "}}
+    (brought / "config_sentence_transformers.json").write_bytes(msgspec.json.encode(prompts))
+    return tiny_checkpoint(folder, encoder=Encoder.load(str(brought)), encoder_uri=ENCODER)
 
 
 def report(folder: Path, **verdict: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from models.checkpoint import WEIGHTS, CheckpointError
 from models.registry import PRODUCTION, Registry, RegistryError
 from stream.metrics import model_metrics
 from stream.served_model import ServedModel
-from tests.checkpoints import flip_a_byte, tiny_checkpoint
+from tests.checkpoints import flip_a_byte, tiny_checkpoint, tuned_checkpoint
 
 
 @pytest.fixture
@@ -44,6 +44,28 @@ async def test_a_promoted_model_takes_over_and_keeps_the_encoder_with_its_cache(
     assert model.scorer.encoder is before.encoder
     assert model.scorer.encoder.cached_texts == cached
     assert (model.loaded, model.refused) == (1, 0)
+
+
+async def test_a_model_with_a_tuned_encoder_brings_it_along_and_it_is_kept_for_the_next_only_if_that_has_the_same(
+    registry: Registry, tmp_path: Path
+) -> None:
+    promoted(registry, 1)
+    model = ServedModel(registry.folder, threads=None)
+    before = model.scorer.encoder
+    tuned_checkpoint(tmp_path / "tuned")
+    tuned = registry.add(tmp_path / "tuned")
+    registry.promote(tuned, at="", command="")
+
+    await model.look()
+
+    assert model.scorer.model_version == tuned
+    assert model.scorer.encoder.uri == str(registry.checkpoint(tuned) / "encoder")
+    assert model.scorer.encoder.encoder_id != before.encoder_id
+    assert (registry.checkpoint(tuned) / "encoder" / "tokenizer.json").is_file()
+
+    promoted(registry, 2)
+    await model.look()
+    assert model.scorer.encoder.encoder_id == before.encoder_id
 
 
 async def test_nothing_changes_while_nothing_is_promoted(registry: Registry) -> None:
