@@ -20,7 +20,8 @@ from models.network import Network, NetworkConfig, Normalisation
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
-ENCODER = "encoder"  # the encoder_uri of a checkpoint that brings its own, and the folder that holds it
+OWN_ENCODER = "checkpoint:encoder"  # an encoder_uri: the Hugging Face folder of that name in the checkpoint's own
+ENCODER = "encoder"
 ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
 FORMAT_VERSION = 1
 RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
@@ -96,7 +97,7 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(folder: Path, *, name: str, network: Network, contract: Contract, provenance: Provenance) -> Manifest:
     """Write weights first and the manifest last, each by renaming; `name` begins the model version.
 
-    Where the contract's encoder is ENCODER, the caller has written the tuned encoder to that folder in `folder` before.
+    Where the contract's encoder is OWN_ENCODER, the caller has written it to `encoder/` in `folder` before.
 
     Raises:
         CheckpointError: the tuned encoder's folder is missing, or holds what is no part of an encoder.
@@ -106,7 +107,7 @@ def save_checkpoint(folder: Path, *, name: str, network: Network, contract: Cont
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         model_version=_model_version(name, facts, contract),
-        files={WEIGHTS: facts, **(_encoder_files(folder) if contract.encoder_uri == ENCODER else {})},
+        files={WEIGHTS: facts, **(_encoder_files(folder) if contract.encoder_uri == OWN_ENCODER else {})},
         contract=contract,
         provenance=provenance,
     )
@@ -136,8 +137,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def encoder_address(folder: Path, contract: Contract) -> str:
-    """Return where the encoder of the checkpoint in `folder` is loaded from: the folder itself, or where training found it."""
-    return str(folder / ENCODER) if contract.encoder_uri == ENCODER else contract.encoder_uri
+    """Return where the encoder of a checkpoint in `folder` is loaded from."""
+    return str(folder / ENCODER) if contract.encoder_uri == OWN_ENCODER else contract.encoder_uri
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -156,11 +157,11 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = msgspec.convert(found, Manifest)
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
-    others = manifest.files.keys() - {WEIGHTS}
-    tuned = manifest.contract.encoder_uri == ENCODER
-    if WEIGHTS not in manifest.files or bool(others) != tuned or not all(map(ENCODER_FILE.fullmatch, others)):
-        expected_files = f"{WEIGHTS} and those of {ENCODER}/" if tuned else WEIGHTS
-        raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {expected_files}: {RETRAIN}")
+    wanted, tuned = [WEIGHTS], manifest.contract.encoder_uri == OWN_ENCODER
+    of_encoder = {file for file in manifest.files if ENCODER_FILE.fullmatch(file)}
+    if set(manifest.files) - of_encoder != set(wanted) or bool(of_encoder) != tuned:
+        also = f" and those of {ENCODER}/" if tuned else ""
+        raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {wanted}{also}: {RETRAIN}")
     name = manifest.model_version.rpartition("-")[0]
     if manifest.model_version != (expected := _model_version(name, manifest.files[WEIGHTS], manifest.contract)):
         raise CheckpointError(f"{path} says {manifest.model_version}, its content is {expected}: it was edited, {RETRAIN}")
@@ -183,7 +184,7 @@ def _check_sizes(folder: Path, contract: Contract) -> None:
 
 def _check_encoder(folder: Path, manifest: Manifest) -> None:
     """Compare the files of a tuned encoder with the manifest; one too many may change what the encoder does."""
-    expected = {name: facts for name, facts in manifest.files.items() if name != WEIGHTS}
+    expected = {name: facts for name, facts in manifest.files.items() if ENCODER_FILE.fullmatch(name)}
     found = _encoder_files(folder) if expected else {}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):

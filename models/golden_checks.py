@@ -3,8 +3,9 @@
 Knows neither the fold nor the network. Start at check_stories.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ class Reads(Struct, frozen=True, kw_only=True):
     """What a model was trained on: a story about something else says nothing about it."""
 
     labels: frozenset[str]
+    horizons_days: tuple[int, ...]
     kinds: frozenset[str]
     reviews: bool
     unreadable: frozenset[str] = frozenset()  # stories in a language that the encoder cannot read
@@ -53,7 +55,9 @@ def check_stories(golden: Golden, scores: "Mapping[str, Scores]", reads: Reads) 
         if missing := _unread(golden.stories[names[0]].kinds() | golden.stories[names[1]].kinds(), reads):
             findings.append(_skipped(both, rule, missing))
             continue
-        lower, higher = (risk_after(scores[at.story], at.silent, order.within) for at in (order.lower, order.higher))
+        lower, higher = (
+            risk_after(scores[at.story], reads.horizons_days, at.silent, order.within) for at in (order.lower, order.higher)
+        )
         findings.append(_judged(both, rule, higher > lower + order.by, f"{higher:.3f} against {lower:.3f}"))
     return findings
 
@@ -65,7 +69,7 @@ def _check_story(name: str, story: Story, found: "Scores", reads: Reads) -> Iter
         if missing := _unread(story.kinds(), reads):
             yield _skipped(name, rule, missing)
         else:
-            value = risk_after(found, bounds.silent, bounds.within)
+            value = risk_after(found, reads.horizons_days, bounds.silent, bounds.within)
             yield _judged(name, rule, bounds.at_least <= value <= bounds.at_most, f"{value:.3f}")
     for interest in story.interest:
         rule = f"{interest.category} among the top {interest.within_top} interests"
@@ -83,7 +87,7 @@ def _check_story(name: str, story: Story, found: "Scores", reads: Reads) -> Iter
             yield _judged(name, rule, value > 0 if story.sentiment == "positive" else value < 0, f"{value:+.3f}")
 
 
-def check_probabilities(scores: "Mapping[str, Scores]") -> list[Finding]:
+def check_probabilities(scores: "Mapping[str, Scores]", horizons_days: Sequence[int]) -> list[Finding]:
     """Check what holds of every user: probabilities are some, survival never increases, silence never helps.
 
     The last: the longer somebody has been silent, the likelier they stay so until a given day. Within a horizon that
@@ -96,11 +100,12 @@ def check_probabilities(scores: "Mapping[str, Scores]") -> list[Finding]:
         findings.append(_judged(name, "probabilities lie in [0, 1]", within, f"{min(values):.3f} to {max(values):.3f}"))
         falls = all(after <= before + FLOAT_SLACK for before, after in zip(found.survival, found.survival[1:], strict=False))
         findings.append(_judged(name, "survival never increases", falls, _curve(found.survival)))
-        away = survival_at(np.repeat(hazards_of(found), len(SILENT_DAYS) + 1, 0), np.array([*SILENT_DAYS, UNTIL_DAYS]))
-        until = [float(value) for value in away[-1] / away[:-1]]
+        hazards = np.repeat(hazards_of(found), len(SILENT_DAYS), 0)
+        away = survival_at(hazards, SILENT_DAYS, horizons_days)
+        until = (survival_at(hazards[:1], [UNTIL_DAYS], horizons_days) / away).tolist()
         rises = all(after >= before - FLOAT_SLACK for before, after in zip(until, until[1:], strict=False))
         rule = f"more silence never lowers the risk of staying away until day {UNTIL_DAYS:g}"
-        findings.append(_judged(name, rule, rises and not np.isnan(until).any(), _curve(until)))
+        findings.append(_judged(name, rule, rises and not any(math.isnan(value) for value in until), _curve(until)))
     return findings
 
 
@@ -112,10 +117,9 @@ def check_equal(rule: str, before: "Mapping[str, Scores]", after: "Mapping[str, 
     ]
 
 
-def risk_after(found: "Scores", silent: str, within: str) -> float:
+def risk_after(found: "Scores", horizons_days: Sequence[int], silent: str, within: str) -> float:
     """Return the probability of no return `within` a time, after a silence."""
-    days = np.array([millis(silent) / DAY_MS])
-    return float(risk(hazards_of(found), days, millis(within) / DAY_MS)[0])
+    return float(risk(hazards_of(found), [millis(silent) / DAY_MS], millis(within) / DAY_MS, horizons_days)[0])
 
 
 def hazards_of(found: "Scores") -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from models.checkpoint import MANIFEST, CheckpointError, load_checkpoint
+from models.checkpoint import MANIFEST, CheckpointError, Manifest, load_checkpoint
 
 PRODUCTION = "production.json"
 FORMAT_VERSION = 1
@@ -87,7 +87,7 @@ class Registry:
         path = self.folder / PRODUCTION
         try:
             production = msgspec.json.decode(path.read_bytes(), type=Production)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except msgspec.DecodeError as error:
             raise RegistryError(f"{path}: {error}, expected what footfall models promote writes: {MOVE}") from error
@@ -118,12 +118,12 @@ class Registry:
         if target.exists():
             self._check(target, version)
             if source.resolve() != target.resolve():
-                for path in _reports(source):
+                for path in _reports(source, manifest):
                     _replace(target / path.name, path.read_bytes())
             return version
         with tempfile.TemporaryDirectory(prefix=".adding-", dir=self.folder) as staging:
             copy = Path(staging) / version
-            for path in (source / MANIFEST, *(source / name for name in manifest.files), *_reports(source)):
+            for path in (source / MANIFEST, *(source / name for name in manifest.files), *_reports(source, manifest)):
                 (copy / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, copy / path.relative_to(source))
             self._check(copy, version)
@@ -190,8 +190,10 @@ def serving(folder: Path) -> Path:
     return folder
 
 
-def _reports(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".html") and path.name != MANIFEST]
+def _reports(folder: Path, manifest: Manifest) -> list[Path]:
+    """List the JSON and HTML beside a checkpoint that are no part of it."""
+    own = {MANIFEST, *manifest.files}
+    return [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".html") and path.name not in own]
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -67,7 +67,7 @@ class Scorer:
         self.spec_version = contract.spec_version
         self.labels = tuple(contract.labels)
         self.horizons_days = tuple(contract.horizons_days)
-        varied = dict(zip(FEATURE_SPEC.names, contract.normalisation.std, strict=True))
+        varied = dict(zip(FEATURE_SPEC.names, contract.normalisation.std, strict=False))
         self.kinds_read = frozenset(kind for kind in KINDS if varied[f"{kind}.count.{LIFETIME}"] > 0)
         self.knows_reviews = contract.calibration.sentiment != Platt()
 

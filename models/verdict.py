@@ -40,13 +40,12 @@ class Report(Struct, frozen=True, kw_only=True):
         ]
 
 
-def read_verdict(folder: Path, model_version: str) -> Report | None:
-    """Read the report beside a checkpoint; None where there is none.
+def read_verdict(path: Path, model_version: str) -> Report | None:
+    """Read a report; None where there is none.
 
     Raises:
         ReportError: it cannot be read, says nothing, or is of another model.
     """
-    path = folder / REPORT
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
     except FileNotFoundError:

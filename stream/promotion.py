@@ -4,6 +4,7 @@ What serves must be whole, beat every baseline of its report, and say of golden 
 promote.
 """
 
+import shutil
 from enum import StrEnum
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from models.encoder import EncoderError
 from models.golden import Golden
 from models.golden_checks import Finding
 from models.registry import Production, Registry
-from models.verdict import EVALUATE, ReportError, read_verdict
+from models.verdict import EVALUATE, REPORT, ReportError, read_verdict
 from stream.golden import check_golden
 from stream.served_model import load_scorer
 
@@ -46,11 +47,19 @@ class Promoted(Struct, frozen=True, kw_only=True):
 
 
 def promote(
-    registry: Registry, model: str, golden: Golden, *, at: str, command: str, without_report: str | None = None
+    registry: Registry,
+    model: str,
+    golden: Golden,
+    *,
+    at: str,
+    command: str,
+    report: Path | None = None,
+    without_report: str | None = None,
 ) -> Promoted:
     """Let a version of the registry, or a checkpoint folder that is added to it first, serve from now on.
 
-    `without_report` is the reason for which none is needed; one that is there counts all the same.
+    `report` is kept beside the model, in place of the one there. `without_report` is the reason for which none is needed;
+    one that is there counts all the same.
 
     Raises:
         PromotionRefused: what served before goes on.
@@ -58,7 +67,7 @@ def promote(
     """
     try:
         version = locate(registry, model)
-        _check_report(registry.checkpoint(version), version, without_report)
+        _check_report(registry.checkpoint(version), version, report, without_report)
         findings = check_golden(load_scorer(registry.checkpoint(version)), golden)
     except (CheckpointError, EncoderError) as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
@@ -78,16 +87,19 @@ def locate(registry: Registry, model: str) -> str:
     return model
 
 
-def _check_report(folder: Path, version: str, without_report: str | None) -> None:
+def _check_report(folder: Path, version: str, given: Path | None, without_report: str | None) -> None:
     try:
-        report = read_verdict(folder, version)
+        report = read_verdict(given or folder / REPORT, version)
     except ReportError as error:
         raise PromotionRefused(Ground.BAD_REPORT, str(error)) from error
+    if report is not None and given is not None:
+        shutil.copy2(given, folder / REPORT)
     if report is None:
         if without_report is None:
             raise PromotionRefused(
                 Ground.NO_REPORT,
-                f"found no report of {version}, expected one beside it: {EVALUATE}, or promote it with --force REASON",
+                f"found no {given or folder / REPORT}, expected the report of {version}: {EVALUATE}, or promote it with "
+                "--force REASON",
             )
         return
     if lost := report.lost():

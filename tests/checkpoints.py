@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import torch
 
-from models.checkpoint import ENCODER, Calibration, Contract, Manifest, Platt, Provenance, save_checkpoint
+from models.checkpoint import ENCODER, OWN_ENCODER, Calibration, Contract, Manifest, Platt, Provenance, save_checkpoint
 from models.encoder import RANDOM_TINY, Encoder
 from models.features.spec import FEATURE_SPEC
 from models.golden import Golden, RiskBounds, Step, Story
@@ -71,7 +71,7 @@ def tuned_checkpoint(folder: Path) -> Manifest:
     tiny._tokenizer.save(str(brought / "tokenizer.json"))
     prompts = {"default_prompt_name": "q", "prompts": {"q": "query: "}}
     (brought / "config_sentence_transformers.json").write_bytes(msgspec.json.encode(prompts))
-    return tiny_checkpoint(folder, encoder=Encoder.load(str(brought)), encoder_uri=ENCODER)
+    return tiny_checkpoint(folder, encoder=Encoder.load(str(brought)), encoder_uri=OWN_ENCODER)
 
 
 def report(folder: Path, **verdict: dict[str, Any]) -> None:

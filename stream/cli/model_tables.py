@@ -38,13 +38,13 @@ def print_models(models: list[dict[str, Any]]) -> None:
 def model_facts(registry: "Registry", version: str, current: str | None) -> dict[str, Any]:
     """Say what a list shows of one model; `fault` is why it cannot be read."""
     from models.checkpoint import CheckpointError, read_manifest
-    from models.verdict import ReportError, read_verdict
+    from models.verdict import REPORT, ReportError, read_verdict
 
     facts: dict[str, Any] = {"model_version": version, "current": version == current, "created_at": None}
     facts |= {"encoder": None, "metrics": {}, "verdict": "no report", "fault": None}
     try:
         manifest = read_manifest(registry.checkpoint(version))
-        report = read_verdict(registry.checkpoint(version), manifest.model_version)
+        report = read_verdict(registry.checkpoint(version) / REPORT, manifest.model_version)
     except (CheckpointError, ReportError) as error:
         return facts | {"fault": str(error)}
     if report is not None:

@@ -56,13 +56,13 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
 
     from models.checkpoint import read_manifest
     from models.registry import Registry
-    from models.verdict import read_verdict
+    from models.verdict import REPORT, read_verdict
 
     registry = Registry(settings.registry)
     with _faults(as_json):
         folder = _folder(registry, model)
         manifest = read_manifest(folder)
-        report = read_verdict(folder, manifest.model_version)
+        report = read_verdict(folder / REPORT, manifest.model_version)
         production = registry.production()
     history = [
         change for change in (production.history if production else ()) if change.model_version == manifest.model_version
@@ -139,6 +139,9 @@ def promote_command(
             "wins, and a golden user that fails, are not overruled.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="The report.json of footfall evaluate, where it is not beside the model.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a model serve: whole, better than every baseline of its report, right about golden users. Exit 3 if refused."""
@@ -151,7 +154,15 @@ def promote_command(
             raise ValueError("found --force without a reason, expected one, which the history keeps: --force 'first model'")
         stories = _golden(golden)
         with _busy("asking golden users"):
-            promoted = promote(Registry(settings.registry), model, stories, at=_now(), command=_command(), without_report=force)
+            promoted = promote(
+                Registry(settings.registry),
+                model,
+                stories,
+                at=_now(),
+                command=_command(),
+                report=report,
+                without_report=force,
+            )
     found = counts(promoted.findings)
     if as_json:
         _print_json({"promoted": promoted.model_version, "golden_users": found, "production": promoted.production})

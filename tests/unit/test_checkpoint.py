@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from models.checkpoint import (
-    ENCODER,
     MANIFEST,
+    OWN_ENCODER,
     WEIGHTS,
     Calibration,
     CheckpointError,
@@ -193,7 +193,7 @@ def tuned(folder: Path, **changes: Any) -> Manifest:
     (folder / "encoder" / "1_Pooling").mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"):
         (folder / "encoder" / name).write_text(name)
-    return save(folder, encoder_uri=ENCODER, **changes)
+    return save(folder, encoder_uri=OWN_ENCODER, **changes)
 
 
 def test_a_tuned_encoder_is_part_of_the_checkpoint_to_the_byte(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_an_encoder_with_a_file_altered_missing_or_added_is_refused(
 
 def test_an_encoder_that_was_not_written_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="found no files in .*encoder, expected the tuned encoder"):
-        save(tmp_path, encoder_uri=ENCODER)
+        save(tmp_path, encoder_uri=OWN_ENCODER)
 
 
 def test_an_encoders_files_cannot_lie_outside_its_folder(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from stream.settings import load_settings
 from tests.builders import DAY_MS
 from tests.checkpoints import EASY, IMPOSSIBLE, tiny_checkpoint
 
-ALL = Reads(labels=frozenset({"books"}), kinds=frozenset({"visit", "review"}), reviews=True)
+ALL = Reads(labels=frozenset({"books"}), horizons_days=(1, 3, 7), kinds=frozenset({"visit", "review"}), reviews=True)
 VISIT = [Step(do="visit", at="0d")]
 SCORES = Scores(interests=[("books", 0.9), ("pets", 0.2)], survival=[0.5, 0.25, 0.125], sentiment=-0.5)
 
@@ -88,7 +88,7 @@ def test_an_order_needs_the_higher_risk_to_be_higher_by_its_margin() -> None:
 
 def test_a_curve_that_rises_and_a_probability_above_one_fail() -> None:
     def failed(scores: Scores) -> set[str]:
-        return {found.rule[:13] for found in check_probabilities({"a": scores}) if found.outcome == "failed"}
+        return {found.rule[:13] for found in check_probabilities({"a": scores}, (1, 3, 7)) if found.outcome == "failed"}
 
     assert failed(SCORES) == set()
     assert "survival neve" in failed(msgspec.structs.replace(SCORES, survival=[0.5, 0.6, 0.1]))
@@ -104,9 +104,9 @@ def test_a_change_that_must_not_matter_fails_where_it_moves_a_probability() -> N
 
 
 def test_the_risk_of_a_silence_is_a_ratio_of_survival_also_within_a_bin_and_beyond_the_last() -> None:
-    assert risk_after(SCORES, "0d", "1d") == pytest.approx(0.5)
-    assert risk_after(SCORES, "12h", "12h") == pytest.approx(0.5**0.5)
-    assert risk_after(SCORES, "7d", "4d") == pytest.approx(0.5)  # the last bin's four days halve, and so on
+    assert risk_after(SCORES, (1, 3, 7), "0d", "1d") == pytest.approx(0.5)
+    assert risk_after(SCORES, (1, 3, 7), "12h", "12h") == pytest.approx(0.5**0.5)
+    assert risk_after(SCORES, (1, 3, 7), "7d", "4d") == pytest.approx(0.5)  # the last bin's four days halve, and so on
 
 
 @pytest.mark.parametrize(

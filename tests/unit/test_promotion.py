@@ -69,6 +69,16 @@ def test_no_reason_overrules_a_report_that_a_baseline_wins(registry: Registry, t
     assert text.startswith("baseline_wins: churn: AUC 0.51 against 0.70 of recency")
 
 
+def test_a_report_from_elsewhere_is_kept_beside_the_model(registry: Registry, tmp_path: Path) -> None:
+    version = tiny_checkpoint(tmp_path / "a").model_version
+    (tmp_path / "reports").mkdir()
+    report(tmp_path / "reports", churn=WINS)
+
+    promote(registry, str(tmp_path / "a"), EASY, at="", command="", report=tmp_path / "reports" / REPORT)
+
+    assert (registry.checkpoint(version) / REPORT).read_bytes() == (tmp_path / "reports" / REPORT).read_bytes()
+
+
 @pytest.mark.parametrize(
     "content", [b"{", b"{}", b'{"verdict": {}}', b'{"verdict": {"a": {"wins": true}}, "model_version": "other"}']
 )
