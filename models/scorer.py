@@ -6,17 +6,17 @@ Scorer.score.
 
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, load_checkpoint
+from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
 from models.encoder import Encoder, Vectors, plan_batches
-from models.features.spec import HISTORY_EVENTS, KINDS
+from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
 from models.network import Logits, arrange, collate, survival_curve
+from models.registry import serving
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 
 BATCH_ROWS = 64
@@ -48,7 +48,10 @@ class Calibrated(Struct, frozen=True):
 
 
 class Scorer:
-    """A checkpoint and the encoder it was trained with; safe to share between threads, which take turns."""
+    """A checkpoint and the encoder it was trained with; safe to share between threads.
+
+    `kinds_read` are the kinds of events that training met, `knows_reviews` says whether it met labelled reviews.
+    """
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Raise CheckpointError when the encoder is not the one the checkpoint was trained with."""
@@ -59,25 +62,41 @@ class Scorer:
                 f"model {manifest.model_version} needs encoder {contract.encoder_id[:12]} ({contract.encoder_uri}), "
                 f"found {encoder.short_id} ({encoder.uri}): load that encoder or train again with this one"
             )
-        self._encoder = encoder
-        self._lock = Lock()
+        self.encoder = encoder
         self.model_version = manifest.model_version
         self.spec_version = contract.spec_version
         self.labels = tuple(contract.labels)
         self.horizons_days = tuple(contract.horizons_days)
+        varied = dict(zip(FEATURE_SPEC.names, contract.normalisation.std, strict=False))
+        self.kinds_read = frozenset(kind for kind in KINDS if varied[f"{kind}.count.{LIFETIME}"] > 0)
+        self.knows_reviews = contract.calibration.sentiment != Platt()
 
     @classmethod
-    def load(cls, checkpoint_dir: Path, *, encoder_uri: str | None = None, threads: int | None = None) -> "Scorer":
-        """Load a checkpoint folder and its encoder, from `encoder_uri` where it lies elsewhere than in training.
+    def load(
+        cls,
+        folder: Path,
+        *,
+        encoder_uri: str | None = None,
+        threads: int | None = None,
+        encoder: Encoder | None = None,
+    ) -> "Scorer":
+        """Load a checkpoint folder, or the promoted one of a registry, and its encoder.
 
-        `threads` bounds torch in this whole process. Takes seconds: the encoder's weights are read and hashed.
+        The encoder comes from `encoder_uri` where it lies elsewhere than in training; `encoder`, cache included, is
+        kept where the checkpoint was trained with the same. `threads` bounds torch in this whole process. Takes
+        seconds: the encoder's weights are read and hashed.
 
         Raises:
             CheckpointError: the checkpoint must not be used, or the encoder is another.
             EncoderError: the encoder cannot be loaded.
+            RegistryError: nothing in the registry serves.
         """
-        checkpoint = load_checkpoint(checkpoint_dir)
-        return cls(checkpoint, Encoder.load(encoder_uri or checkpoint.manifest.contract.encoder_uri, threads=threads))
+        folder = serving(folder)
+        checkpoint = load_checkpoint(folder)
+        contract = checkpoint.manifest.contract
+        if encoder is None or encoder.encoder_id != contract.encoder_id:
+            encoder = Encoder.load(encoder_uri or encoder_address(folder, contract), threads=threads)
+        return cls(checkpoint, encoder)
 
     def warm_up(self) -> None:
         """Score made requests with short and long histories, so that the first real one waits for no set-up."""
@@ -96,8 +115,7 @@ class Scorer:
         self._check_spec(requests)
         if not requests:
             return []
-        with self._lock:
-            probabilities = self._probabilities(requests)
+        probabilities = self._probabilities(requests)
         survival = survival_curve(probabilities.hazards)
         if not (np.isfinite(probabilities.interest).all() and np.isfinite(survival).all()):
             raise FloatingPointError(f"model {self.model_version} gave values that are no numbers: restart on sound hardware")
@@ -119,7 +137,7 @@ class Scorer:
     def _probabilities(self, requests: Sequence[ScoreRequest]) -> Calibrated:
         contract = self._contract
         rows, texts = arrange(requests, self.labels, contract.network.max_events)
-        table = text_table(self._encoder, texts)
+        table = text_table(self.encoder, texts)
         n = len(requests)
         interest = np.empty((n, len(self.labels)))
         hazards = np.empty((n, len(self.horizons_days)))

@@ -23,6 +23,7 @@ COMMANDS = [
     ["dataset", "cut"],
     ["dataset", "lint"],
     ["features", "select"],
+    *(["models", verb] for verb in ("ls", "show", "check", "add", "promote", "rollback")),
 ]
 
 
