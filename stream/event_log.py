@@ -177,7 +177,9 @@ class LogWriter:
         sorted_events = f"CREATE TABLE sorted AS SELECT {COLUMNS} FROM arrived ORDER BY record_ms, rowid"
         self._database.execute(f"{sorted_events}; DROP TABLE arrived")
         span = self._database.execute("SELECT min(record_ms), max(record_ms) FROM sorted").fetchone() or (None, None)
-        days = self._database.execute(f"SELECT DISTINCT CAST(floor(record_ms / {DAY_MS}) AS BIGINT) FROM sorted ORDER BY 1").fetchall()
+        days = self._database.execute(
+            f"SELECT DISTINCT CAST(floor(record_ms / {DAY_MS}) AS BIGINT) FROM sorted ORDER BY 1"
+        ).fetchall()
         for (day,) in days:
             of_day = f"SELECT {COLUMNS} FROM sorted WHERE record_ms BETWEEN {day * DAY_MS} AND {(day + 1) * DAY_MS - 1}"
             path = str(self._directory / day_file(day)).replace("'", "''")
