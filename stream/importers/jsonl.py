@@ -46,7 +46,7 @@ def _events(path: Path, counts: ImportCounts, samples: Samples) -> Iterator[Logg
                 if head.kind not in DECODERS:
                     reject(counts, samples, number, "unknown_kind", f"found {head.kind!r}, expected {', '.join(SOURCES)}")
                     continue
-                made = logged(DECODERS[head.kind](head.user_id.encode(), value), counts, record_ms=head.record_ms)
+                made = logged(DECODERS[head.kind](head.user_id.encode(errors="replace"), value), counts)
             except DecodeError as error:
                 reject(counts, samples, number, error.reason, str(error))
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -54,4 +54,4 @@ def _events(path: Path, counts: ImportCounts, samples: Samples) -> Iterator[Logg
                 reject(counts, samples, number, refused.reason, str(refused))
             else:
                 counts.keep(made.kind)
-                yield made
+                yield made if head.record_ms is None else msgspec.structs.replace(made, record_ms=head.record_ms)

@@ -1,6 +1,6 @@
 """An event an importer made → the record of a log, as if it had arrived when it happened. Start at logged."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from schemas.codec import encode_event
 from schemas.events import Event
@@ -13,16 +13,25 @@ SAMPLES = 3  # of each reason
 Samples = dict[str, list[str]]  # reason → a few refused lines: number and what is wrong
 
 
-def logged(event: Event, counts: ImportCounts, *, record_ms: int | None = None) -> LoggedEvent:
+def logged(event: Event, counts: ImportCounts) -> LoggedEvent:
     """Encode an event and count it.
 
     Raises:
         DecodeError: a role would refuse it; nothing is counted.
     """
-    value = encode_event(event)
-    kind = KINDS[type(event)]
-    counts.make(kind)
-    return LoggedEvent(kind, event.event_time_ms if record_ms is None else record_ms, event.user_id.encode(), value)
+    return logged_all([event], counts)[0]
+
+
+def logged_all(events: Iterable[Event], counts: ImportCounts) -> list[LoggedEvent]:
+    """Encode the events of one line, all or none, and count them.
+
+    Raises:
+        DecodeError: a role would refuse one; nothing is counted.
+    """
+    made = [LoggedEvent(KINDS[type(e)], e.event_time_ms, e.user_id.encode(), encode_event(e)) for e in events]
+    for event in made:
+        counts.make(event.kind)
+    return made
 
 
 def reject(counts: ImportCounts, samples: Samples, line: int, reason: str, detail: str) -> None:
