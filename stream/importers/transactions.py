@@ -101,7 +101,12 @@ def import_transactions(
 
     Derived, as the counts say: each purchase is preceded by a visit; a line is one piece at its amount, a negative
     amount takes goods back; a customer who is no valid user id is called by a hash.
+
+    Raises:
+        LogError: the currency is none.
     """
+    if not re.fullmatch(r"[A-Z]{3}", options.currency):
+        raise LogError(f"found currency {options.currency!r}, expected three letters such as EUR: correct --currency")
     derived = ["a visit at the time of each purchase", "lines of one customer at one time are one purchase"]
     if chosen.item is None:
         derived.append(f"the item of every line is {UNKNOWN_ITEM!r}")

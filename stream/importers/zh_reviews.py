@@ -7,9 +7,11 @@ split. Start at import_zh_reviews.
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 import xxhash
@@ -35,8 +37,10 @@ START_MS, SPAN_MS = 1_514_764_800_000, 56 * DAY_MS
 
 
 class Labelled(Struct):
-    """What the lines of one text say: where it was first, and every label it has; `lines` counts them."""
+    """What the lines of one text say: the first of them, and every label it has; `lines` counts them."""
 
+    name: str
+    text: str
     category: str
     labels: set[str]
     lines: int = 1
@@ -45,7 +49,8 @@ class Labelled(Struct):
 def import_zh_reviews(path: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
     """Read the file, or the only CSV of a zip; all texts are held in memory.
 
-    A text that comes again is dropped, one with both labels altogether. Text beyond the limit of a review is cut off.
+    A text that comes again is dropped, one with both labels altogether; blanks, signs and case make no other text. Text
+    beyond the limit of a review is cut off.
     The counts are complete when the events are read.
 
     Raises:
@@ -61,24 +66,23 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
         counts.lines_in += 1
         if len(row) != len(COLUMNS):
             counts.drop("column_count")
-        elif not (text := row[2].replace("\ufeff", "").strip()):
+        elif not (words := re.sub(r"\W+", "", row[2]).lower()):
             counts.drop("no_text")
         elif row[1] not in STARS:
             counts.drop("unknown_label")
-        elif text in texts:
-            texts[text].labels.add(row[1])
-            texts[text].lines += 1
+        elif words in texts:
+            texts[words].labels.add(row[1])
+            texts[words].lines += 1
         else:
-            texts[text] = Labelled(row[0].strip(), {row[1]})
-    agreed = {text: labelled for text, labelled in texts.items() if len(labelled.labels) == 1}
+            name = f"zh-{xxhash.xxh64_hexdigest(words.encode(errors='surrogateescape'))}"
+            texts[words] = Labelled(name, row[2].replace("\ufeff", "").strip(), row[0].strip(), {row[1]})
     _count_dropped(texts, counts)
-    step_ms = SPAN_MS // max(1, len(agreed))
-    ordered = sorted((xxhash.xxh64_hexdigest(text.encode(errors="surrogateescape")), text) for text in agreed)
-    for number, (digest, text) in enumerate(ordered):
-        labelled = agreed[text]
-        counts.note("texts_cut_off", len(text) > MAX_TEXT_CHARS)
+    agreed = [labelled for labelled in texts.values() if len(labelled.labels) == 1]
+    for number, labelled in enumerate(sorted(agreed, key=attrgetter("name"))):
+        at_ms = START_MS + number * (SPAN_MS // len(agreed))
+        counts.note("texts_cut_off", len(labelled.text) > MAX_TEXT_CHARS)
         try:
-            made = _made(f"zh-{digest}", START_MS + number * step_ms, text[:MAX_TEXT_CHARS], labelled, counts)
+            made = _made(labelled, at_ms, counts)
         except DecodeError as error:
             counts.drop(error.reason)
             continue
@@ -86,9 +90,9 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
         yield from made
 
 
-def _made(name: str, at_ms: int, text: str, labelled: Labelled, counts: ImportCounts) -> list[LoggedEvent]:
+def _made(labelled: Labelled, at_ms: int, counts: ImportCounts) -> list[LoggedEvent]:
     [label] = labelled.labels
-    category = labelled.category or None
+    name, text, category = labelled.name, labelled.text[:MAX_TEXT_CHARS], labelled.category or None
     review = Review(
         user_id=name, event_time_ms=at_ms, event_id="review", review_id=name, item_id=name, text=text, category=category
     )
