@@ -53,14 +53,14 @@ def fitting_format(texts: Iterable[str], option: str) -> str:
     """Find the format that reads the most of some times.
 
     Raises:
-        LogError: none reads half of them, or two that differ read equally many; `option` is what names the format.
+        LogError: none reads at least half of them, or two that differ read equally many; `option` is what names the format.
     """
     distinct = list(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))
     best = _best(FORMATS, distinct[:FIRST_TEXTS])
     if len(best) > 1:
         best = _best(best, distinct)
     readers = [time_reader(form) for form in best]
-    if 2 * sum(readers[0](text) is not None for text in distinct) <= len(distinct):
+    if 2 * sum(readers[0](text) is not None for text in distinct) < max(1, len(distinct)):
         raise LogError(f"found times such as {distinct[:3]}, expected a common format: name it, as in {option} '%d.%m.%Y'")
     if any(len({reader(text) for reader in readers}) > 1 for text in distinct):
         raise LogError(f"found times such as {distinct[:3]}, which fit {' and '.join(best)}: choose one by {option}")

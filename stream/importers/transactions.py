@@ -41,6 +41,8 @@ NAMES = {  # what to look for → headings it is known by, the surest first, wit
     ),
 }
 UNKNOWN_ITEM = "unknown"
+WITH_POINT = re.compile(r"(?=.?\d)(\d*|[1-9]\d{0,2}(,\d{3})+)(\.\d*)?", re.ASCII)
+WITH_COMMA = re.compile(r"(?=.?\d)(\d*|[1-9]\d{0,2}(\.\d{3})+)(,\d*)?", re.ASCII)
 _is_user_id = re.compile(USER_ID_PATTERN).search
 
 
@@ -188,16 +190,13 @@ def read_amount(text: str) -> float | None:
     digits = re.sub(r"[\s'$£€¥]", "", text)
     negative = digits.startswith(("-", "(")) or digits.endswith("-")
     digits = digits.strip("-+()")
-    if "," in digits and "." in digits:
-        thousands = "," if digits.rindex(",") < digits.rindex(".") else "."
-        digits = digits.replace(thousands, "")
-    for sign in ",.":
-        if digits.count(sign) > 1 or (sign == "," and re.fullmatch(r"[1-9]\d{0,2},\d{3}", digits)):
-            digits = digits.replace(sign, "")
-    digits = digits.replace(",", ".")
-    if not re.fullmatch(r"\d+\.?\d*|\.\d+", digits, re.ASCII):
+    if WITH_POINT.fullmatch(digits):
+        plain = digits.replace(",", "")
+    elif WITH_COMMA.fullmatch(digits):
+        plain = digits.replace(".", "").replace(",", ".")
+    else:
         return None
-    return -float(digits) if negative else float(digits)
+    return -float(plain) if negative else float(plain)
 
 
 def _known(table: Table, names: list[str], taken: set[str]) -> str | None:
