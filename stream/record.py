@@ -14,8 +14,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from msgspec import Struct, field
 
-from stream.admin import broker_says
-from stream.clients import plain_consumer
+from stream.admin import broker_says, existing_partitions
+from stream.clients import admin_client, plain_consumer
 from stream.event_log import LoggedEvent, LogWriter, RecordedPartition
 from stream.settings import Settings
 
@@ -57,14 +57,15 @@ async def record(
     consumer = plain_consumer(settings, auto_offset_reset="none")
     try:
         await consumer.start()
-        tps = await _partitions(consumer, names)
+        tps = await _partitions(settings, names)
         begin = await _begin(consumer, tps, since_ms)
         end = await consumer.end_offsets(tps)
         recorded.expected = sum(max(0, end[tp] - begin[tp]) for tp in tps)
         consumer.assign(tps)
         for tp in tps:
             consumer.seek(tp, begin[tp])
-        reading = _Reading(consumer, writer, names, begin, None if follow else end, recorded)
+        embedded = not settings.transactions  # its answer about ends counts batches; what it sends knows better
+        reading = _Reading(consumer, writer, names, begin, None if follow else end, recorded, asks_again=embedded)
         await reading.until(stop)
     except KafkaError as error:
         raise RecordError(broker_says(settings, error)) from error
@@ -84,9 +85,11 @@ class _Reading:
         begin: dict[TopicPartition, int],
         end: dict[TopicPartition, int] | None,
         recorded: Recorded,
+        *,
+        asks_again: bool,
     ) -> None:
         self._consumer, self._writer, self._names, self._recorded = consumer, writer, names, recorded
-        self._begin, self._end = begin, end
+        self._begin, self._end, self._asks_again = begin, end, asks_again
         self.position = dict(begin)
 
     async def until(self, stop: asyncio.Event) -> None:
@@ -94,6 +97,9 @@ class _Reading:
         moved_at = time.monotonic()
         while (pending := self._pending()) and not stop.is_set():
             batches = await self._consumer.getmany(*pending, timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+            if self._end is not None and self._asks_again:
+                for tp in pending:
+                    self._end[tp] = max(self._end[tp], self._consumer.highwater(tp) or 0)
             before = sum(self.position.values())
             for tp, records in batches.items():
                 self._write(tp, records)
@@ -123,15 +129,23 @@ class _Reading:
         self._recorded.events[kind] += len(wanted)
 
 
-async def _partitions(consumer: AIOKafkaConsumer, names: dict[str, str]) -> list[TopicPartition]:
-    existing = await consumer.topics()
-    if missing := [f"{name} ({kind})" for name, kind in names.items() if name not in existing]:
+async def _partitions(settings: Settings, names: dict[str, str]) -> list[TopicPartition]:
+    client = admin_client(settings)
+    try:
+        await client.start()
+        counts = await existing_partitions(client)
+    finally:
+        await client.close()
+    if missing := [f"{name} ({kind})" for name, kind in names.items() if name not in counts]:
         raise RecordError(f"found no topic {', '.join(missing)}: run `footfall topics apply`, or name what there is by --kinds")
-    return [TopicPartition(name, number) for name in names for number in sorted(consumer.partitions_for_topic(name) or ())]
+    return [TopicPartition(name, number) for name in names for number in range(counts[name])]
 
 
 async def _begin(consumer: AIOKafkaConsumer, tps: list[TopicPartition], since_ms: int | None) -> dict[TopicPartition, int]:
-    """Find where to begin: at the oldest record there is, or at the first of a time; at the end where there is none."""
+    """Find where to begin: at the oldest record there is, or at the first of a time; at the end where there is none.
+
+    The embedded broker knows no times and begins at the oldest.
+    """
     if since_ms is None:
         return dict(await consumer.beginning_offsets(tps))
     found = await consumer.offsets_for_times(dict.fromkeys(tps, since_ms))
