@@ -8,7 +8,6 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -138,7 +137,8 @@ class LogWriter:
 
         refuse_used(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self.counts: Counter[str] = Counter()
+        self._waiting: list[LoggedEvent] = []
+        self._counts: Counter[str] = Counter()
         self._directory, self._unfinished = directory, directory / UNFINISHED
         self._unfinished.mkdir()
         self._database = duckdb.connect(self._unfinished / "events.duckdb", config={"memory_limit": MEMORY})
@@ -155,25 +155,36 @@ class LogWriter:
                 path.unlink()
 
     def add(self, events: Iterable[LoggedEvent]) -> None:
-        """Take events, in any order of arrival.
+        """Take events, in any order of arrival; a batch of them may stay in memory.
 
         Raises:
             LogError: an event's kind is none of a log.
         """
-        remaining = iter(events)
-        while batch := list(islice(remaining, WRITE_BATCH)):
-            found = Counter(event.kind for event in batch)
-            if unknown := sorted(set(found) - set(KINDS)):
-                raise LogError(f"found events of kind {', '.join(unknown)}, expected {', '.join(KINDS)}: correct the source")
-            self.counts += found
-            self._database.register("batch", _columns(batch))
-            self._database.execute(f"INSERT INTO arrived SELECT {COLUMNS} FROM batch")
-            self._database.unregister("batch")
+        for event in events:
+            self._waiting.append(event)
+            if len(self._waiting) >= WRITE_BATCH:
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        batch, self._waiting = self._waiting, []
+        found = Counter(event.kind for event in batch)
+        if unknown := sorted(set(found) - set(KINDS)):
+            raise LogError(f"found events of kind {', '.join(unknown)}, expected {', '.join(KINDS)}: correct the source")
+        self._counts += found
+        self._database.register("batch", _columns(batch))
+        self._database.execute(f"INSERT INTO arrived SELECT {COLUMNS} FROM batch")
+        self._database.unregister("batch")
 
     def finish(
         self, *, source: str, imports: ImportCounts | None = None, recorded: Collection[RecordedPartition] = ()
     ) -> LogManifest:
-        """Sort what was taken, write a file for each day, then the manifest."""
+        """Sort what was taken, write a file for each day, then the manifest.
+
+        Raises:
+            LogError: an event's kind is none of a log.
+        """
+        if self._waiting:
+            self._write_waiting()
         sorted_events = f"CREATE TABLE sorted AS SELECT {COLUMNS} FROM arrived ORDER BY record_ms, rowid"
         self._database.execute(f"{sorted_events}; DROP TABLE arrived")
         span = self._database.execute("SELECT min(record_ms), max(record_ms) FROM sorted").fetchone() or (None, None)
@@ -186,7 +197,7 @@ class LogWriter:
             self._database.execute(f"COPY ({of_day} ORDER BY rowid) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
         manifest = LogManifest(
             source=source,
-            events={kind: self.counts[kind] for kind in KINDS if self.counts[kind]},
+            events={kind: self._counts[kind] for kind in KINDS if self._counts[kind]},
             first_record_ms=span[0],
             last_record_ms=span[1],
             imports=imports,

@@ -40,8 +40,9 @@ async def recorded(
         )
         if watching is not None:
             await watching
-        assert progress.events == writer.counts
-        return writer.finish(source="test", recorded=parts)
+        manifest = writer.finish(source="test", recorded=parts)
+    assert progress.events == manifest.events
+    return manifest
 
 
 async def publish(settings: Settings, kind: str, *values: bytes, at_ms: int = 1_000, partition: int = 0) -> None:
