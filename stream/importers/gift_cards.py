@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from schemas.codec import DecodeError
 from schemas.events import Rating, Review
-from schemas.fields import MAX_TEXT_CHARS
 from stream.event_log import ImportCounts, LoggedEvent
 from stream.importers.made import logged_all
 from stream.importers.tables import open_text
@@ -70,13 +69,12 @@ def _made(number: int, line: Line, counts: ImportCounts) -> list[LoggedEvent]:
     rating = Rating(user_id=line.user, event_time_ms=at_ms, event_id=f"rating-{number}", item_id=line.item, rating=line.overall)
     if not text:
         return logged_all([rating], counts)
-    counts.note("texts_cut_off", len(text) > MAX_TEXT_CHARS)
     review = Review(
         user_id=line.user,
         event_time_ms=at_ms,
         event_id=f"review-{number}",
         review_id=f"review-{number}",
         item_id=line.item,
-        text=text[:MAX_TEXT_CHARS],
+        text=text,
     )
     return logged_all([review, rating], counts)

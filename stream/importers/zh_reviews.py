@@ -19,7 +19,6 @@ from msgspec import Struct
 
 from schemas.codec import DecodeError
 from schemas.events import Rating, Review
-from schemas.fields import MAX_TEXT_CHARS
 from schemas.topics import DAY_MS
 from stream.event_log import ImportCounts, LogError, LoggedEvent
 from stream.importers.made import logged_all
@@ -49,8 +48,7 @@ class Labelled(Struct):
 def import_zh_reviews(path: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
     """Read the file, or the only CSV of a zip; all texts are held in memory.
 
-    A text that comes again is dropped, one with both labels altogether; blanks, signs and case make no other text. Text
-    beyond the limit of a review is cut off.
+    A text that comes again is dropped, one with both labels altogether; blanks, signs and case make no other text.
     The counts are complete when the events are read.
 
     Raises:
@@ -80,7 +78,6 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
     agreed = [labelled for labelled in texts.values() if len(labelled.labels) == 1]
     for number, labelled in enumerate(sorted(agreed, key=attrgetter("name"))):
         at_ms = START_MS + number * (SPAN_MS // len(agreed))
-        counts.note("texts_cut_off", len(labelled.text) > MAX_TEXT_CHARS)
         try:
             made = _made(labelled, at_ms, counts)
         except DecodeError as error:
@@ -92,7 +89,7 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
 
 def _made(labelled: Labelled, at_ms: int, counts: ImportCounts) -> list[LoggedEvent]:
     [label] = labelled.labels
-    name, text, category = labelled.name, labelled.text[:MAX_TEXT_CHARS], labelled.category or None
+    name, text, category = labelled.name, labelled.text, labelled.category or None
     review = Review(
         user_id=name, event_time_ms=at_ms, event_id="review", review_id=name, item_id=name, text=text, category=category
     )
