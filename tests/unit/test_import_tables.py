@@ -261,6 +261,24 @@ def test_a_map_that_says_what_no_event_has_is_refused_before_a_row_is_read(tmp_p
         load_map(tmp_path / "map.yaml")
 
 
+def test_the_map_of_the_readme_reads_the_table_it_speaks_of(tmp_path):
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    lines = readme[readme.index("    source: Our shop") :].split("\n\n")[0].splitlines()
+    (tmp_path / "map.yaml").write_text("\n".join(line.removeprefix("    ") for line in lines))
+    rows = ["view,31.12.2020 10:00,a@b.example,p,Pot,1.5,,,", "order,31.12.2020 10:00,a@b.example,p,,,o-1,9.5,2"]
+
+    (browse, purchase), counts, _ = mapped(
+        tmp_path,
+        *rows,
+        "ping,,,,,,,,",
+        mapping=tmp_path / "map.yaml",
+        heading="action,ts,email,product,name,seconds,order,price,pieces",
+    )
+
+    assert (browse.title, browse.dwell_ms, purchase.lines[0].quantity) == ("Pot", 1500, 2)
+    assert counts.lines_dropped == {"left_out": 1}
+
+
 def test_a_table_without_a_mapped_column_is_refused(tmp_path):
     with pytest.raises(LogError, match="the map expects Aktion, .* too"):
         mapped(tmp_path, "1", heading="E-Mail")
