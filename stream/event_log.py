@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -21,8 +20,7 @@ from schemas.topics import DAY_MS, SIGNALS, SOURCES
 if TYPE_CHECKING:  # loaded where a log is read or written: a role that does neither starts without it
     from duckdb import DuckDBPyConnection
 
-MANIFEST = "manifest.json"
-UNFINISHED = "unfinished"  # folder of events that are not sorted yet
+MANIFEST, UNFINISHED = "manifest.json", "unfinished"  # the other is a folder of events that are not sorted yet
 FORMAT_VERSION = 2
 OUTPUTS = ("score-request", *SIGNALS, "ad-trigger", "suppression")  # kinds that a log of a live run holds beside its sources
 KINDS = (*SOURCES, *OUTPUTS)
@@ -128,17 +126,12 @@ class LogWriter:
     """A log while it is written, for events that come bit by bit; unless finished, what was written is removed."""
 
     def __init__(self, directory: Path) -> None:
-        """Begin a log.
-
-        Raises:
-            LogError: the directory holds something already.
-        """
+        """Begin a log; a used directory raises LogError."""
         import duckdb
 
         refuse_used(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self._waiting: list[LoggedEvent] = []
-        self._counts: Counter[str] = Counter()
+        self._waiting, self._counts = list[LoggedEvent](), Counter[str]()
         self._directory, self._unfinished = directory, directory / UNFINISHED
         self._unfinished.mkdir()
         self._database = duckdb.connect(self._unfinished / "events.duckdb", config={"memory_limit": MEMORY})
@@ -147,7 +140,7 @@ class LogWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
         shutil.rmtree(self._unfinished, ignore_errors=True)
         if not (self._directory / MANIFEST).exists():
@@ -248,18 +241,14 @@ def read_manifest(directory: Path) -> LogManifest:
     if not path.is_file():
         raise LogError(f"{directory} has no {MANIFEST}, expected a complete event log: import, simulate or record one there")
     try:
-        version = msgspec.json.decode(path.read_bytes(), type=_Version).format_version
-        if version != FORMAT_VERSION:
-            raise LogError(f"{path} has format {version}, expected {FORMAT_VERSION}: write the log again")
-        return msgspec.json.decode(path.read_bytes(), type=LogManifest)
+        manifest = msgspec.json.decode(path.read_bytes(), type=LogManifest)
     except msgspec.DecodeError as error:
         raise LogError(
             f"{path} is not a manifest ({error}), expected one of format {FORMAT_VERSION}: write the log again"
         ) from error
-
-
-class _Version(Struct):
-    format_version: int
+    if manifest.format_version != FORMAT_VERSION:
+        raise LogError(f"{path} has format {manifest.format_version}, expected {FORMAT_VERSION}: write the log again")
+    return manifest
 
 
 def refuse_used(directory: Path) -> None:

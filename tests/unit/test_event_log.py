@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime
 
 import duckdb
@@ -208,7 +209,8 @@ def test_a_manifest_of_another_format_is_refused(tmp_path):
 
 
 def test_a_log_of_the_older_format_is_refused_by_its_number(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"source": "test", "format_version": 1}')
+    older = {"source": "test", "events": {}, "first_record_ms": None, "last_record_ms": None, "format_version": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(older))
 
     with pytest.raises(LogError, match="has format 1, expected 2: write the log again"):
         read_manifest(tmp_path)
