@@ -35,7 +35,8 @@ def transactions(
     customer: Annotated[str | None, typer.Option(help="Column of the customer; else found by its name.")] = None,
     date: Annotated[str | None, typer.Option(help="Column of the date or time.")] = None,
     item: Annotated[str | None, typer.Option(help="Column of the item, if any.")] = None,
-    amount: Annotated[str | None, typer.Option(help="Column of the amount paid, if any.")] = None,
+    amount: Annotated[str | None, typer.Option(help="Column of the amount: a line's; a piece's if called price.")] = None,
+    quantity: Annotated[str | None, typer.Option(help="Column of the pieces, if any.")] = None,
     date_format: Annotated[str | None, typer.Option(help="iso, seconds, milliseconds or like %d.%m.%Y; else found.")] = None,
     zone: Annotated[str, typer.Option(help="Time zone of the dates.")] = "UTC",
     currency: Annotated[str, typer.Option(help="Currency of the amounts.")] = "EUR",
@@ -45,7 +46,7 @@ def transactions(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import any table of customer, date and perhaps item and amount: purchases and derived visits."""
+    """Import any table of customer, date and perhaps item, amount, quantity: purchases and derived visits."""
     from stream.importers.transactions import TransactionOptions, choose_columns, import_transactions
 
     console = stderr_console()
@@ -54,6 +55,7 @@ def transactions(
         date=date,
         item=item,
         amount=amount,
+        quantity=quantity,
         date_format=date_format,
         delimiter=delimiter,
         encoding=encoding,
@@ -67,7 +69,8 @@ def transactions(
             chosen = choose_columns(file, options)
         console.print(
             f"customer is {chosen.customer!r}, date {chosen.date!r} ({chosen.date_format}, {zone}), item {chosen.item!r}, "
-            f"amount {chosen.amount!r} ({currency}); not used: {', '.join(chosen.unused) or 'none'}"
+            f"amount {chosen.amount!r} ({currency}, {'of a piece' if chosen.amount_is_price else 'of a line'}), "
+            f"quantity {chosen.quantity!r}; not used: {', '.join(chosen.unused) or 'none'}"
         )
         return import_transactions(file, options, chosen, samples)
 

@@ -1,4 +1,4 @@
-"""A foreign table of customer, date and perhaps item and amount → derived visits and purchases, with no mapping.
+"""A foreign table of customer, date and perhaps item, amount and quantity → derived visits and purchases, with no mapping.
 
 Delimiter, columns and the format of dates are found in the file itself; each can be named instead. Lines of one
 customer at one time are one purchase. Start at import_transactions.
@@ -39,6 +39,7 @@ NAMES = {  # what to look for → headings it is known by, the surest first, wit
         "amount total totalamount totalprice linetotal sales salesvalue revenue value spend price unitprice paid sum "
         "betrag preis"
     ),
+    "quantity": "quantity qty units pieces menge anzahl",
 }
 UNKNOWN_ITEM = "unknown"
 WITH_POINT = re.compile(r"(?=.?\d)(\d*|[1-9]\d{0,2}(,\d{3})+)(\.\d*)?", re.ASCII)
@@ -47,14 +48,23 @@ _is_user_id = re.compile(USER_ID_PATTERN).search
 
 
 class Chosen(Struct, frozen=True):
-    """Which column is what, by name; null where the table has none. `unused` names the others."""
+    """Which column is what, by name; null where the table has none. `unused` names the others.
+
+    An amount whose column is called a price is of one piece, any other of the whole line.
+    """
 
     customer: str
     date: str
     item: str | None
     amount: str | None
+    quantity: str | None
     date_format: str
     unused: list[str]
+
+    @property
+    def amount_is_price(self) -> bool:
+        """Tell whether an amount is that of one piece."""
+        return self.quantity is None or any(word in (self.amount or "").lower() for word in ("price", "preis"))
 
 
 class TransactionOptions(Struct, frozen=True, kw_only=True):
@@ -64,6 +74,7 @@ class TransactionOptions(Struct, frozen=True, kw_only=True):
     date: str | None = None
     item: str | None = None
     amount: str | None = None
+    quantity: str | None = None
     date_format: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8-sig"
@@ -93,7 +104,7 @@ def choose_columns(path: Path, options: TransactionOptions) -> Chosen:
         dates = (row[at] for _, row in table.rows if len(row) > at)
         form = options.date_format or fitting_format(dates, "--date-format")
         unused = [column for column in table.columns if column not in taken.values()]
-    return Chosen(taken["customer"], taken["date"], taken.get("item"), taken.get("amount"), form, unused)
+    return Chosen(taken["customer"], taken["date"], taken.get("item"), taken.get("amount"), taken.get("quantity"), form, unused)
 
 
 def import_transactions(
@@ -101,8 +112,8 @@ def import_transactions(
 ) -> tuple[Iterator[LoggedEvent], ImportCounts]:
     """Read a table; all of its lines are held in memory. The counts are complete when the events are read.
 
-    Derived, as the counts say: each purchase is preceded by a visit; a line is one piece at its amount, a negative
-    amount takes goods back; a customer who is no valid user id is called by a hash.
+    Derived, as the counts say: each purchase is preceded by a visit; a line without a quantity is one piece, a negative
+    amount or quantity takes goods back; a customer who is no valid user id is called by a hash.
 
     Raises:
         LogError: the currency is none.
@@ -114,6 +125,8 @@ def import_transactions(
         derived.append(f"the item of every line is {UNKNOWN_ITEM!r}")
     if chosen.amount is None:
         derived.append("the table has no amounts: every price is 0")
+    elif not chosen.amount_is_price:
+        derived.append("the price of a piece is the amount of its line by its quantity")
     counts = ImportCounts(derived=derived)
     return _events(path, options, chosen, counts, samples), counts
 
@@ -123,7 +136,7 @@ def _events(
 ) -> Iterator[LoggedEvent]:
     baskets, read_time = Baskets("tx"), time_reader(chosen.date_format, options.zone)
     with _opened(path, options) as table:
-        wanted = (chosen.customer, chosen.date, chosen.item, chosen.amount)
+        wanted = (chosen.customer, chosen.date, chosen.item, chosen.amount, chosen.quantity)
         places = [None if name is None else table.columns.index(name) for name in wanted]
         for number, row in table.rows:
             counts.lines_in += 1
@@ -131,13 +144,13 @@ def _events(
                 detail = f"found {len(row)} columns, expected {len(table.columns)}"
                 reject(counts, samples, number, "column_count", detail)
                 continue
-            customer, date, item, amount = (None if place is None else row[place].strip() for place in places)
+            customer, date, item, amount, quantity = (None if place is None else row[place].strip() for place in places)
             try:
                 user_id = _user_id(customer or "", counts)
                 at_ms = read_time(date or "")
                 if at_ms is None:
                     raise _Refused("unreadable_time", f"found {date!r}, expected {chosen.date_format}")
-                line = _line(item, amount)
+                line = _line(item, amount, quantity, amount_is_price=chosen.amount_is_price)
             except _Refused as refused:
                 reject(counts, samples, number, refused.reason, str(refused))
                 continue
@@ -154,13 +167,21 @@ class _Refused(ValueError):
         self.reason = reason
 
 
-def _line(item: str | None, amount: str | None) -> PurchaseLine:
+def _line(item: str | None, amount: str | None, quantity: str | None, *, amount_is_price: bool) -> PurchaseLine:
     if item == "":
         raise _Refused("no_item", "found no item")
     money = 0.0 if amount is None else read_amount(amount)
     if money is None:
         raise _Refused("unreadable_amount", f"found {amount!r}, expected a number")
-    line = {"item_id": UNKNOWN_ITEM if item is None else item, "quantity": 1, "unit_price": abs(money), "returned": money < 0}
+    pieces = 1.0 if quantity is None else read_amount(quantity)
+    if not pieces or not pieces.is_integer():
+        raise _Refused("unreadable_quantity", f"found {quantity!r}, expected a whole number but 0")
+    line = {
+        "item_id": UNKNOWN_ITEM if item is None else item,
+        "quantity": abs(int(pieces)),
+        "unit_price": abs(money if amount_is_price else money / pieces),
+        "returned": money < 0 or pieces < 0,
+    }
     try:
         made = msgspec.convert(line, PurchaseLine)
         made.item_id.encode()

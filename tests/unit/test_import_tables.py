@@ -83,6 +83,21 @@ def test_customer_and_date_alone_are_enough(tmp_path):
     assert "every price is 0" in counts.derived[-1]
 
 
+@pytest.mark.parametrize(("heading", "price"), [("Unit Price", 6.0), ("Total", 2.0)])
+def test_a_price_is_of_a_piece_and_any_other_amount_of_the_line(tmp_path, heading, price):
+    (_, purchase), counts = transactions(tmp_path, f"customer,date,{heading},Qty\nu,2020-01-01,6,3\nu,2020-01-01,6,-3\n")
+
+    assert [(line.unit_price, line.quantity, line.returned) for line in purchase.lines] == [(price, 3, False), (price, 3, True)]
+    assert any("by its quantity" in derived for derived in counts.derived) == (heading == "Total")
+
+
+@pytest.mark.parametrize("quantity", ["0", "2.5", "many", ""])
+def test_a_line_of_no_whole_number_of_pieces_is_dropped(tmp_path, quantity):
+    events, counts = transactions(tmp_path, f"customer,date,quantity\nu,2020-01-01,{quantity}\n")
+
+    assert (events, counts.lines_dropped) == ([], {"unreadable_quantity": 1})
+
+
 def test_columns_can_be_named_where_their_names_say_nothing_or_are_not_there(tmp_path):
     named, _ = transactions(tmp_path, "a,b,c\n9,2020-01-02,x\n", customer="c", date="b", item="a")
     numbered, _ = transactions(tmp_path, "9,2020-01-02,x\n", customer="3", date="2", heading=False)
