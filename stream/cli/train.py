@@ -124,14 +124,16 @@ def _replay(log: Path, seed: int, max_examples: int) -> "tuple[Slices, str, dict
 
 def _events(log: Path, digest: Any) -> "Iterator[Event]":
     """Yield the log's valid events, those that the features role would fold, and hash every record on the way."""
+    import msgspec
+
     from schemas.codec import DecodeError, event_decoder
     from schemas.topics import SOURCES
-    from stream.event_log import encode_line, read_log
+    from stream.event_log import read_log
     from stream.pipeline import FUTURE_MS
 
     decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
     for logged in read_log(log):
-        digest.update(encode_line(logged))
+        digest.update(msgspec.msgpack.encode(logged))
         try:
             event = decoders[logged.kind](logged.key, logged.value)
         except DecodeError:
