@@ -180,10 +180,10 @@ class BrokenRequests(FeaturesFold):
 
     broken: set[str | None]
 
-    def _request(self, kind: int, event: Any, record: Any, state: Any, due: str, folded_ms: int) -> Any:
+    def request(self, kind: int, event: Any, record: Any, state: Any, due: str, folded_ms: int) -> Any:
         if event.event_id in self.broken:
             raise AttributeError(f"no attribute of {event.user_id}")
-        return super()._request(kind, event, record, state, due, folded_ms)
+        return super().request(kind, event, record, state, due, folded_ms)
 
 
 class BrokenTriggers:
