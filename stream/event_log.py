@@ -5,7 +5,7 @@ source topics, nothing of Kafka; a refused record is kept as faithfully as a goo
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
@@ -15,10 +15,12 @@ import msgspec
 import orjson
 from msgspec import Raw, Struct
 
-from schemas.topics import DAY_MS, SOURCES
+from schemas.topics import DAY_MS, SIGNALS, SOURCES
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+OUTPUTS = ("score-request", *SIGNALS, "ad-trigger", "suppression")  # kinds that a log of a live run holds beside its sources
+KINDS = (*SOURCES, *OUTPUTS)
 MAX_BRACKETS = 500  # deeper JSON may exceed the reader's recursion limit, so it is kept as base64
 
 
@@ -27,12 +29,18 @@ class LogError(ValueError):
 
 
 class LoggedEvent(Struct, frozen=True, gc=False):
-    """One record of a source topic; `record_ms` is its Kafka timestamp (arrival), key and value its exact bytes."""
+    """One record of a topic; `record_ms` is its Kafka timestamp (arrival), key, value and headers its exact bytes.
+
+    A recorded event keeps its partition and offset, a made or imported one has none until it is sent or replayed.
+    """
 
     kind: str
     record_ms: int
     key: bytes | None
     value: bytes | None
+    partition: int | None = None
+    offset: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class ImportCounts(Struct, frozen=True, kw_only=True):
@@ -69,6 +77,9 @@ class _Line(Struct, frozen=True, gc=False, omit_defaults=True):
     value: Raw = Raw()
     key_b64: bytes | None = None
     value_b64: bytes | None = None
+    partition: int | None = None
+    offset: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode
@@ -90,14 +101,14 @@ def write_log(
         raise LogError(f"{directory} already holds {found.name}, expected an empty directory: choose another or delete it")
     ordered = sorted(events, key=attrgetter("record_ms"))
     counts = Counter(event.kind for event in ordered)
-    if unknown := sorted(set(counts) - set(SOURCES)):
-        raise LogError(f"found events of kind {', '.join(unknown)}, expected {', '.join(SOURCES)}: correct the source")
+    if unknown := sorted(set(counts) - set(KINDS)):
+        raise LogError(f"found events of kind {', '.join(unknown)}, expected {', '.join(KINDS)}: correct the source")
     for day, of_day in groupby(ordered, key=lambda event: event.record_ms // DAY_MS):
         with (directory / day_file(day)).open("xb") as file:
             file.writelines(map(encode_line, of_day))
     manifest = LogManifest(
         source=source,
-        events={kind: counts[kind] for kind in SOURCES if counts[kind]},
+        events={kind: counts[kind] for kind in KINDS if counts[kind]},
         first_record_ms=ordered[0].record_ms if ordered else None,
         last_record_ms=ordered[-1].record_ms if ordered else None,
         imports=imports,
@@ -106,14 +117,17 @@ def write_log(
     return manifest
 
 
-def read_log(directory: Path) -> Iterator[LoggedEvent]:
-    """Read every event in order of arrival, one day file after the other; holds one line in memory.
+def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[LoggedEvent]:
+    """Read events in order of arrival, one day file after the other; holds one line in memory.
+
+    Reads the source topics' events unless `kinds` says otherwise.
 
     Raises:
         LogError: no manifest, or a line that is damaged or out of order.
     """
     read_manifest(directory)
     last_ms: int | None = None
+    wanted = set(SOURCES if kinds is None else kinds)
     for path in sorted(directory.glob("events-*.jsonl")):
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -121,14 +135,15 @@ def read_log(directory: Path) -> Iterator[LoggedEvent]:
                     event = decode_line(line)
                 except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                     raise LogError(f"{path}:{number} found a damaged line ({error}): write the log again") from error
-                if event.kind not in SOURCES:
-                    raise LogError(f"{path}:{number} found kind {event.kind!r}, expected {', '.join(SOURCES)}: correct it")
+                if event.kind not in KINDS:
+                    raise LogError(f"{path}:{number} found kind {event.kind!r}, expected {', '.join(KINDS)}: correct it")
                 if last_ms is not None and event.record_ms < last_ms:
                     raise LogError(
                         f"{path}:{number} found record_ms {event.record_ms}, expected {last_ms} or later: sort the log"
                     )
                 last_ms = event.record_ms
-                yield event
+                if event.kind in wanted:
+                    yield event
 
 
 def read_manifest(directory: Path) -> LogManifest:
@@ -161,9 +176,11 @@ def encode_line(event: LoggedEvent) -> bytes:
     key, key_b64 = _text_or_bytes(event.key)
     value = event.value
     if value is not None and _is_plain_object(value):
-        line = _Line(event.kind, event.record_ms, key, Raw(value), key_b64)
+        line = _Line(event.kind, event.record_ms, key, Raw(value), key_b64, None, event.partition, event.offset, event.headers)
     else:
-        line = _Line(event.kind, event.record_ms, key, key_b64=key_b64, value_b64=value)
+        line = _Line(
+            event.kind, event.record_ms, key, Raw(), key_b64, value, event.partition, event.offset, event.headers
+        )
     return _encode(line) + b"\n"
 
 
@@ -175,7 +192,8 @@ def decode_line(line: bytes) -> LoggedEvent:
     """
     found = _decode_line(line)
     key = found.key_b64 if found.key is None else found.key.encode()
-    return LoggedEvent(found.kind, found.record_ms, key, bytes(found.value) or found.value_b64)
+    value = bytes(found.value) or found.value_b64
+    return LoggedEvent(found.kind, found.record_ms, key, value, found.partition, found.offset, found.headers)
 
 
 def _text_or_bytes(key: bytes | None) -> tuple[str | None, bytes | None]:
