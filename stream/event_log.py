@@ -178,9 +178,7 @@ def encode_line(event: LoggedEvent) -> bytes:
     if value is not None and _is_plain_object(value):
         line = _Line(event.kind, event.record_ms, key, Raw(value), key_b64, None, event.partition, event.offset, event.headers)
     else:
-        line = _Line(
-            event.kind, event.record_ms, key, Raw(), key_b64, value, event.partition, event.offset, event.headers
-        )
+        line = _Line(event.kind, event.record_ms, key, Raw(), key_b64, value, event.partition, event.offset, event.headers)
     return _encode(line) + b"\n"
 
 

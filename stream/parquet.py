@@ -1,9 +1,10 @@
 """Rows, one after the other → Parquet files, one for each table, in memory that does not grow with them.
 
-Rows wait in a database beside the files and become files at the end, whole or not at all. Knows nothing of what the
-columns mean. Start at ParquetFiles.
+Rows are written in parts, and the parts become files at the end: whole, or not at all. Knows nothing of what the columns
+mean. Start at ParquetFiles.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,24 +13,24 @@ from typing import Any, Self
 import duckdb
 import numpy as np
 
-BATCH_ROWS = 2_048
-UNFINISHED = "unfinished.duckdb"
-MEMORY = "512MB"  # beyond it the database goes on in its file
+PART_ROWS, GROUP_ROWS = 4_096, 16_384  # held in memory while parts are written, and while they are joined
+UNFINISHED = "unfinished"
+MEMORY = "512MB"
 
 Columns = Mapping[str, str]  # name → SQL type
 
 
 class ParquetFiles:
-    """Tables while they are written: file name → columns; leaving the block without an error writes the files."""
+    """Tables while they are written: file name → columns; leaving the block without an error makes the files."""
 
     def __init__(self, directory: Path, tables: Mapping[str, Columns]) -> None:
         """Begin files in a directory that exists."""
         self._directory, self._tables = directory, tables
+        self._unfinished = directory / UNFINISHED
+        self._unfinished.mkdir()
         self._waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in tables}
-        self._database = duckdb.connect(directory / UNFINISHED, config={"memory_limit": MEMORY})
-        for name, columns in tables.items():
-            typed = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
-            self._database.execute(f'CREATE TABLE "{name}" ({typed})')
+        self._parts: dict[str, list[Path]] = {name: [] for name in tables}
+        self._database = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(self._unfinished / "spilled")})
 
     def __enter__(self) -> Self:
         return self
@@ -38,33 +39,46 @@ class ParquetFiles:
         try:
             if error is None:
                 for name in self._tables:
-                    self._insert(name)
-                    path = str(self._directory / name).replace("'", "''")
-                    self._database.execute(f"COPY \"{name}\" TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+                    self._write_part(name)
+                for name, parts in self._parts.items():
+                    joined, groups = ", ".join(map(_quoted, parts)), f", ROW_GROUP_SIZE {GROUP_ROWS}"
+                    query = f"SELECT * FROM read_parquet([{joined}])"
+                    self._database.execute(_copy(query, self._directory / name, "zstd", groups))
         finally:
             self._database.close()
-            for left in self._directory.glob(f"{UNFINISHED}*"):
-                left.unlink()
+            shutil.rmtree(self._unfinished)
 
     def add(self, name: str, row: tuple[Any, ...]) -> None:
         """Take one row, its values in the order of the columns; None is null."""
         waiting = self._waiting[name]
         waiting.append(row)
-        if len(waiting) >= BATCH_ROWS:
-            self._insert(name)
+        if len(waiting) >= PART_ROWS:
+            self._write_part(name)
 
-    def _insert(self, name: str) -> None:
-        if not self._waiting[name]:
+    def _write_part(self, name: str) -> None:
+        waiting, parts, columns = self._waiting[name], self._parts[name], self._tables[name]
+        if not waiting and parts:
             return
-        values = zip(*self._waiting[name], strict=True)
-        columns = zip(self._tables[name].items(), values, strict=True)
-        self._database.register("batch", {column: _array(kind, found) for (column, kind), found in columns})
-        self._database.execute(f'INSERT INTO "{name}" SELECT * FROM batch')
+        values = zip(*waiting, strict=True) if waiting else [()] * len(columns)
+        batch = {column: _array(kind, found) for (column, kind), found in zip(columns.items(), values, strict=True)}
+        typed = ", ".join(f'CAST("{column}" AS {kind}) AS "{column}"' for column, kind in columns.items())
+        path = self._unfinished / f"{len(parts)}-{name}"
+        self._database.register("batch", batch)
+        self._database.execute(_copy(f"SELECT {typed} FROM batch", path, "snappy"))
         self._database.unregister("batch")
-        self._waiting[name].clear()
+        parts.append(path)
+        waiting.clear()
 
 
-def _array(kind: str, values: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+def _copy(query: str, path: Path, compression: str, options: str = "") -> str:
+    return f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION {compression}{options})"
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _array(kind: str, values: Any) -> np.ndarray[Any, Any]:
     """Return (B,) values of a column; in one of numbers null is NaN, which the database reads as null."""
     if kind == "DOUBLE":
         return np.array(values, dtype=np.float64)

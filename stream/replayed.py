@@ -180,7 +180,15 @@ def _decision_row(kind: str, decision: Decision) -> tuple[Any, ...]:
             raise TypeError(f"found a decision of kind {kind}, expected an ad trigger or a suppression")
     return (
         *(kind, name, decision.user_id, decision.event_time_ms, decision.campaign_id, decision.signal_id, decision.signal),
-        *(decision.label, decision.score, decision.threshold, reason, decision.model_version, decision.policy_version, until_ms),
+        *(
+            decision.label,
+            decision.score,
+            decision.threshold,
+            reason,
+            decision.model_version,
+            decision.policy_version,
+            until_ms,
+        ),
     )
 
 

@@ -53,8 +53,6 @@ def replay_command(
 
 
 def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_score: bool, as_json: bool) -> None:
-    import gc
-
     from rich.progress import track
 
     from schemas.topics import SOURCES
@@ -68,7 +66,6 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
     total, started = sum(manifest.events.get(kind, 0) for kind in SOURCES), time.monotonic()
     events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
-    gc.freeze()  # the rows are many and hold no cycles: looking at them again and again would take a third of the time
     summary = write_replay(replay, events, scorer, out)
     seconds = time.monotonic() - started
     totals = summary.totals
