@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import orjson
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from schemas.topics import DAY_MS, SIGNALS, SOURCES
 
@@ -176,9 +177,10 @@ def encode_line(event: LoggedEvent) -> bytes:
     key, key_b64 = _text_or_bytes(event.key)
     value = event.value
     if value is not None and _is_plain_object(value):
-        line = _Line(event.kind, event.record_ms, key, Raw(value), key_b64, None, event.partition, event.offset, event.headers)
+        line = _Line(event.kind, event.record_ms, key, Raw(value), key_b64)
     else:
-        line = _Line(event.kind, event.record_ms, key, Raw(), key_b64, value, event.partition, event.offset, event.headers)
+        line = _Line(event.kind, event.record_ms, key, key_b64=key_b64, value_b64=value)
+    line = replace(line, partition=event.partition, offset=event.offset, headers=event.headers)
     return _encode(line) + b"\n"
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.features.spec import FEATURE_SPEC, KINDS
+from models.features.tiles import DAY_MS, WINDOW_DAYS
 from models.features.user_state import UserState, encode_row
 from schemas.scoring import ScoreRequest
 from stream.event_log import LoggedEvent
@@ -110,6 +111,9 @@ def unverifiable(request: ScoreRequest, spans: Spans) -> str:
     """Say why a log cannot tell whether a request is right; empty where it can."""
     if request.spec_version != FEATURE_SPEC.version:
         return f"made by feature spec {request.spec_version}"
+    newest_ms = request.history[-1].event_time_ms if request.history else 0
+    if request.kind not in request.guard and newest_ms - request.event_time_ms > WINDOW_DAYS * DAY_MS:  # a ttl is longer
+        return "its own topic had been silent for longer than the ttl"
     for kind, (since, last) in request.guard.items():
         span = spans.get((kind, request.source.partition))
         if span is None or since < span.first:
