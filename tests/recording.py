@@ -36,6 +36,11 @@ class LiveRun:
         self.log.append(LoggedEvent(kind, at_ms, key, value, partition, record.offset))
         return kind, record
 
+    def publish(self, events: Iterable[LoggedEvent]) -> Numbered:
+        """Send events to their topics."""
+        choose = self.replay.partition_of
+        return [self.send(event.kind, choose(event.key), event.record_ms, event.key, event.value) for event in aligned(events)]
+
     def fold(self, records: Iterable[tuple[str, LogRecord]]) -> None:
         """Fold records and let their score requests be answered."""
         requests = []
@@ -72,10 +77,7 @@ def live_run(
 ) -> list[LoggedEvent]:
     """Record a run; one that crashes folds two windows of the middle again, from the rows before them, in another order."""
     run = LiveRun(settings, scorer)
-    sent = [
-        run.send(event.kind, run.replay.partition_of(event.key), event.record_ms, event.key, event.value)
-        for event in aligned(events)
-    ]
+    sent = run.publish(events)
     rows, heard = dict[int, dict[bytes, Any]](), 0
     windows = [sent[first : first + window] for first in range(0, len(sent), window)]
     middle = len(windows) // 2

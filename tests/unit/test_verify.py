@@ -1,5 +1,6 @@
 """A recorded run is verified request by request; whatever was changed in it is found and named, never called equal."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from stream.simulate_shopper import SimulatorConfig
 from stream.verification import FILE, Verification, VerificationError, write_verification
 from tests.builders import DAY_MS, NOW_MS, purchase, search, visit
 from tests.fakes import FixedScorer
-from tests.recording import live_run
+from tests.recording import LiveRun, live_run
 
 DIRTY = SimulatorConfig(seed=5, shoppers=10, days=30, late=0.05, duplicates=0.05, malformed=0.05)
 Log = list[LoggedEvent]
@@ -262,6 +263,24 @@ def test_a_topic_that_lay_behind_the_others_by_more_than_the_ttl_is_in_no_guard_
 
     assert (found.agrees, found.equal) == (True, 1)
     assert found.unverifiable == {"its own topic had been silent for longer than the ttl": 1}
+
+
+def test_a_row_that_was_damaged_and_began_anew_is_verified_from_where_it_began(settings: Settings, tmp_path: Path) -> None:
+    run = LiveRun(settings, FixedScorer())
+    sent = run.publish(event.logged for event in simulate(DIRTY))
+    run.fold(sent[: len(sent) // 2])
+    for rows in run.rows.values():
+        rows |= dict.fromkeys(rows, b"\x02 no row")
+    run.fold(sent[len(sent) // 2 :])
+
+    found, _ = verified(settings, run.log, tmp_path)
+
+    assert (found.mismatched, found.equal) == (0, found.requests)
+    begun: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for _, request in requests_of(run.log):
+        for kind, (since, _) in request.guard.items():
+            begun[request.user_id, kind].add(since)
+    assert max(map(len, begun.values())) == 2
 
 
 def test_a_log_without_score_requests_and_one_of_other_topics_are_refused(settings: Settings, log: Log, tmp_path: Path) -> None:
