@@ -264,9 +264,12 @@ def summary_tables(found: Verification) -> dict[str, list[tuple[str, str]]]:
         ("ids not comparable: their topic began before the log", found.ids_not_comparable),
         ("records that are no message of ours", found.undecodable),
     ]
-    scores = [
+    compared = [
         ("scores compared", str(found.scored)),
         (f"largest difference, batches of {' and '.join(map(str, found.batch_sizes))}", f"{found.score_difference:.2e}"),
+    ]
+    scores = [
+        *(compared if found.model_version else [("scores compared", "none: no model was loaded")]),
         ("requests without a recorded signal", str(found.unscored)),
         ("signals without a recorded request", str(found.orphans)),
         *((f"made by model {version}", str(count)) for version, count in sorted(found.made_by.items())),
