@@ -30,7 +30,7 @@ from stream.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
 if TYPE_CHECKING:
     from models.scorer import Scorer
 
-PASS_RECORDS = 400_000  # held in memory at a time
+PASS_RECORDS = 200_000  # held in memory at a time, about 600 MB
 SCORED_AT_ONCE = 512
 SHOWN = 20  # ids and names that a summary lists
 FOLDED = (*SOURCES, "review-sentiment")
