@@ -91,7 +91,7 @@ def _verify(log: Path, out: Path, settings: Settings, console: "Console", no_sco
         )
     _print_tables(console, summary_tables(found))
     if not found.equal and not found.mismatched:
-        console.print(f"nothing in {log} could be verified: record the topics from their beginning, with the run's feature spec")
+        console.print(f"nothing in {log} could be verified: record the topics from their beginning")
     if as_json:
         _print_json(found)
     if not found.agrees:

@@ -105,16 +105,6 @@ def test_a_changed_feature_is_named_and_nothing_else(settings: Settings, log: Lo
     assert [row["differing"] for row in rows if row["verdict"] == "mismatch"] == [[name]]
 
 
-def test_null_is_not_zero(settings: Settings, log: Log, tmp_path: Path) -> None:
-    at = FEATURE_SPEC.names.index("purchase.gap_mean_hours")
-    place, request = one_request(log, lambda request: request.features[at] is None)
-    features = [*request.features[:at], 0.0, *request.features[at + 1 :]]
-
-    found, _ = verified(settings, changed(log, place, features=features), tmp_path)
-
-    assert found.differing == {"purchase.gap_mean_hours": 1}
-
-
 @pytest.mark.parametrize("field", ["history", "categories", "text", "request_id"])
 def test_a_changed_field_is_named(settings: Settings, log: Log, tmp_path: Path, field: str) -> None:
     place, request = one_request(log, lambda request: bool(request.text and request.history and request.categories))
@@ -227,13 +217,6 @@ def test_scores_beyond_the_tolerance_are_mismatches(settings: Settings, log: Log
     assert found.differing == {"score": len(wrong)}
     assert found.score_difference == pytest.approx(0.01)
     assert {row["verdict"] for row in wrong} == {"mismatch"}
-
-
-def test_signals_of_another_model_are_named_and_not_compared(settings: Settings, log: Log, tmp_path: Path) -> None:
-    found, rows = verified(settings, log, tmp_path, FixedScorer("fixed-2", off_by=0.3, user="anybody"))
-
-    assert (found.agrees, found.scored, found.made_by) == (True, 0, {"fixed-1": found.requests})
-    assert {(row["model_version"], row["score_difference"]) for row in rows} == {("fixed-1", None)}
 
 
 def test_a_topic_silent_for_longer_than_the_ttl_begins_anew_and_is_verified(tmp_path: Path) -> None:
