@@ -66,7 +66,7 @@ class Replay:
         self.totals: dict[int, PartitionTotals] = defaultdict(PartitionTotals)
         self.trigger_totals: dict[int, PartitionTotals] = defaultdict(PartitionTotals)
 
-    def numbered(self, event: LoggedEvent) -> LogRecord:
+    def number(self, event: LoggedEvent) -> LogRecord:
         """Return an event as the record it was, or will be."""
         if event.partition is None or event.offset is None:
             record = self.record(event.kind, self.partition_of(event.key), event.record_ms, event.key, event.value)
@@ -89,7 +89,7 @@ class Replay:
         """Fold a log's events in order and yield what role features sends: score requests and dead letters."""
         touched, fold = set[bytes | None](), self.features.fold
         for event in aligned(events):
-            record = self.numbered(event)
+            record = self.number(event)
             partition = record.partition
             yield from fold(self.rows[partition], self.totals[partition], [record], event.record_ms).outputs
             touched.add(event.key)

@@ -208,7 +208,7 @@ def _users(log: Path, replay: Replay, number: int, passes: int) -> Iterator[tupl
     for event in read_log(log, RECORDED):
         if event.key is None or crc32(event.key) % passes != number:
             continue
-        record = replay.numbered(event)
+        record = replay.number(event)
         user = users.get((record.partition, event.key))
         if user is None:
             user = users[record.partition, event.key] = UserRecords()

@@ -135,7 +135,7 @@ def recorded(kind: str, offset: int, at: int, partition: int = 0) -> LoggedEvent
 def test_a_recorded_event_keeps_its_place_and_headers_in_a_replay(settings: Settings) -> None:
     event = LoggedEvent("click", 5, b"u-1", b"{}", 11, 70, (("x-event-id", b"first"),))
 
-    found = Replay(settings, partitions=PARTITIONS).numbered(event)
+    found = Replay(settings, partitions=PARTITIONS).number(event)
 
     assert found == LogRecord("shop.clicks.v1", 11, 70, 5, b"u-1", b"{}", (("x-event-id", b"first"),))
 
