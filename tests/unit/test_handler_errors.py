@@ -97,7 +97,7 @@ def shop() -> list[tuple[LogRecord, str | None]]:
     return found
 
 
-def number(event: LoggedEvent, offsets: Counter[str]) -> LogRecord:
+def numbered(event: LoggedEvent, offsets: Counter[str]) -> LogRecord:
     topic = TOPICS[event.kind]
     offsets[topic] += 1
     return LogRecord(topic, 0, offsets[topic] - 1, event.record_ms, event.key, event.value)
