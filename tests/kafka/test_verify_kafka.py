@@ -14,7 +14,8 @@ from msgspec import to_builtins
 
 from models.features.spec import KINDS
 from models.scorer import Scorer
-from stream.event_log import LoggedEvent, write_log
+from stream.event_log import LogWriter
+from stream.record import Recorded, record
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from stream.verification import TOLERANCE, Verification, write_verification
@@ -78,8 +79,7 @@ async def verified_run(
         await until(f"no lag of {role}", lambda role=role, kinds=kinds: settled(deployment, role, kinds), seconds=900)
     assert [worker.stop() for worker in (second, scorer)] == [0, 0]
 
-    log = deployment.folder / "log"
-    write_log(log, await recorded(deployment), source="test")
+    log = await recorded(deployment)
     model = Scorer.load(deployment.settings.checkpoint)
     found = await asyncio.to_thread(write_verification, log, deployment.settings, model, deployment.folder / "verified")
     sys.stdout.write(json.dumps({"events": len(events)} | to_builtins(found)) + "\n")  # shown by -s, or when the test fails
@@ -92,10 +92,12 @@ async def settled(deployment: Deployment, role: str, kinds: tuple[str, ...]) -> 
     return not await deployment.lag(role, kinds)
 
 
-async def recorded(deployment: Deployment) -> list[LoggedEvent]:
-    """Read what the topics hold as a recorder does."""
-    return [
-        LoggedEvent(kind, r.timestamp, r.key, r.value, r.partition, r.offset, tuple(r.headers))
-        for kind in RECORDED
-        for r in await deployment.read(deployment.topic(kind))
-    ]
+async def recorded(deployment: Deployment) -> Path:
+    """Record what the topics hold."""
+    log = deployment.folder / "log"
+    with LogWriter(log) as writer:
+        parts = await record(
+            deployment.settings, RECORDED, writer, since_ms=None, follow=False, stop=asyncio.Event(), recorded=Recorded()
+        )
+        writer.finish(source="test", recorded=parts)
+    return log
