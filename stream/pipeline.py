@@ -117,7 +117,7 @@ class FeaturesFold:
             topic.apply(kind, event, record.offset, self._rates, state.profile)
             if due is not None:
                 topic.due_ms = at
-                request = self._request(kind, event, record, state, due, folded_ms)
+                request = self.request(kind, event, record, state, due, folded_ms)
                 outputs.append(Output("score-request", record.partition, folded_ms, key, request))
                 totals.count_output("score-request")
             count.applied += 1  # from here on nothing can fail
@@ -142,7 +142,8 @@ class FeaturesFold:
                 f"found lines worth {amount:.0f} of the reporting currency, expected at most {MAX_AMOUNT:.0f}",
             )
 
-    def _request(self, kind: int, event: Event, record: Record, state: UserState, due: str, folded_ms: int) -> ScoreRequest:
+    def request(self, kind: int, event: Event, record: Record, state: UserState, due: str, folded_ms: int) -> ScoreRequest:
+        """Ask for a score of a user as `state` has them; `event` and `record`, the cause, are the newest of it."""
         seen = snapshot(state, self._ttl_ms)
         event_id = event.event_id or resent_id(record) or position_id(record.topic, record.partition, record.offset)
         text = event.text if isinstance(event, Review) else event.query if isinstance(event, Search) else None

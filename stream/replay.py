@@ -64,6 +64,10 @@ class Replay:
         self._next[topic, partition] = offset + 1
         return LogRecord(topic, partition, offset, timestamp_ms, key, value)
 
+    def number(self, event: LoggedEvent) -> LogRecord:
+        """Give a logged event the partition and offset that it has in a replay."""
+        return self.record(event.kind, self.partition_of(event.key), event.record_ms, event.key, event.value)
+
     def partition_of(self, key: bytes | None) -> int:
         """Choose the partition of a key among this replay's."""
         return partition_of(key, self._partitions)
@@ -71,8 +75,8 @@ class Replay:
     def fold(self, events: Iterable[LoggedEvent]) -> Iterator[Output]:
         """Fold a log's events in order and yield what role features sends: score requests and dead letters."""
         for event in aligned(events):
-            partition = self.partition_of(event.key)
-            record = self.record(event.kind, partition, event.record_ms, event.key, event.value)
+            record = self.number(event)
+            partition = record.partition
             yield from self.features.fold(self.rows[partition], self.totals[partition], [record], event.record_ms).outputs
 
     def signals(self, events: Iterable[LoggedEvent], scorer: "Scorer", *, batch: int = 64) -> Iterator[Output]:

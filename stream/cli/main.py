@@ -36,6 +36,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "simulate": ("stream.cli.logs", "simulate", "Make a shop's event log with known truth."),
     "import": ("stream.cli.logs", "import_app", "Read foreign event files into an event log."),
     "replay": ("stream.cli.replay", "replay_command", "Replay an event log through all roles, without a broker."),
+    "dataset": ("stream.cli.dataset", "app", "Cut a log into labelled examples, and search them for leaks."),
     "train": ("stream.cli.train", "train_command", "Train, calibrate and test a model."),
     "bench": ("stream.cli.bench", "app", "Measure this machine."),
     "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),

@@ -1,0 +1,84 @@
+"""Reviews and ratings → labelled review texts, split by time, each text once.
+
+The stars of a review are those that its author gave the same item at about the same time, before the slice ends; a
+text that was written before, by anybody, is left out, or a model would be tested on what it has read. Pure. Start at
+label_reviews.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from models.examples import DAY_MS, ReviewExample
+from models.landmarks import Period, period_at
+from schemas.events import Review
+
+RATING_WITHIN_MS = 7 * DAY_MS
+POSITIVE_STARS, NEGATIVE_STARS = 4, 2
+CHINESE_SHARE = 0.3  # of the letters of a text
+
+Ratings = Mapping[tuple[str, str], Sequence[tuple[int, float]]]  # user and item → time and stars of each rating
+
+
+class LabelledReviews(NamedTuple):
+    """Review examples in order of time, and how many were left out for which reason."""
+
+    examples: list[ReviewExample]
+    left_out: dict[str, int]
+
+
+def label_reviews(reviews: Iterable[Review], ratings: Ratings, periods: Sequence[Period]) -> LabelledReviews:
+    """Label every review by its time and its author's stars."""
+    examples: list[ReviewExample] = []
+    left_out: Counter[str] = Counter()
+    seen = set[str]()
+    for review in sorted(reviews, key=lambda review: (review.event_time_ms, review.user_id, review.review_id)):
+        text, period = review.text.strip(), period_at(periods, review.event_time_ms)
+        known = same_text(text)
+        if not text:
+            left_out["no_text"] += 1
+        elif period is None:
+            left_out["outside_the_slices"] += 1
+        elif known in seen:
+            left_out["repeated_text"] += 1
+        else:
+            seen.add(known)
+            stars = _stars(review, ratings, period.end_ms)
+            examples.append(
+                ReviewExample(
+                    text=text,
+                    slice=period.slice,
+                    user_id=review.user_id,
+                    event_time_ms=review.event_time_ms,
+                    language=language_of(text),
+                    stars=stars,
+                    positive=None if stars is None or NEGATIVE_STARS < stars < POSITIVE_STARS else stars >= POSITIVE_STARS,
+                    category=review.category,
+                )
+            )
+    return LabelledReviews(examples, dict(sorted(left_out.items())))
+
+
+def same_text(text: str) -> str:
+    """Return what two texts share that a reader would call the same: letters in one case and form, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def language_of(text: str) -> str:
+    """Name a text's language by its letters: zh where enough are Chinese, en for other letters, und without any."""
+    letters = [letter for letter in text if letter.isalpha()]
+    if not letters:
+        return "und"
+    chinese = sum("\u3400" <= letter <= "\u9fff" for letter in letters)
+    return "zh" if chinese >= CHINESE_SHARE * len(letters) else "en"
+
+
+def _stars(review: Review, ratings: Ratings, until_ms: int) -> float | None:
+    at = review.event_time_ms
+    near = [
+        (abs(time_ms - at), time_ms, stars)
+        for time_ms, stars in ratings.get((review.user_id, review.item_id), ())
+        if abs(time_ms - at) <= RATING_WITHIN_MS and time_ms < until_ms
+    ]
+    return min(near)[2] if near else None

@@ -1,0 +1,49 @@
+"""Titles of items → categories by what the titles say, for shops whose events carry no category.
+
+Fitted on the titles that were known when the train slice ended, with a fixed seed; a title that came later joins the
+nearest cluster. A cluster is named by its heaviest words. Start at cluster_titles.
+"""
+
+from collections.abc import Mapping
+
+NAME_WORDS = 3
+MIN_TITLES_PER_CLUSTER = 2
+COMPONENTS = 64
+
+
+def cluster_titles(known: Mapping[str, str], later: Mapping[str, str], *, clusters: int, seed: int) -> dict[str, str]:
+    """Return the category of every item: `known` maps items to the titles to learn from, `later` to further titles.
+
+    Raises:
+        ValueError: there are too few titles for so many clusters.
+    """
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer
+
+    items = sorted(known)
+    if len({known[item] for item in items}) < clusters * MIN_TITLES_PER_CLUSTER:
+        raise ValueError(
+            f"found {len(items)} items with a title in the train slice, expected {clusters * MIN_TITLES_PER_CLUSTER} titles "
+            f"for {clusters} clusters: give a smaller --cluster-categories"
+        )
+    words = TfidfVectorizer(min_df=2, sublinear_tf=True)
+    weights = words.fit_transform([known[item] for item in items])
+    components = min(COMPONENTS, weights.shape[1] - 1)
+    meaning = make_pipeline(TruncatedSVD(components, random_state=seed), Normalizer(copy=False))
+    means = KMeans(clusters, n_init=4, random_state=seed)
+    found = means.fit_predict(meaning.fit_transform(weights))
+    vocabulary, names = words.get_feature_names_out(), dict[int, str]()
+    for cluster in range(clusters):
+        heaviest = np.asarray(weights[found == cluster].sum(axis=0)).ravel().argsort(kind="stable")[::-1][:NAME_WORDS]
+        name = "-".join(vocabulary[word] for word in heaviest)[:56]
+        names[cluster] = name if name not in names.values() else f"{name}-{cluster}"
+    categories = {item: names[int(cluster)] for item, cluster in zip(items, found, strict=True)}
+    new = sorted(set(later) - set(known))
+    if new:
+        placed = means.predict(meaning.transform(words.transform([later[item] for item in new])))
+        categories |= {item: names[int(cluster)] for item, cluster in zip(new, placed, strict=True)}
+    return dict(sorted(categories.items()))

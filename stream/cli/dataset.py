@@ -1,0 +1,290 @@
+"""`footfall dataset LOG --out DATASET`: a log → labelled examples; `footfall dataset lint DATASET`: search them for leaks.
+
+Parses and delegates: a summary for people goes to stderr, with --json the manifest goes to stdout. Bad input ends with
+code 2, a leak with code 3. Start at cut_command.
+"""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from stream.cli.options import AsJson, with_settings
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from models.dataset_files import DatasetManifest
+    from models.examples import Example, ReviewExample
+    from models.leakage import Verdict
+    from stream.dataset import Plan
+    from stream.event_log import LogManifest
+
+DAY_MS = 86_400_000
+
+
+class CutUnlessNamed(TyperGroup):
+    """A group whose first command is meant where none is named: `footfall dataset LOG` cuts a log."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the command."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["cut", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=CutUnlessNamed, no_args_is_help=True, help="Labelled examples for training and evaluation.")
+
+
+@app.command("cut")
+@with_settings
+def cut_command(
+    log: Annotated[Path, typer.Argument(help="Directory of an event log.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory to write; must be new or empty.")],
+    settings: Settings,
+    shares: Annotated[
+        str, typer.Option(help="Shares of the log's time: train, validation, calibration, test.")
+    ] = "0.5,0.1,0.15,0.25",
+    split: Annotated[
+        str | None, typer.Option(metavar="DATE,DATE,DATE[,DATE]", help="Ends of the slices instead of shares, in UTC.")
+    ] = None,
+    embargo_days: Annotated[
+        float, typer.Option(min=0, help="Time left out between slices; labels never cross it, nor need it.")
+    ] = 0.0,
+    cut: Annotated[
+        list[str] | None,
+        typer.Option("--cut", metavar="DATE", help="Look at all users at this time, and at no other in its slice; repeatable."),
+    ] = None,
+    landmarks: Annotated[int, typer.Option(min=0, help="Random landmarks per user and slice.")] = 4,
+    at_events: Annotated[int, typer.Option(min=0, help="Events that the live role scores, per user and slice.")] = 4,
+    max_examples: Annotated[int, typer.Option(min=1, help="Most examples of all slices, beside those at cuts.")] = 40_000,
+    eligible: Annotated[
+        Literal["seen", "purchase"], typer.Option(help="Whom to look at: whoever was seen, or has bought something.")
+    ] = "seen",
+    returns: Annotated[
+        Literal["any", "purchase"], typer.Option("--return", help="What counts as a return: any activity, or a purchase.")
+    ] = "any",
+    item_days: Annotated[
+        float | None, typer.Option(min=0, help="Next items are those within so many days. Default: until the slice ends.")
+    ] = None,
+    cluster_categories: Annotated[
+        int, typer.Option(min=0, help="Make so many categories of titles, for items without one; fitted on the train slice.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds, logs and options make equal rows.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Cut a log into labelled examples: churn, next interactions and reviews, split by time.
+
+    Labels rest on what happened after the landmark and before the slice ended, so none reaches into a later slice.
+    """
+    import time
+
+    from models.labels import Labelling
+    from models.landmarks import Sampling
+    from stream.dataset import Plan
+    from stream.event_log import read_manifest
+
+    console, started = _console(), time.monotonic()
+    try:
+        _refuse_used(out)
+        manifest = read_manifest(log)
+        plan = Plan(
+            periods=_periods(manifest, shares, split, embargo_days),
+            sampling=Sampling(
+                seed=seed,
+                landmarks=landmarks,
+                at_events=at_events,
+                max_examples=max_examples,
+                cuts_ms=tuple(_milliseconds(date) for date in cut or ()),
+                eligible=eligible,
+            ),
+            labelling=Labelling(returns=returns, item_days=item_days),
+            cluster_categories=cluster_categories,
+        )
+        written = _write(console, log, out, settings, plan, manifest, embargo_days)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    _summarise(console, out, written, time.monotonic() - started)
+    if as_json:
+        _print_json(written)
+
+
+def _write(
+    console: "Console", log: Path, out: Path, settings: Settings, plan: "Plan", log_manifest: "LogManifest", embargo_days: float
+) -> "DatasetManifest":
+    import msgspec
+    from rich.progress import track
+
+    from models.dataset_counts import count_examples, count_reviews
+    from models.dataset_files import DatasetManifest, write_examples, write_manifest
+    from models.features.spec import FEATURE_SPEC
+    from models.labels import HORIZONS_DAYS
+    from stream.dataset import cut_dataset
+    from stream.event_log import read_log
+
+    total = sum(log_manifest.events.values())
+    events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
+    found = cut_dataset(events, settings, plan)
+    if not found.examples and not found.reviews:
+        raise ValueError(f"found no user to look at in {log}: give more --landmarks, other slices or another log")
+    write_examples(out, found.examples, found.reviews, found.categories)
+    manifest = DatasetManifest(
+        source=log_manifest.source,
+        fingerprint=found.fingerprint,
+        spec_version=FEATURE_SPEC.version,
+        feature_names=FEATURE_SPEC.names,
+        periods=plan.periods,
+        embargo_days=embargo_days,
+        sampling=plan.sampling,
+        labelling=plan.labelling,
+        cluster_categories=plan.cluster_categories,
+        horizons_days=HORIZONS_DAYS,
+        counts=count_examples(found.examples, HORIZONS_DAYS),
+        reviews=count_reviews(found.reviews),
+        reviews_left_out=found.reviews_left_out,
+    )
+    verdict = _lint(console, log, settings, manifest, found.examples, found.reviews, found.categories)
+    if verdict.leaks:
+        _refuse_leaks(verdict, f"{out} is left without a manifest: mend what makes the column, then cut into a new directory")
+    manifest = msgspec.structs.replace(manifest, lint=msgspec.to_builtins(verdict))
+    write_manifest(out, manifest)
+    return manifest
+
+
+@app.command("lint")
+@with_settings
+def lint_command(
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset.")],
+    settings: Settings,
+    log: Annotated[Path | None, typer.Option("--log", help="The log it was cut from: makes a sample of it again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search a dataset for leaks: by prefix (with --log), label overlap, identity and split. Ends with 3 where it has one."""
+    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
+
+    console = _console()
+    try:
+        manifest, categories = read_manifest(dataset), read_categories(dataset)
+        with console.status("reading"):
+            examples, reviews = read_examples(dataset), read_reviews(dataset)
+        verdict = _lint(console, log, settings, manifest, examples, reviews, categories)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    if as_json:
+        _print_json(verdict)
+    if verdict.leaks:
+        _refuse_leaks(verdict, "train no model on this dataset")
+    console.print(f"no leak found; searched {verdict.searched}" + ("" if log else "; give --log to search by prefix too"))
+
+
+def _lint(
+    console: "Console",
+    log: Path | None,
+    settings: Settings,
+    manifest: "DatasetManifest",
+    examples: "Sequence[Example]",
+    reviews: "Sequence[ReviewExample]",
+    categories: "Mapping[str, str]",
+) -> "Verdict":
+    from rich.progress import track
+
+    from models.leakage import lint
+    from stream.dataset_prefix import make_again
+    from stream.event_log import read_log, read_manifest
+
+    again = None
+    if log is not None:
+        total = sum(read_manifest(log).events.values())
+        events = track(
+            read_log(log), "searching for leaks", total, console=console, disable=not console.is_terminal, transient=True
+        )
+        again = make_again(
+            events,
+            settings,
+            examples,
+            periods=manifest.periods,
+            labelling=manifest.labelling,
+            categories=categories,
+            seed=manifest.sampling.seed,
+        )
+    return lint(examples, reviews, names=manifest.feature_names, periods=manifest.periods, again=again)
+
+
+def _refuse_leaks(verdict: "Verdict", remedy: str) -> NoReturn:
+    for leak in verdict.leaks:
+        typer.echo(f"leak ({leak.check}): {leak.column}: {leak.detail}", err=True)
+    typer.echo(f"error: found {len(verdict.leaks)} leaks, expected none: {remedy}", err=True)
+    raise typer.Exit(3)
+
+
+def _periods(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":
+    from models.landmarks import periods_of
+    from stream.dataset import ends_of
+
+    first_ms, last_ms = manifest.first_record_ms, manifest.last_record_ms
+    if first_ms is None or last_ms is None:
+        raise ValueError("found an empty log, expected one of some weeks: import, record or simulate one")
+    if split is None:
+        try:
+            ends = ends_of(first_ms, last_ms + 1, [float(share) for share in shares.split(",")])
+        except ValueError as error:
+            raise ValueError(f"--shares {shares}: {error}") from error
+    else:
+        ends = [_milliseconds(date) for date in split.split(",")]
+        ends += [last_ms + 1] if len(ends) == 3 else []
+        if ends[-1] > last_ms + 1:
+            raise ValueError(f"found --split {split}, expected its end within the log, which ends {_day(last_ms)}")
+    return tuple(periods_of(first_ms, ends, round(embargo_days * DAY_MS)))
+
+
+def _milliseconds(date: str) -> int:
+    try:
+        return int(datetime.fromisoformat(date.strip()).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError as error:
+        raise ValueError(f"found date {date!r}, expected YYYY-MM-DD or YYYY-MM-DDTHH:MM, in UTC") from error
+
+
+def _summarise(console: "Console", out: Path, manifest: "DatasetManifest", seconds: float) -> None:
+    for period in manifest.periods:
+        found, reviews = manifest.counts[period.slice.value], manifest.reviews[period.slice.value]
+        churn = ", ".join(f"{days} {of['churned']:.3f} of {of['known']}" for days, of in found["churn"].items())
+        console.print(
+            f"{period.slice.value:<11} {_day(period.start_ms)} to {_day(period.end_ms)}: {found['examples']} examples "
+            f"({found['at_events']} at events) of {found['users']} users; churned within {churn or '- nothing known'}; "
+            f"{found['with_categories']} with next categories, {found['with_items']} with next items; "
+            f"{reviews['reviews']} reviews ({reviews['positive']} positive, {reviews['negative']} negative)"
+        )
+    console.print(f"{out}: {seconds:.1f} s")
+
+
+def _day(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
+
+
+def _refuse_used(out: Path) -> None:
+    """Say at once what writing would say after the work."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not an empty directory: choose another or delete it")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(result: object) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,245 @@
+"""An event log → labelled examples: the live fold, looked at when a landmark passes, then told what came of it.
+
+One pass over the log. A look at a landmark sees what had arrived by then, as the features role would have sent it; a
+look at an event is the request that the live role sends for it. Start at cut_dataset.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from msgspec import Struct, field
+
+from models.examples import Example, ReviewExample, seen_until_ms
+from models.features.spec import KINDS
+from models.features.user_state import UserState
+from models.labels import Activity, Labelling, activities_of, by_time, label
+from models.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, period_at, priority
+from models.review_labels import label_reviews
+from models.title_clusters import cluster_titles
+from schemas.codec import event_decoder
+from schemas.events import Browse, Click, Event, Purchase, Rating, Review
+from schemas.scoring import ScoreRequest
+from schemas.topics import SOURCES
+from stream.event_log import LoggedEvent
+from stream.pipeline import FeaturesFold
+from stream.records import PartitionTotals
+from stream.replay import LogRecord, Replay, aligned, features_fold
+from stream.settings import Settings
+
+LANDMARK, AT_EVENT = "landmark", "event"  # sorts of look; the first is what its request is due for
+AFTER_ALL_MS = 1 << 62
+
+
+class Taken(NamedTuple):
+    """What a fold made of one record: the event unless refused or repeated, whether the rows show it, the requests caused."""
+
+    event: Event | None
+    applied: bool = False
+    requests: Sequence[ScoreRequest] = ()
+
+
+class Followed:
+    """The users of a log as its records are folded one by one: their rows, and the newest event of each."""
+
+    def __init__(self, fold: FeaturesFold) -> None:
+        """Follow nobody yet."""
+        self._fold, self._totals, self._rows = fold, PartitionTotals(), dict[bytes, bytes | UserState]()
+        self._newest: dict[bytes, tuple[int, Event, LogRecord]] = {}
+        self._decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
+
+    def fold(self, kind: str, record: LogRecord) -> Taken:
+        """Fold one record; a late event is one that the rows do not show and that happened all the same."""
+        count = self._totals.events
+        applied, late = count.applied, count.late_dropped
+        outputs = self._fold.fold(self._rows, self._totals, [record], record.timestamp).outputs
+        if count.applied == applied and count.late_dropped == late:
+            return Taken(None)
+        event = self._decoders[kind](record.key, record.value)
+        if count.applied > applied and record.key is not None:
+            newest = self._newest.get(record.key)
+            if newest is None or event.event_time_ms >= newest[1].event_time_ms:
+                self._newest[record.key] = KINDS.index(kind), event, record
+        return Taken(
+            event, count.applied > applied, [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
+        )
+
+    def look(self, key: bytes) -> ScoreRequest | None:
+        """Return the request that a user's newest event would make now; None before their first event."""
+        if key not in self._newest:
+            return None
+        kind, event, record = self._newest[key]
+        state = self._rows[key]
+        assert isinstance(state, UserState)  # these rows are never encoded
+        return self._fold.request(kind, event, record, state, LANDMARK, record.timestamp)
+
+
+class Watch(Struct):
+    """What the log has shown so far, beside the rows: what to label with, by user or by item."""
+
+    activities: dict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
+    bought_ms: dict[str, int] = {}
+    titles: dict[str, tuple[int, str]] = {}
+    reviews: dict[tuple[str, str], Review] = {}
+    ratings: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def see(self, event: Event, arrived_ms: int, *, seen: bool) -> None:
+        """Take one event that happened; one that came too late for the rows is not `seen`."""
+        user = event.user_id
+        self.activities[user].extend(activities_of(event))
+        if isinstance(event, Purchase):
+            if seen and not all(line.returned for line in event.lines):
+                self.bought_ms[user] = max(self.bought_ms.get(user, 0), event.event_time_ms)
+            for line in event.lines:
+                self._title(line.item_id, line.category, line.title, arrived_ms)
+        elif isinstance(event, Browse | Click):
+            self._title(event.item_id, event.category, event.title, arrived_ms)
+        elif isinstance(event, Review):
+            self.reviews.setdefault((user, event.review_id), event)
+        elif isinstance(event, Rating):
+            self.ratings[user, event.item_id].append((event.event_time_ms, event.rating))
+
+    def _title(self, item_id: str, category: str | None, title: str | None, arrived_ms: int) -> None:
+        if category is None and title and item_id not in self.titles:
+            self.titles[item_id] = arrived_ms, title
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How a log is cut: slices of time, looks, labels, and how many clusters of titles stand in for categories."""
+
+    periods: tuple[Period, ...]
+    sampling: Sampling
+    labelling: Labelling = Labelling()
+    cluster_categories: int = 0
+
+
+class Cut(NamedTuple):
+    """The examples of a log in order of slice, landmark and user; what was made of titles; the log's fingerprint."""
+
+    examples: list[Example]
+    reviews: list[ReviewExample]
+    reviews_left_out: dict[str, int]
+    categories: dict[str, str]
+    fingerprint: str
+
+
+def cut_dataset(events: Iterable[LoggedEvent], settings: Settings, plan: Plan) -> Cut:
+    """Replay a log, look at its users as the plan says, and label what was seen.
+
+    Raises:
+        ValueError: a cut lies in no slice, or there are too few titles to cluster.
+    """
+    digest, watch, followed = hashlib.sha256(), Watch(), Followed(features_fold(settings))
+    lookout = Lookout(plan, followed, watch)
+    for kind, record in numbered(events, settings, digest):
+        if record.key is not None:
+            lookout.before(record.key, record.timestamp)
+        taken = followed.fold(kind, record)
+        if taken.event is not None and record.key is not None:
+            watch.see(taken.event, record.timestamp, seen=taken.applied)
+            lookout.after(record.key, taken.event, record.timestamp, taken.requests)
+    looks = lookout.looks()
+    categories = _categories(watch, plan)
+    done = {user: by_time(watch.activities[user]) for user in {look.request.user_id for look in looks}}
+    ends = {period.slice: period.end_ms for period in plan.periods}
+    order = {period.slice: place for place, period in enumerate(plan.periods)}
+    examples = [label(look, done[look.request.user_id], ends[look.slice], plan.labelling, categories) for look in looks]
+    examples.sort(key=lambda e: (order[e.slice], e.landmark_ms, e.request.user_id, e.request.due, e.request.request_id))
+    reviews, left_out = label_reviews(watch.reviews.values(), watch.ratings, plan.periods)
+    reviews.sort(key=lambda review: order[review.slice])  # stable: by time within a slice
+    return Cut(examples, reviews, left_out, categories, digest.hexdigest())
+
+
+class Lookout:
+    """Looks at users while a log passes: at their landmarks and cuts, and at the events that the live role scores."""
+
+    def __init__(self, plan: Plan, followed: Followed, watch: Watch) -> None:
+        """Look at nobody yet."""
+        self._sampling, self._periods, self._followed, self._watch = plan.sampling, plan.periods, followed, watch
+        self._by_cuts = check_cuts(plan.periods, plan.sampling.cuts_ms)
+        sizes = {LANDMARK: plan.sampling.landmarks, AT_EVENT: plan.sampling.at_events}
+        self._draws = Draws(sizes=sizes, limit=plan.sampling.max_examples)
+        self._waiting: dict[bytes, list[int]] = {}
+        self._cuts: list[Look] = []
+
+    def before(self, key: bytes, record_ms: int) -> None:
+        """Look at a user at every landmark that passed before a record of theirs arrived."""
+        landmarks = self._waiting.get(key, [])
+        while landmarks and landmarks[-1] < record_ms:
+            self._look(key, landmarks.pop())
+
+    def after(self, key: bytes, event: Event, record_ms: int, requests: Iterable[ScoreRequest]) -> None:
+        """Take what a record caused; a user seen for the first time has only the landmarks that are yet to come."""
+        user, seed = event.user_id, self._sampling.seed
+        if key not in self._waiting:
+            drawn = draw_landmarks(user, self._periods, self._sampling)
+            self._waiting[key] = [at_ms for at_ms in reversed(drawn) if at_ms >= record_ms]
+        for request in requests:
+            at_ms = seen_until_ms(request)
+            period = period_at(self._periods, at_ms)
+            if period is None or period.slice in self._by_cuts or not period.start_ms <= record_ms < period.end_ms:
+                continue
+            if self._eligible(user):
+                look = Look(request, at_ms, period.slice, self._watch.bought_ms.get(user))
+                self._draws.offer(AT_EVENT, priority(seed, request.request_id), look)
+
+    def looks(self) -> list[Look]:
+        """Return the looks kept, once the log has passed: what is still to come of landmarks is looked at now."""
+        for key in self._waiting:
+            self.before(key, AFTER_ALL_MS)
+        return self._cuts + self._draws.kept()
+
+    def _look(self, key: bytes, at_ms: int) -> None:
+        user, period = key.decode(), period_at(self._periods, at_ms)
+        by_cut = period is not None and period.slice in self._by_cuts
+        rank = priority(self._sampling.seed, user, at_ms)
+        if period is None or not self._eligible(user) or not (by_cut or self._draws.wants(LANDMARK, rank)):
+            return
+        request = self._followed.look(key)
+        if request is None or seen_until_ms(request) > at_ms:  # a producer's clock ran ahead
+            return
+        look = Look(request, at_ms, period.slice, self._watch.bought_ms.get(user))
+        if by_cut:
+            self._cuts.append(look)
+        else:
+            self._draws.offer(LANDMARK, rank, look)
+
+    def _eligible(self, user: str) -> bool:
+        return self._sampling.eligible == "seen" or user in self._watch.bought_ms
+
+
+def numbered(
+    events: Iterable[LoggedEvent], settings: Settings, digest: "hashlib._Hash | None" = None
+) -> Iterator[tuple[str, LogRecord]]:
+    """Yield a log's records in the order of a replay, each with the partition and offset it has there, and its kind."""
+    replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
+    for event in aligned(events):
+        if digest is not None:
+            digest.update(repr((event.kind, event.record_ms, event.key, event.value)).encode())
+        yield event.kind, replay.number(event)
+
+
+def _categories(watch: Watch, plan: Plan) -> dict[str, str]:
+    if not plan.cluster_categories:
+        return {}
+    train_end_ms = plan.periods[0].end_ms
+    known = {item: title for item, (at_ms, title) in watch.titles.items() if at_ms < train_end_ms}
+    later = {item: title for item, (at_ms, title) in watch.titles.items() if at_ms >= train_end_ms}
+    return cluster_titles(known, later, clusters=plan.cluster_categories, seed=plan.sampling.seed)
+
+
+def ends_of(first_ms: int, end_ms: int, shares: Sequence[float]) -> list[int]:
+    """Cut a log's time by shares.
+
+    Raises:
+        ValueError: the shares are not four that add up to one.
+    """
+    if len(shares) != 4 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"found shares {list(shares)}, expected four that add up to 1: train, validation, calibration, test")
+    ends, total = list[int](), 0.0
+    for share in shares:
+        total += share
+        ends.append(first_ms + round((end_ms - first_ms) * min(1.0, total)))
+    ends[-1] = end_ms
+    return ends

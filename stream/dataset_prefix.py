@@ -1,0 +1,77 @@
+"""A sample of examples, made again from nothing but what was known: the records that had arrived by their landmark.
+
+Each is folded from an empty row, by the live fold, over its user's records up to the landmark alone, and labelled from
+the events before the end of its slice alone. What a dataset holds beyond that is a leak. Start at make_again.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from models.examples import Example, seen_until_ms
+from models.labels import Activity, Labelling, activities_of, by_time, label
+from models.landmarks import Look, Period, priority
+from stream.dataset import LANDMARK, Followed, Watch, numbered
+from stream.event_log import LoggedEvent
+from stream.replay import LogRecord, features_fold
+from stream.settings import Settings
+
+SAMPLE = 64
+
+
+def make_again(
+    events: Iterable[LoggedEvent],
+    settings: Settings,
+    examples: Sequence[Example],
+    *,
+    periods: Sequence[Period],
+    labelling: Labelling,
+    categories: Mapping[str, str],
+    seed: int,
+    sample: int = SAMPLE,
+) -> dict[int, Example | None]:
+    """Return what the log gives for `sample` of the examples, by their place; None where it gives no such request."""
+    ranks = {place: priority(seed, "prefix", e.request.request_id, e.landmark_ms) for place, e in enumerate(examples)}
+    places = sorted(ranks, key=lambda place: (ranks[place], place))[:sample]
+    users = {examples[place].request.user_id.encode() for place in places}
+    records: dict[bytes, list[tuple[str, LogRecord]]] = defaultdict(list)
+    for kind, record in numbered(events, settings):
+        if record.key in users:
+            records[record.key].append((kind, record))
+    ends = {period.slice: period.end_ms for period in periods}
+    done = {user: by_time(_activities(of_user, settings)) for user, of_user in records.items()}
+    again: dict[int, Example | None] = {}
+    for place in places:
+        example, until_ms = examples[place], ends[examples[place].slice]
+        user = example.request.user_id.encode()
+        look = _look(example, records[user], settings)
+        known = [activity for activity in done.get(user, ()) if activity.event_time_ms < until_ms]
+        again[place] = None if look is None else label(look, known, until_ms, labelling, categories)
+    return again
+
+
+def _look(example: Example, records: Sequence[tuple[str, LogRecord]], settings: Settings) -> Look | None:
+    """Look at a user of whom nothing is known but the records that had arrived by the landmark, or by the event scored."""
+    wanted = example.request
+    at_landmark = wanted.due == LANDMARK
+    until_ms = example.landmark_ms if at_landmark else wanted.source.timestamp_ms
+    followed, watch = Followed(features_fold(settings)), Watch()
+    for kind, record in records:
+        if record.timestamp > until_ms:
+            break
+        taken = followed.fold(kind, record)
+        if taken.event is not None:
+            watch.see(taken.event, record.timestamp, seen=taken.applied)
+        request = next((found for found in taken.requests if found.request_id == wanted.request_id), None)
+        if request is not None and not at_landmark:
+            bought_ms = watch.bought_ms.get(request.user_id)
+            return Look(request, seen_until_ms(request), example.slice, bought_ms)
+    request = followed.look(wanted.user_id.encode()) if at_landmark else None
+    if request is None:
+        return None
+    return Look(request, example.landmark_ms, example.slice, watch.bought_ms.get(wanted.user_id))
+
+
+def _activities(records: Iterable[tuple[str, LogRecord]], settings: Settings) -> list[Activity]:
+    followed = Followed(features_fold(settings))
+    events = (followed.fold(kind, record).event for kind, record in records)
+    return [activity for event in events if event is not None for activity in activities_of(event)]
