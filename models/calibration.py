@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 PLATT_PRIOR = 10.0  # how many examples' worth of doubt holds a calibration at "leave it as it is"
 SEASON_PRIOR = 3.0  # the doubt of one bin's own bias against that of all bins
 MIN_PLATT_SCALE = 0.05
+SEASON_SHARE = 0.5  # of a shift of all hazards from one slice to the next that is taken for weather, and not kept
 
 
 def fit_platt(logits: Floats, labels: Floats) -> Platt:
@@ -40,7 +41,8 @@ def fit_platt(logits: Floats, labels: Floats) -> Platt:
 def fit_hazards(logits: Tensor, seen: Exposures) -> list[Platt]:
     """Fit one scale and one bias for all bins, and a bias of each bin's own that is held small, to hazards (N, H).
 
-    Bins that are seen seldom, the long ones, so take part in what the others show.
+    Bins that are seen seldom, the long ones, so take part in what the others show. Biases are halved: how much more people
+    come back in some weeks than in those of training says little of the months that follow.
     """
     exposure, returned = (torch.from_numpy(part).double() for part in seen)
     changes = torch.zeros(2 + logits.shape[1], dtype=torch.float64, requires_grad=True)  # log scale, bias, biases
@@ -56,7 +58,8 @@ def fit_hazards(logits: Tensor, seen: Exposures) -> list[Platt]:
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     scale, bias, *biases = changes.detach().tolist()
-    return [Platt(round(max(float(np.exp(scale)), MIN_PLATT_SCALE), 6), round(bias + own, 6)) for own in biases]
+    scale = round(max(float(np.exp(scale)), MIN_PLATT_SCALE), 6)
+    return [Platt(scale, round((1 - SEASON_SHARE) * (bias + own), 6)) for own in biases]
 
 
 def _likelihood(logits: Tensor, exposure: Tensor, returned: Tensor) -> Tensor:
@@ -72,4 +75,3 @@ def fit_calibration(
         hazards=fit_hazards(hazards, seen),
         sentiment=fit_platt(sentiment, positive),
     )
-

@@ -129,4 +129,4 @@ def _mixtures() -> Iterable[Floats]:
 
 
 def _shares(counts: Floats) -> Floats:
-    return counts / np.maximum(counts.sum(1, keepdims=True), 1e-9)
+    return np.asarray(counts / np.maximum(counts.sum(1, keepdims=True), 1e-9), np.float32)

@@ -5,7 +5,6 @@ Start at count_items.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ from models.item_prior import ItemPrior, Journey, choose_mix, counted_chances, f
 from models.labels import DAY_MS
 from models.network import Network
 from models.rows import Vocabulary
-
-if TYPE_CHECKING:
-    from models.train import Data
+from models.training_data import Data
 
 HISTORY_SIGHT = 10
 MIXED_ON = 1_500  # validation examples that choose the mixture
@@ -40,13 +37,16 @@ def count_items(examples: Sequence[Example], known: Vocabulary, fade_days: float
             met = [entry.item_id for entry in example.request.history if entry.item_id is not None][-HISTORY_SIGHT:]
             yield Journey([known.items.get(item, 0) - 1 for item in (*met, *(example.items or ()))], weight)
 
-    wanted = ((known.items[item] - 1, weight) for example, weight in weighed for item in example.items or () if item in known.items)
-    return fit_item_prior(journeys(), wanted, len(known.items))
+    def wanted() -> Iterator[tuple[int, float]]:
+        for example, weight in weighed:
+            yield from ((known.items[item] - 1, weight) for item in example.items or () if item in known.items)
+
+    return fit_item_prior(journeys(), wanted(), len(known.items))
 
 
 def item_directions(prior: ItemPrior, width: int) -> Tensor:
     """Return (V, W) vectors whose products follow how much likelier items come together than by chance."""
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # scipy ships no types
     from sklearn.utils.extmath import randomized_svd
 
     size = len(prior.popularity)
@@ -59,7 +59,7 @@ def item_directions(prior: ItemPrior, width: int) -> Tensor:
     return torch.from_numpy(vectors * (ITEM_SCALE / max(float(vectors.std()), 1e-9)))
 
 
-def choose_catalogue(items: list[str], prior: ItemPrior, network: Network, data: "Data") -> Catalogue:
+def choose_catalogue(items: list[str], prior: ItemPrior, network: Network, data: Data) -> Catalogue:
     """Choose the mixture that ranks the validation slice's next items best; without any the even one stays."""
     held_out = data.slices[Slice.VALIDATION]
     held_out = held_out[(data.targets.items[held_out] >= 0).any(1)]

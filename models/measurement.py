@@ -27,7 +27,7 @@ def measure(
     silent = np.array([silent_ms(example) / DAY_MS for example in examples])
     churn: dict[str, Any] = {}
     for days in contract.horizons_days:
-        away = np.array([np.nan if (left := churned_within(example, days)) is None else left for example in examples], np.float64)
+        away = np.array([churned_within(example, days) for example in examples], np.float64)  # None becomes NaN
         known = ~np.isnan(away)
         risks = risk(found.hazards, silent, days, contract.horizons_days) if len(examples) else np.empty(0)
         churn[f"{days}d"] = {
@@ -48,7 +48,7 @@ def measure(
         "interest": {
             "examples": len(asked),
             "labels": len(contract.labels),
-            "top3_hit_rate": _rounded(np.mean(hits)) if hits else None,
+            "top3_hit_rate": _rounded(float(np.mean(hits))) if hits else None,
         },
         "sentiment": {
             "examples": len(moods),
@@ -76,7 +76,7 @@ def ece(probabilities: Floats, labels: Floats, bins: int = ECE_BINS) -> float | 
         return None
     order = np.argsort(probabilities, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
-    return _rounded(sum(abs((probabilities[part] - labels[part]).sum()) for part in parts) / len(labels))
+    return _rounded(float(sum(abs((probabilities[part] - labels[part]).sum()) for part in parts)) / len(labels))
 
 
 def _rounded(value: float) -> float:

@@ -65,9 +65,7 @@ class Objective(NamedTuple):
             total = total + self._sequence_loss(network, states, batch, rows, picked)
         return total
 
-    def _sequence_loss(
-        self, network: Network, states: Tensor, batch: Batch, rows: Rows, picked: NDArray[np.int64]
-    ) -> Tensor:
+    def _sequence_loss(self, network: Network, states: Tensor, batch: Batch, rows: Rows, picked: NDArray[np.int64]) -> Tensor:
         """Foretell every event from those before it: its item, and with a decoder all of it."""
         row, place = torch.nonzero(batch.kinds > 0, as_tuple=True)
         user = network.users(states[row, place])  # (events, W): column i of states is before event i

@@ -47,7 +47,7 @@ def rhythm(present: Bools, bought: Bools, times_ms: Longs, amounts: Longs, at_ms
         np.where(some, newest, np.nan),
         np.where(some, worth.sum(1) / np.maximum(bought.sum(1), 1), np.nan),
     ]
-    return np.log1p(np.stack(columns, axis=1)).astype(np.float32)
+    return np.asarray(np.log1p(np.stack(columns, axis=1)), np.float32)
 
 
 def _active_days(chosen: Bools, times_ms: Longs) -> tuple[Longs, Longs]:

@@ -17,9 +17,9 @@ from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, e
 from models.encoder import Encoder, Vectors, plan_batches
 from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS
 from models.item_prior import counted_chances, mix_items
+from models.labels import DAY_MS
 from models.network import Logits
 from models.rows import Rows, arrange, collate, vocabulary
-from models.labels import DAY_MS
 from models.survival import risk
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 
@@ -76,6 +76,7 @@ class Scorer:
         self.labels = tuple(contract.labels)
         self.horizons_days = tuple(contract.horizons_days)
         self.returns = contract.returns
+        self.ranks_items = self._catalogue is not None
 
     @classmethod
     def load(cls, checkpoint_dir: Path, *, encoder_uri: str | None = None, threads: int | None = None) -> "Scorer":
@@ -105,7 +106,6 @@ class Scorer:
             SpecMismatch: a request was built by another feature spec; nothing is scored.
             FloatingPointError: the model gave a value that is no number; the process should end.
         """
-        self._check_spec(requests)
         if not requests:
             return []
         probabilities = self.probabilities(requests)
@@ -130,7 +130,12 @@ class Scorer:
         ]
 
     def probabilities(self, requests: Sequence[ScoreRequest]) -> Calibrated:
-        """Return what the model says of requests of its feature spec, as arrays; hazards are as `returns` times them."""
+        """Return what the model says of requests as arrays; hazards run from where `returns` says.
+
+        Raises:
+            SpecMismatch: a request was built by another feature spec.
+        """
+        self._check_spec(requests)
         contract = self._contract
         rows, texts = arrange(requests, self._known, contract.network.max_events)
         n = len(requests)

@@ -76,7 +76,8 @@ def survival_at(hazards: Floats, days: ArrayLike, horizons_days: Sequence[int] =
 def risk(hazards: Floats, silent_days: ArrayLike, horizon_days: float, horizons: Sequence[int] = HORIZONS_DAYS) -> Floats:
     """Return (N,) probabilities that users silent for `silent_days` (N,) stay so for a further `horizon_days`."""
     silent = np.asarray(silent_days, np.float64)
-    return np.asarray(np.exp(_log_survival(hazards, silent + horizon_days, horizons) - _log_survival(hazards, silent, horizons)))
+    later, now = (_log_survival(hazards, days, horizons) for days in (silent + horizon_days, silent))
+    return np.asarray(np.exp(later - now))
 
 
 def survival_curve(hazards: Floats) -> Floats:

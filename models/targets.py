@@ -100,7 +100,7 @@ def choose_horizons(examples: Sequence[Example]) -> list[int]:
         horizons.append(days)
     if not horizons:
         raise TrainingError(
-            f"found {watched[0]} training examples watched on their first day, expected {MIN_HORIZON_EXAMPLES}: give a longer log"
+            f"found {watched[0]} training examples watched on a first day, expected {MIN_HORIZON_EXAMPLES}: give a longer log"
         )
     return horizons
 

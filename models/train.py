@@ -12,32 +12,26 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import xxhash
-from numpy.typing import NDArray
 from torch import Tensor
 
+from models.blending import blend, fit_sentiment, moods
 from models.calibration import fit_calibration
 from models.checkpoint import Catalogue, Contract
-from models.encoder import Encoder, Vectors
+from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
 from models.item_training import choose_catalogue, count_items, item_directions
-from models.linear import best_share, fit_best
-from models.losses import binary_loss
 from models.measurement import measure
-from models.network import Logits, Network, NetworkConfig
-from models.objective import Objective, make_negatives, mean_hazard_loss
+from models.network import Network, NetworkConfig
+from models.objective import Objective, make_negatives
 from models.presets import TrainConfig
 from models.rhythm import RHYTHM_NAMES
-from models.rows import Batch, Normalisation, Rows, arrange, collate, fit_normalisation, vocabulary
-from models.scorer import calibrate, text_table
-from models.survival import Exposures, prior_logits
-from models.targets import Targets, TrainingError, choose_horizons, choose_items, choose_labels, make_targets
+from models.rows import vocabulary
+from models.scorer import calibrate
+from models.survival import prior_logits
+from models.targets import TrainingError, choose_horizons, choose_items, choose_labels
+from models.training_data import PREDICTION_ROWS, Data, Indices, predict_logits, prepare, rated_reviews
 from models.training_loop import Curves, Fitted, fit
-
-Indices = NDArray[np.int64]
-
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the lead where nothing tells them apart
-PREDICTION_ROWS = 256
 
 
 class Trained(NamedTuple):
@@ -49,31 +43,6 @@ class Trained(NamedTuple):
     fitted: Fitted
     examples: dict[str, int]
     metrics: dict[str, Any]
-
-
-class Data(NamedTuple):
-    """All examples of all slices as arrays, and the vectors of their texts."""
-
-    rows: Rows
-    targets: Targets
-    table: Vectors
-    normalisation: Normalisation
-    slices: dict[Slice, Indices]
-
-    def batch(self, picked: Indices) -> Batch:
-        """Collate the picked examples."""
-        return collate(self.rows, picked, self.table, self.normalisation)
-
-    def seen(self, picked: Indices) -> Exposures:
-        """Return what was seen of the picked examples' returns."""
-        return Exposures(self.targets.exposure[picked].astype(np.float64), self.targets.returned[picked].astype(np.float64))
-
-
-class Reviews(NamedTuple):
-    """Vectors of reviews (M, D), and their moods (M,): 1 is good, 0 bad, NaN unknown."""
-
-    vectors: Tensor
-    positive: Tensor
 
 
 def train(
@@ -100,7 +69,7 @@ def train(
         choose_horizons(taught),
     )
     items = choose_items(taught, at_most=config.items, least=config.least_item_users) if config.items else []
-    data = _prepare(examples, labels, items, horizons, encoder, config)
+    data = prepare(examples, labels, items, horizons, encoder, max_events=config.max_events, next_items=config.next_items)
     prior = count_items(taught, vocabulary(labels, items), config.fade_days) if items else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
@@ -112,8 +81,8 @@ def train(
         popularity = np.zeros(0, np.float32) if prior is None else prior.popularity
         objective = Objective(config.weights, make_negatives(popularity, config.negatives))
         fitted = _fit(network, data, objective, config, state_folder, curves)
-        texts = {kind: _reviews(encoder, reviews, kind) for kind in Slice}
-        choices = _blend(network, data) | _fit_sentiment(network, texts)
+        texts = {kind: rated_reviews(encoder, reviews, kind) for kind in Slice}
+        choices = blend(network, data) | fit_sentiment(network, texts)
     catalogue = None if prior is None else choose_catalogue(items, prior, network, data)
     calibration, test = data.slices[Slice.CALIBRATION], data.slices[Slice.TEST]
     late = predict_logits(network, data, calibration)
@@ -132,15 +101,15 @@ def train(
             data.targets.categories[calibration].astype(np.float64),
             late.hazards,
             data.seen(calibration),
-            _moods(network, texts[Slice.CALIBRATION]).double().numpy(),
+            moods(network, texts[Slice.CALIBRATION]).double().numpy(),
             texts[Slice.CALIBRATION].positive.double().numpy(),
         ),
     )
     found = predict_logits(network, data, test)
-    moods = _moods(network, texts[Slice.TEST])
+    tempers = moods(network, texts[Slice.TEST])
     metrics = measure(
         calibrate(found, contract.calibration),
-        calibrate(found._replace(sentiment=moods), contract.calibration).positive,
+        calibrate(found._replace(sentiment=tempers), contract.calibration).positive,
         texts[Slice.TEST].positive.numpy(),
         [examples[row] for row in test],
         contract,
@@ -160,35 +129,10 @@ def start_at_base_rates(network: Network, data: Data) -> None:
         network.hazards.bias.copy_(torch.from_numpy(prior_logits(data.seen(picked))))
 
 
-def predict_logits(network: Network, data: Data, picked: Indices) -> Logits:
-    """Return the blended logits of the picked rows, items left out."""
-    network.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(picked), PREDICTION_ROWS):
-            batch = data.batch(picked[start : start + PREDICTION_ROWS])
-            user = network.now(network.states(batch), batch)
-            parts.append(network.plain.blend(network.unblended(user, batch), batch.numbers))
-    if not parts:
-        nothing, config = torch.zeros(0, 0), network.config
-        return Logits(torch.zeros(0, config.labels), torch.zeros(0, config.horizons), torch.zeros(0), nothing, nothing)
-    return Logits(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
 def _is_kept(example: Example, config: TrainConfig) -> bool:
     """Keep whole users, so that fewer labels are fewer people's."""
     digest = xxhash.xxh64_intdigest(example.request.user_id.encode(), config.loop.seed)
     return digest % 10_000 < config.label_share * 10_000
-
-
-def _prepare(
-    examples: list[Example], labels: list[str], items: list[str], horizons: list[int], encoder: Encoder, config: TrainConfig
-) -> Data:
-    known = vocabulary(labels, items)
-    rows, texts = arrange([example.request for example in examples], known, config.max_events)
-    slices = {kind: np.flatnonzero([example.slice is kind for example in examples]) for kind in Slice}
-    targets = make_targets(examples, known, horizons, config.next_items if items else 0)
-    return Data(rows, targets, text_table(encoder, texts), fit_normalisation(rows.features[slices[Slice.TRAIN]]), slices)
 
 
 def _network_config(data: Data, items: int, config: TrainConfig) -> NetworkConfig:
@@ -225,7 +169,7 @@ def _fit(
 
     fitted = fit(
         network,
-        plan=lambda epoch: _batches(np.random.default_rng([config.loop.seed, epoch]), taught, data.rows.lengths, config.batch_rows),
+        plan=lambda epoch: _batches([config.loop.seed, epoch], taught, data.rows.lengths, config.batch_rows),
         loss=loss,
         validate=validate,
         loop=config.loop,
@@ -238,8 +182,9 @@ def _fit(
     return fitted
 
 
-def _batches(rng: np.random.Generator, rows: Indices, lengths: Indices, batch_rows: int) -> list[Indices]:
+def _batches(seeds: Sequence[int], rows: Indices, lengths: Indices, batch_rows: int) -> list[Indices]:
     """Cut shuffled rows into batches of like length, to pad little."""
+    rng = np.random.default_rng(list(seeds))
     order = rng.permutation(rows)
     pool = 16 * batch_rows
     batches = []
@@ -248,67 +193,3 @@ def _batches(rng: np.random.Generator, rows: Indices, lengths: Indices, batch_ro
         near = near[np.argsort(lengths[near], kind="stable")]
         batches += [near[i : i + batch_rows] for i in range(0, len(near), batch_rows)]
     return [batches[place] for place in rng.permutation(len(batches))]
-
-
-def _blend(network: Network, data: Data) -> dict[str, Any]:
-    """Fit the plain model and choose, by loss on the validation slice, how much of it the scores are made of."""
-    numbers, targets = {}, {}
-    for kind in (Slice.TRAIN, Slice.VALIDATION):
-        picked = data.slices[kind]
-        numbers[kind] = data.batch(picked).numbers if len(picked) else torch.zeros(0, 0)
-        targets[kind] = [torch.from_numpy(part[picked]) for part in data.targets]
-    taught, held_out = Slice.TRAIN, Slice.VALIDATION
-
-    def hazards(kind: Slice, logits: Tensor) -> Tensor:
-        return mean_hazard_loss(logits, targets[kind][2], targets[kind][3])
-
-    def interest(kind: Slice, logits: Tensor) -> Tensor:
-        return binary_loss(logits, targets[kind][0])
-
-    found = predict_logits(network, data, data.slices[held_out])  # the shares are 1: the network alone
-    chosen: dict[str, Any] = {}
-    parts = (("hazards", hazards, network.plain.hazards, found.hazards), ("interest", interest, network.plain.interest, found.interest))
-    for place, (name, loss, layer, alone) in enumerate(parts):
-        with torch.no_grad():
-            layer.bias.copy_(network.hazards.bias if name == "hazards" else network.interest.bias)
-        penalty = fit_best(
-            layer, numbers[taught], lambda z, loss=loss: loss(taught, z), numbers[held_out], lambda z, loss=loss: loss(held_out, z)
-        )
-        losses = []
-        if len(alone) and not (network.config.decoder and name == "interest"):
-            with torch.no_grad():
-                plain = layer(numbers[held_out])
-                losses = [(share, float(loss(held_out, share * alone + (1 - share) * plain))) for share in SHARES]
-        share = best_share(losses)
-        network.plain.shares[place] = share
-        chosen[name] = {"network_share": share, "penalty": penalty, "validation_loss": {f"{s:g}": round(v, 5) for s, v in losses}}
-    return chosen
-
-
-def _reviews(encoder: Encoder, reviews: Sequence[ReviewExample], kind: Slice) -> Reviews:
-    rated = [review for review in reviews if review.slice is kind and review.positive is not None]
-    vectors = encoder.encode([review.text for review in rated]) if rated else np.zeros((0, encoder.dimension), np.float32)
-    return Reviews(torch.from_numpy(vectors), torch.tensor([float(review.positive or 0) for review in rated]))
-
-
-def _fit_sentiment(network: Network, texts: dict[Slice, Reviews]) -> dict[str, Any]:
-    """Fit the sentiment head to the training reviews' vectors; without any it stays as it is drawn, near 0."""
-    taught, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
-    torch.nn.init.zeros_(network.sentiment.weight)
-    torch.nn.init.zeros_(network.sentiment.bias)
-    if not len(taught.positive):
-        return {}
-    scale = network.text_scale
-    penalty = fit_best(
-        network.sentiment,
-        taught.vectors * scale,
-        lambda z: binary_loss(z.squeeze(1), taught.positive),
-        held_out.vectors * scale,
-        lambda z: binary_loss(z.squeeze(1), held_out.positive),
-    )
-    return {"sentiment": {"penalty": penalty, "reviews": len(taught.positive)}}
-
-
-def _moods(network: Network, reviews: Reviews) -> Tensor:
-    with torch.inference_mode():
-        return torch.as_tensor(network.sentiment(reviews.vectors * network.text_scale).squeeze(1))
