@@ -63,7 +63,7 @@ def _active_days(chosen: Bools, times_ms: Longs) -> tuple[Longs, Longs]:
 
 def _gaps(days: Longs, count: Longs) -> list[Floats]:
     """Return statistics of the days between active days, each (N,), in the order of _GAPS."""
-    gaps = np.diff(days, axis=1).astype(np.float64)
+    gaps = np.maximum(np.diff(days, axis=1), 0).astype(np.float64)  # histories are in order; anything else is read as that
     known = np.arange(gaps.shape[1]) < count[:, None] - 1
     n, one, two = known.sum(1), known.any(1), known.sum(1) > 1
     mean = np.where(known, gaps, 0).sum(1) / np.maximum(n, 1)

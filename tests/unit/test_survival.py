@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from models.labels import DAY_MS, HORIZONS_DAYS
 from models.survival import (
-    DAY_MS,
-    HORIZONS_DAYS,
     Exposures,
     exposures,
     hazard_loss,
@@ -119,3 +118,13 @@ def test_exposures_are_parts_of_bins_and_nobody_returns_twice(absent: float, obs
     assert all(0 <= part <= 1 for part in exposure)
     assert sum(returned) <= 1
     assert all(part > 0 for part, back in zip(exposure, returned, strict=True) if back)
+
+
+def test_survival_only_falls_and_is_the_product_of_not_returning() -> None:
+    hazards = np.random.default_rng(1).uniform(size=(100, 6))
+
+    survival = survival_curve(hazards)
+
+    assert (np.diff(survival, axis=1) <= 0).all()
+    assert ((survival >= 0) & (survival <= 1)).all()
+    np.testing.assert_allclose(survival_curve(np.array([[0.5, 0.2]])), [[0.5, 0.4]])
