@@ -16,8 +16,9 @@ SEQUENCE_SIGHT = 10  # events on each side that count as near
 BACKWARD = 0.5  # what a step back counts for
 FADE = 0.6  # of one event to the one before it
 PARTS = ("network", "co_occurrence", "own", "popularity")
-GRID = 5  # steps of a mixture's weights
-LEAST_POPULARITY = 0.02  # so that no item is impossible
+NETWORK_SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+OWN_SHARES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0)  # of what is left, the rest is co-occurrence
+LEAST_POPULARITY = 0.005  # so that no item is impossible
 
 Floats = NDArray[np.float32]
 
@@ -120,11 +121,12 @@ def ranking_value(chances: Floats, wanted: Sequence[Sequence[int]]) -> float:
 
 
 def _mixtures() -> Iterable[Floats]:
-    """Yield shares of PARTS on a grid; the ones that lean on the network come last, so that it must win, not draw."""
-    for network in range(GRID + 1):
-        for near in range(GRID + 1 - network):
-            own = GRID - network - near
-            yield np.array([*(np.array([network, near, own]) / GRID * (1 - LEAST_POPULARITY)), LEAST_POPULARITY], np.float32)
+    """Yield shares of PARTS; the ones that lean on the network come last, so that it must win, not draw."""
+    for network in NETWORK_SHARES:
+        for own in OWN_SHARES:
+            counted = (1 - network) * (1 - own)
+            shares = np.array([network, counted, (1 - network) * own], np.float32) * (1 - LEAST_POPULARITY)
+            yield np.append(shares, np.float32(LEAST_POPULARITY))
     yield np.array([0, 0, 0, 1], np.float32)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import Catalogue
 from models.examples import Example, Slice
 from models.item_prior import ItemPrior, Journey, choose_mix, counted_chances, fit_item_prior
 from models.labels import DAY_MS
@@ -24,7 +23,7 @@ ITEM_SCALE = 0.1
 
 
 def count_items(examples: Sequence[Example], known: Vocabulary, fade_days: float) -> ItemPrior:
-    """Count the items of training examples: a user's examples share one vote, which halves every `fade_days`."""
+    """Count the items of examples: a user's examples share one vote, which halves every `fade_days`."""
     votes = Counter(example.request.user_id for example in examples)
     end_ms = max(example.landmark_ms for example in examples)
     weighed = [
@@ -59,12 +58,12 @@ def item_directions(prior: ItemPrior, width: int) -> Tensor:
     return torch.from_numpy(vectors * (ITEM_SCALE / max(float(vectors.std()), 1e-9)))
 
 
-def choose_catalogue(items: list[str], prior: ItemPrior, network: Network, data: Data) -> Catalogue:
+def choose_mixture(prior: ItemPrior, network: Network, data: Data) -> ItemPrior:
     """Choose the mixture that ranks the validation slice's next items best; without any the even one stays."""
     held_out = data.slices[Slice.VALIDATION]
     held_out = held_out[(data.targets.items[held_out] >= 0).any(1)]
     if not len(held_out):
-        return Catalogue(items, prior)
+        return prior
     picked = np.sort(np.random.default_rng(0).permutation(held_out)[:MIXED_ON])
     chances = []
     with torch.inference_mode():
@@ -73,4 +72,4 @@ def choose_catalogue(items: list[str], prior: ItemPrior, network: Network, data:
             chances.append(torch.softmax(network.item_logits(network.now(network.states(batch), batch)), dim=1).numpy())
     near, own = counted_chances(prior, data.rows.items[picked], data.rows.lengths[picked])
     wanted = [[item for item in row if item >= 0] for row in data.targets.items[picked].tolist()]
-    return Catalogue(items, choose_mix(prior, np.concatenate(chances), near, own, wanted))
+    return choose_mix(prior, np.concatenate(chances), near, own, wanted)

@@ -78,8 +78,9 @@ class Objective(NamedTuple):
             found: Logits = network.heads(user)
             category = batch.categories[row, place] - 1
             later = place > 0
-            gaps_ms = rows.gap_days[picked][row.numpy(), place.numpy()] * DAY_MS
-            seen = exposures(gaps_ms, gaps_ms, np.zeros_like(gaps_ms), HORIZONS_DAYS[: network.config.horizons])
+            gaps_ms = np.maximum(rows.gap_days[picked][row.numpy(), place.numpy()] * DAY_MS, 1.0)
+            watched = np.full_like(gaps_ms, np.inf)  # that the next event came is known: its bin was watched to the end
+            seen = exposures(gaps_ms, watched, np.zeros_like(gaps_ms), HORIZONS_DAYS[: network.config.horizons])
             exposure, returned = (torch.from_numpy(part).float() for part in seen)
             total = total + cross_entropy(found.kinds, batch.kinds[row, place] - 1)
             total = total + self.weights.interest * class_loss(found.interest, category.where(category >= 0, UNKNOWN))

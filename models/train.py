@@ -20,7 +20,8 @@ from models.checkpoint import Catalogue, Contract
 from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
-from models.item_training import choose_catalogue, count_items, item_directions
+from models.item_prior import PARTS
+from models.item_training import choose_mixture, count_items, item_directions
 from models.measurement import measure
 from models.network import Network, NetworkConfig
 from models.objective import Objective, make_negatives
@@ -83,7 +84,12 @@ def train(
         fitted = _fit(network, data, objective, config, state_folder, curves)
         texts = {kind: rated_reviews(encoder, reviews, kind) for kind in Slice}
         choices = blend(network, data) | fit_sentiment(network, texts)
-    catalogue = None if prior is None else choose_catalogue(items, prior, network, data)
+    catalogue = None
+    if prior is not None:
+        mixture = choose_mixture(prior, network, data).mix
+        counted = [example for example in examples if example.slice in (Slice.TRAIN, Slice.VALIDATION)]  # now it may count too
+        catalogue = Catalogue(items, count_items(counted, vocabulary(labels, items), config.fade_days)._replace(mix=mixture))
+        choices["items"] = dict(zip(PARTS, np.round(mixture.astype(float), 4).tolist(), strict=True))
     calibration, test = data.slices[Slice.CALIBRATION], data.slices[Slice.TEST]
     late = predict_logits(network, data, calibration)
     contract = Contract(

@@ -38,6 +38,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "replay": ("stream.cli.replay", "replay_command", "Replay an event log through all roles, without a broker."),
     "dataset": ("stream.cli.dataset", "app", "Cut a log into labelled examples, and search them for leaks."),
     "train": ("stream.cli.train", "train_command", "Train, calibrate and test a model."),
+    "tune": ("stream.cli.tune", "tune_command", "Search for the settings that validate best."),
     "bench": ("stream.cli.bench", "app", "Measure this machine."),
     "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),
 }

@@ -27,6 +27,7 @@ def train_command(
     dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint folder to write; its name begins the model version.")],
     preset: Annotated[Literal["demo", "uci", "yoochoose"], typer.Option(help="Sizes and settings, by data.")] = "demo",
+    settings: Annotated[Path | None, typer.Option(help="Settings of footfall tune, instead of a preset's.")] = None,
     objective: Annotated[
         Literal["heads", "decoder"], typer.Option(help="Ask what comes next once, or foretell every event in turn.")
     ] = "heads",
@@ -48,27 +49,41 @@ def train_command(
     from msgspec.structs import replace
 
     from models.optimisation import OptimiserName
-    from models.presets import PRESETS
 
-    config = PRESETS[preset]
-    loop, steps = config.loop, config.optimiser
-    config = replace(
-        config,
-        loop=replace(loop, seed=seed, epochs=epochs or loop.epochs, accumulate=accumulate, bf16=bf16),
-        optimiser=replace(
-            steps,
-            name=OptimiserName(optimiser or steps.name),
-            learning_rate=steps.learning_rate if learning_rate is None else learning_rate,
-        ),
-        decoder=objective == "decoder",
-        label_share=few_labels,
-    )
     try:
+        config = _settings(preset, settings)
+        loop, steps = config.loop, config.optimiser
+        config = replace(
+            config,
+            loop=replace(loop, seed=seed, epochs=epochs or loop.epochs, accumulate=accumulate, bf16=bf16),
+            optimiser=replace(
+                steps,
+                name=OptimiserName(optimiser or steps.name),
+                learning_rate=steps.learning_rate if learning_rate is None else learning_rate,
+            ),
+            decoder=objective == "decoder",
+            label_share=few_labels,
+        )
         facts = _train(dataset, out, config, encoder, threads, runs)
     except (ValueError, OSError) as error:
         _fail(error)
     if as_json:
         _print_json(facts)
+
+
+def _settings(preset: str, path: Path | None) -> "TrainConfig":
+    import msgspec
+
+    from models.presets import PRESETS, TrainConfig
+
+    if path is None:
+        return PRESETS[preset]
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TrainConfig)
+    except msgspec.MsgspecError as error:
+        raise ValueError(
+            f"found {path}, which holds no settings ({error}): expected the file that footfall tune wrote"
+        ) from error
 
 
 def _train(

@@ -23,7 +23,6 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.features.spec import FEATURE_SPEC
-from models.item_prior import fit_item_prior
 from models.network import Network, NetworkConfig
 from models.rhythm import RHYTHM_NAMES
 from models.rows import Normalisation

@@ -20,6 +20,7 @@ from models.targets import TrainingError
 from models.train import Trained, train
 from models.training_loop import LoopConfig
 from tests.builders import NOW_MS, history_entry, score_request
+from tests.fakes import CutOff
 
 CONFIG = TrainConfig(
     loop=LoopConfig(epochs=6, patience=6),
@@ -198,23 +199,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(examples: 
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-class Cut(Exception):
-    """A run that is cut off."""
-
-
-class CutOff:
-    """Curves that end a run when they are first drawn."""
-
-    def add(self, name: str, value: float, step: int) -> None:
-        raise Cut
-
-
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(examples: list[Example], encoder: Encoder, tmp_path: Path) -> None:
     config = msgspec.structs.replace(TINY, dropout=0.3, loop=LoopConfig(epochs=3, validations_per_epoch=2))
     few = [*of(examples, Slice.TRAIN)[:120], *of(examples, Slice.VALIDATION)]
     whole = weights(few, encoder, config)
 
-    with pytest.raises(Cut):
+    with pytest.raises(KeyboardInterrupt):
         weights(few, encoder, config, state_folder=tmp_path, curves=CutOff())
     gone_on = weights(few, encoder, config, state_folder=tmp_path)
 
