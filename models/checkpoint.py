@@ -1,12 +1,12 @@
 """A trained network ↔ a folder of model.safetensors and manifest.json, refused unless every byte is as it was written.
 
-A network with an item head has its items and what was counted of them beside it, a tuned text encoder its own folder.
-
-Knows what a checkpoint must say about itself (feature spec, encoder, labels, calibration), not how it was trained.
-Nothing is unpickled. Start at load_checkpoint.
+A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; a network that ranks items has their names and
+what was counted of them there; all files are in the manifest. Knows what a checkpoint must say about itself (feature spec,
+encoder, labels, calibration), not how it was trained. Nothing is unpickled. Start at load_checkpoint.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,8 @@ WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 ITEM_NAMES, ITEM_PRIOR = "items.json", "items.safetensors"
 OWN_ENCODER = "checkpoint:encoder"  # an encoder_uri: the Hugging Face folder of that name in the checkpoint's own
+ENCODER = "encoder"
+ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
 FORMAT_VERSION = 2
 RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
 
@@ -120,7 +122,13 @@ def save_checkpoint(
     provenance: Provenance,
     catalogue: Catalogue | None = None,
 ) -> Manifest:
-    """Write weights first and the manifest last, each by renaming; `name` begins the model version."""
+    """Write weights first and the manifest last, each by renaming; `name` begins the model version.
+
+    Where the contract's encoder is OWN_ENCODER, the caller has written it to `encoder/` in `folder` before.
+
+    Raises:
+        CheckpointError: the tuned encoder's folder is missing, or holds what is no part of an encoder.
+    """
     contents = {WEIGHTS: safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})}
     if catalogue is not None:
         contents[ITEM_NAMES] = msgspec.json.encode(catalogue.items)
@@ -128,6 +136,8 @@ def save_checkpoint(
     files = {
         file: FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content)) for file, content in contents.items()
     }
+    if contract.encoder_uri == OWN_ENCODER:
+        files |= _encoder_files(folder)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         model_version=_model_version(name, files, contract),
@@ -148,13 +158,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, altered or of another format, spec or shape.
     """
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder)
     contract = manifest.contract
     if contract.spec_version != FEATURE_SPEC.version:
         raise CheckpointError(
             f"{folder} was trained on feature spec {contract.spec_version}, expected {FEATURE_SPEC.version}: {RETRAIN}"
         )
     _check_sizes(folder, contract)
+    _check_encoder(folder, manifest)
     network = Network(contract.network)
     network.load_state_dict(_checked_weights(folder / WEIGHTS, manifest.files[WEIGHTS], network.state_dict()))
     return Checkpoint(network.eval().requires_grad_(False), manifest, _read_catalogue(folder, manifest))
@@ -162,12 +173,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 def encoder_address(folder: Path, contract: Contract) -> str:
     """Return where the encoder of a checkpoint in `folder` is loaded from."""
-    if contract.encoder_uri == OWN_ENCODER:
-        return str(folder / OWN_ENCODER.removeprefix("checkpoint:"))
-    return contract.encoder_uri
+    return str(folder / ENCODER) if contract.encoder_uri == OWN_ENCODER else contract.encoder_uri
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Read what a checkpoint says about itself; it agrees with itself, the other files are not looked at.
+
+    Raises:
+        CheckpointError: there is no manifest, it is of another format, or it was edited.
+    """
+    path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"found no {path}, expected a checkpoint folder: train one with footfall train")
     try:
@@ -178,8 +193,11 @@ def _read_manifest(path: Path) -> Manifest:
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
     wanted = [WEIGHTS, ITEM_NAMES, ITEM_PRIOR] if manifest.contract.network.items else [WEIGHTS]
-    if set(manifest.files) != set(wanted):
-        raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {wanted}: {RETRAIN}")
+    tuned = manifest.contract.encoder_uri == OWN_ENCODER
+    of_encoder = {file for file in manifest.files if ENCODER_FILE.fullmatch(file)}
+    if set(manifest.files) - of_encoder != set(wanted) or bool(of_encoder) != tuned:
+        also = f" and those of {ENCODER}/" if tuned else ""
+        raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {wanted}{also}: {RETRAIN}")
     name = manifest.model_version.rpartition("-")[0]
     if manifest.model_version != (expected := _model_version(name, manifest.files, manifest.contract)):
         raise CheckpointError(f"{path} says {manifest.model_version}, its content is {expected}: it was edited, {RETRAIN}")
@@ -200,6 +218,32 @@ def _check_sizes(folder: Path, contract: Contract) -> None:
     ):
         if found != expected:
             raise CheckpointError(f"{folder} has {found} {what}, expected {expected}: {RETRAIN}")
+
+
+def _check_encoder(folder: Path, manifest: Manifest) -> None:
+    """Compare the files of a tuned encoder with the manifest; one too many may change what the encoder does."""
+    expected = {name: facts for name, facts in manifest.files.items() if ENCODER_FILE.fullmatch(name)}
+    found = _encoder_files(folder) if expected else {}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            is_now, was = (files[name].sha256[:16] if name in files else "nothing" for files in (found, expected))
+            raise CheckpointError(f"{folder / name} has SHA-256 {is_now}, expected {was}: fetch the checkpoint again")
+
+
+def _encoder_files(folder: Path) -> dict[str, FileFacts]:
+    """Hash the files of a tuned encoder, by their path in the checkpoint."""
+    files: dict[str, FileFacts] = {}
+    for path in sorted((folder / ENCODER).rglob("*")):
+        if path.is_dir():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not ENCODER_FILE.fullmatch(name):
+            raise CheckpointError(f"found {path}, expected only files of a Hugging Face encoder there: remove it")
+        with path.open("rb") as file:
+            files[name] = FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)
+    if not files:
+        raise CheckpointError(f"found no files in {folder / ENCODER}, expected the tuned encoder: {RETRAIN}")
+    return files
 
 
 def _checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class _Parts(NamedTuple):
 
 
 class Encoder:
-    """A frozen text encoder and its bounded cache; used by one thread at a time.
+    """A frozen text encoder and its bounded cache; safe to share between threads, which take turns to encode.
 
     `encoder_id` names weights, configuration, tokenizer, prefix, pooling and maximum length, whatever their address.
     """
@@ -68,6 +69,7 @@ class Encoder:
         self._model, self._tokenizer, self._prefix, self._pad_id, _ = parts
         self._unknown_id = next((i for name in UNKNOWN_TOKENS if (i := self._tokenizer.token_to_id(name)) is not None), -1)
         self._cache: LRUCache[bytes, NDArray[np.float16]] = LRUCache(cache_texts)
+        self._lock = Lock()
 
     @classmethod
     def load(cls, uri: str, *, threads: int | None = None, cache_texts: int = CACHE_TEXTS) -> "Encoder":
@@ -102,6 +104,10 @@ class Encoder:
 
         Repeated texts are encoded once. Texts are cut after MAX_TOKENS tokens. Blocks until done.
         """
+        with self._lock:
+            return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> Vectors:
         keys = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
         vectors: dict[bytes, NDArray[np.float16]] = {}
         missing: dict[bytes, str] = {}

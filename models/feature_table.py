@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.examples import Example, churned_within
+from models.examples import Example, churned_within, silent_ms
 from models.labels import HORIZONS_DAYS
 
 TOP_CATEGORIES = 8
@@ -20,7 +20,8 @@ Column = NDArray[np.float64]
 class FeatureTable(Struct, frozen=True):
     """`values` is (N, F) in the order of `names`; each of `labels` and `times` is (N,); users and slices are text.
 
-    `labels` are 0 or 1 by name; `times` are the label's own numbers in milliseconds: absent and observed.
+    `silent_ms` is what a model is told beside the features. `labels` are 0 or 1 by name; `times` are the labels' own
+    numbers in milliseconds: absent and observed.
     """
 
     names: tuple[str, ...]
@@ -28,6 +29,7 @@ class FeatureTable(Struct, frozen=True):
     users: NDArray[np.str_]
     slices: NDArray[np.str_]
     event_times_ms: NDArray[np.int64]
+    silent_ms: Column
     labels: dict[str, Column]
     times: dict[str, Column]
 
@@ -53,6 +55,7 @@ def table_of(examples: Sequence[Example], names: Sequence[str]) -> FeatureTable:
         users=np.array([example.request.user_id for example in examples], dtype=np.str_),
         slices=np.array([example.slice.value for example in examples], dtype=np.str_),
         event_times_ms=np.array([example.request.event_time_ms for example in examples], dtype=np.int64),
+        silent_ms=_numbers([silent_ms(example) for example in examples]),
         labels=labels,
         times={
             "absent_ms": _numbers([example.absent_ms for example in examples]),

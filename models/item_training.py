@@ -45,7 +45,7 @@ def count_items(examples: Sequence[Example], known: Vocabulary, fade_days: float
 
 def item_directions(prior: ItemPrior, width: int) -> Tensor:
     """Return (V, W) vectors whose products follow how much likelier items come together than by chance."""
-    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # scipy ships no types
+    from scipy.sparse import csr_matrix
     from sklearn.utils.extmath import randomized_svd
 
     size = len(prior.popularity)

@@ -65,8 +65,8 @@ def _aucs(table: FeatureTable, rows: NDArray[np.bool_], column: int) -> tuple[st
     values = np.nan_to_num(table.values[known, column], nan=-1.0)
     ranks = np.unique(values, return_inverse=True)[1].reshape(-1, 1).astype(np.float64)
     model, found = KNeighborsClassifier(NEIGHBOURS, weights="distance"), list[float]()
-    for folds in (KFold(FOLDS, shuffle=True, random_state=0), GroupKFold(FOLDS)):
-        scores = cross_val_predict(model, ranks, truth, groups=users, cv=folds, method="predict_proba")[:, -1]
+    for folds, groups in ((KFold(FOLDS, shuffle=True, random_state=0), None), (GroupKFold(FOLDS), users)):
+        scores = cross_val_predict(model, ranks, truth, groups=groups, cv=folds, method="predict_proba")[:, -1]
         found.append(float(roc_auc_score(truth, scores)))
     return name, found[0], found[1]
 

@@ -6,7 +6,6 @@ Scorer.score.
 
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
 from models.encoder import Encoder, Vectors, plan_batches
-from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS
+from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
 from models.item_prior import counted_chances, mix_items
 from models.labels import DAY_MS
 from models.network import Logits
+from models.registry import serving
 from models.rows import Rows, arrange, collate, vocabulary
 from models.survival import risk
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
@@ -57,7 +57,10 @@ class Calibrated(Struct, frozen=True):
 
 
 class Scorer:
-    """A checkpoint and the encoder it was trained with; safe to share between threads, which take turns."""
+    """A checkpoint and the encoder it was trained with; safe to share between threads.
+
+    `kinds_read` are the kinds of events that training met, `knows_reviews` says whether it met labelled reviews.
+    """
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Raise CheckpointError when the encoder is not the one the checkpoint was trained with."""
@@ -68,29 +71,44 @@ class Scorer:
                 f"model {manifest.model_version} needs encoder {contract.encoder_id[:12]} ({contract.encoder_uri}), "
                 f"found {encoder.short_id} ({encoder.uri}): load that encoder or train again with this one"
             )
-        self._encoder = encoder
+        self.encoder = encoder
         self._known = vocabulary(contract.labels, self._catalogue.items if self._catalogue else ())
-        self._lock = Lock()
         self.model_version = manifest.model_version
         self.spec_version = contract.spec_version
         self.labels = tuple(contract.labels)
         self.horizons_days = tuple(contract.horizons_days)
         self.returns = contract.returns
         self.ranks_items = self._catalogue is not None
+        varied = dict(zip(FEATURE_SPEC.names, contract.normalisation.std, strict=False))
+        self.kinds_read = frozenset(kind for kind in KINDS if varied[f"{kind}.count.{LIFETIME}"] > 0)
+        self.knows_reviews = contract.calibration.sentiment != Platt()
 
     @classmethod
-    def load(cls, checkpoint_dir: Path, *, encoder_uri: str | None = None, threads: int | None = None) -> "Scorer":
-        """Load a checkpoint folder and its encoder, from `encoder_uri` where it lies elsewhere than in training.
+    def load(
+        cls,
+        folder: Path,
+        *,
+        encoder_uri: str | None = None,
+        threads: int | None = None,
+        encoder: Encoder | None = None,
+    ) -> "Scorer":
+        """Load a checkpoint folder, or the promoted one of a registry, and its encoder.
 
-        `threads` bounds torch in this whole process. Takes seconds: the encoder's weights are read and hashed.
+        The encoder comes from `encoder_uri` where it lies elsewhere than in training; `encoder`, cache included, is
+        kept where the checkpoint was trained with the same. `threads` bounds torch in this whole process. Takes
+        seconds: the encoder's weights are read and hashed.
 
         Raises:
             CheckpointError: the checkpoint must not be used, or the encoder is another.
             EncoderError: the encoder cannot be loaded.
+            RegistryError: nothing in the registry serves.
         """
-        checkpoint = load_checkpoint(checkpoint_dir)
-        address = encoder_uri or encoder_address(checkpoint_dir, checkpoint.manifest.contract)
-        return cls(checkpoint, Encoder.load(address, threads=threads))
+        folder = serving(folder)
+        checkpoint = load_checkpoint(folder)
+        contract = checkpoint.manifest.contract
+        if encoder is None or encoder.encoder_id != contract.encoder_id:
+            encoder = Encoder.load(encoder_uri or encoder_address(folder, contract), threads=threads)
+        return cls(checkpoint, encoder)
 
     def warm_up(self) -> None:
         """Score made requests with short and long histories, so that the first real one waits for no set-up."""
@@ -138,13 +156,13 @@ class Scorer:
         self._check_spec(requests)
         contract = self._contract
         rows, texts = arrange(requests, self._known, contract.network.max_events)
+        table = text_table(self.encoder, texts)
         n = len(requests)
         interest = np.empty((n, len(self.labels)))
         hazards = np.empty((n, len(self.horizons_days)))
         positive = np.empty(n)
         items: list[list[tuple[str, float]]] = [[]] * n
-        with self._lock, torch.inference_mode():
-            table = text_table(self._encoder, texts)
+        with torch.inference_mode():
             for batch in plan_batches(rows.lengths.tolist(), max_padded_tokens=BATCH_PADDED_EVENTS, max_rows=BATCH_ROWS):
                 picked = np.array(batch)
                 logits = self._network(collate(rows, picked, table, contract.normalisation))

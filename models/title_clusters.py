@@ -23,6 +23,7 @@ def cluster_titles(known: Mapping[str, str], later: Mapping[str, str], *, cluste
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import Normalizer
+    from threadpoolctl import threadpool_limits
 
     items = sorted(known)
     if len({known[item] for item in items}) < clusters * MIN_TITLES_PER_CLUSTER:
@@ -35,7 +36,8 @@ def cluster_titles(known: Mapping[str, str], later: Mapping[str, str], *, cluste
     components = min(COMPONENTS, weights.shape[1] - 1)
     meaning = make_pipeline(TruncatedSVD(components, random_state=seed), Normalizer(copy=False))
     means = KMeans(clusters, n_init=4, random_state=seed)
-    found = means.fit_predict(meaning.fit_transform(weights))
+    with threadpool_limits(1):  # several threads add up in any order
+        found = means.fit_predict(meaning.fit_transform(weights))
     vocabulary, names = words.get_feature_names_out(), dict[int, str]()
     for cluster in range(clusters):
         heaviest = np.asarray(weights[found == cluster].sum(axis=0)).ravel().argsort(kind="stable")[::-1][:NAME_WORDS]

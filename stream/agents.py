@@ -24,7 +24,7 @@ from stream.signals import render_signals
 from stream.store import RowStore
 
 if TYPE_CHECKING:  # only role scorer loads torch
-    from models.scorer import Scorer
+    from stream.served_model import ServedModel
 
 
 class Contiguity:
@@ -74,13 +74,13 @@ async def fold_agent(
 async def score_agent(
     stream: AsyncIterator[Any],
     *,
-    scorer: "Scorer",
+    model: "ServedModel",
     outbox: Outbox,
     totals: PartitionTotals,
     limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
-    """Role scorer: a chunk is a batch; its signals are acknowledged by the broker before the chunk is."""
+    """Role scorer: a chunk is a batch, of one model; its signals are acknowledged by the broker before the chunk is."""
     contiguity, told = Contiguity(), set[str]()
     async for event in stream:
         if event.message.generation_id != generation():
@@ -90,7 +90,7 @@ async def score_agent(
         received_ms = int(time.time() * 1000)
         accepted, outputs = decode_requests(chunk, totals, received_ms)
         requests = [request for _, request in accepted]
-        while other := {request.spec_version for request in requests} - {scorer.spec_version}:
+        while other := {request.spec_version for request in requests} - {(scorer := model.scorer).spec_version}:
             reads = f"model {scorer.model_version} reads feature spec {scorer.spec_version}"
             limit.pause(f"{reads}, requests carry {', '.join(sorted(other))}: start again with a checkpoint of theirs")
             await limit.passable()  # the requests wait on the broker; none of them is at fault

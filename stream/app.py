@@ -32,7 +32,7 @@ from stream.transport import ChunkScheduler, ChunkSchema, install
 from stream.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 
 if TYPE_CHECKING:  # only role scorer loads torch
-    from models.scorer import Scorer
+    from stream.served_model import ServedModel
 
 Role = Literal["features", "scorer", "triggers"]
 ROLES: tuple[Role, ...] = ("features", "scorer", "triggers")
@@ -63,6 +63,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     limit: DeadLetterLimit
     fold: Fold  # of the roles with rows
     scorer_totals: PartitionTotals
+    model: "ServedModel | None"  # of role scorer
 
     def _create_directories(self) -> None:
         """Write nothing to disk: rows live in memory and in the changelog."""
@@ -115,8 +116,8 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         return PartitionTotals(events, feedback, outputs, lost)
 
 
-def build_app(settings: Settings, role: Role, *, partitions: int, scorer: "Scorer | None" = None) -> FootfallApp:
-    """Build the app of one role for topics of `partitions` partitions; role scorer needs its loaded `scorer`.
+def build_app(settings: Settings, role: Role, *, partitions: int, model: "ServedModel | None" = None) -> FootfallApp:
+    """Build the app of one role for topics of `partitions` partitions; role scorer needs its loaded `model`.
 
     Call it inside the running event loop.
     """
@@ -175,21 +176,22 @@ def build_app(settings: Settings, role: Role, *, partitions: int, scorer: "Score
         in_a_row=settings.dlq_max_in_a_row, percent=settings.dlq_max_percent, window_records=settings.dlq_window_records
     )
     app.barrier = app.store = None
+    app.model = model
     source = app.topic(*(names[kind] for kind in (*aligned, *unaligned)), schema=ChunkSchema())
     if role == "scorer":
-        if scorer is None:
-            raise ValueError("role scorer needs a loaded scorer, found none: pass scorer=Scorer.load(...)")
-        _add_score_agent(app, source, scorer, outbox)
+        if model is None:
+            raise ValueError("role scorer needs a loaded model, found none: pass model=ServedModel(...)")
+        _add_score_agent(app, source, model, outbox)
     else:
         _add_fold_agent(app, source, role, partitions, outbox)
     return app
 
 
-def _add_score_agent(app: FootfallApp, source: Any, scorer: "Scorer", outbox: Outbox) -> None:
+def _add_score_agent(app: FootfallApp, source: Any, model: "ServedModel", outbox: Outbox) -> None:
     async def score(stream: Any) -> None:
         work = score_agent(
             stream.noack().events(),
-            scorer=scorer,
+            model=model,
             outbox=outbox,
             totals=app.scorer_totals,
             limit=app.limit,

@@ -4,6 +4,7 @@ Each is folded from an empty row, by the live fold, over its user's records up t
 the events before the end of its slice alone. What a dataset holds beyond that is a leak. Start at make_again.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,15 +29,23 @@ def make_again(
     categories: Mapping[str, str],
     seed: int,
     sample: int = SAMPLE,
+    fingerprint: str | None = None,
 ) -> dict[int, Example | None]:
-    """Return what the log gives for `sample` of the examples, by their place; None where it gives no such request."""
+    """Return what the log gives for `sample` of the examples, by their place; None where it gives no such request.
+
+    Raises:
+        ValueError: the events are not those of `fingerprint`.
+    """
     ranks = {place: priority(seed, "prefix", e.request.request_id, e.landmark_ms) for place, e in enumerate(examples)}
     places = sorted(ranks, key=lambda place: (ranks[place], place))[:sample]
     users = {examples[place].request.user_id.encode() for place in places}
     records: dict[bytes, list[tuple[str, LogRecord]]] = defaultdict(list)
-    for kind, record in numbered(events, settings):
+    digest = hashlib.sha256()
+    for kind, record in numbered(events, settings, digest):
         if record.key in users:
             records[record.key].append((kind, record))
+    if fingerprint not in (None, digest.hexdigest()):
+        raise ValueError(f"this is not the log that the dataset was cut from, which is {fingerprint}: give that one")
     ends = {period.slice: period.end_ms for period in periods}
     done = {user: by_time(_activities(of_user, settings)) for user, of_user in records.items()}
     again: dict[int, Example | None] = {}

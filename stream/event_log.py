@@ -1,25 +1,34 @@
-"""Recorded events ↔ a directory of JSON lines: what arrived, when, byte for byte.
+"""Recorded events ↔ a directory of Parquet files: what arrived, when, byte for byte.
 
-One file per UTC day of arrival, lines in order of arrival, and a manifest that is written last. Knows the names of the
-source topics, nothing of Kafka; a refused record is kept as faithfully as a good one. Start at write_log.
+One file per UTC day of arrival, rows in order of arrival, and a manifest that is written last. Knows the names of
+topics, nothing of Kafka; a refused record is kept as faithfully as a good one. Start at write_log and read_log.
 """
 
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import orjson
-from msgspec import Raw, Struct
+import numpy as np
+from msgspec import Struct
 
-from schemas.topics import DAY_MS, SOURCES
+from schemas.topics import DAY_MS, SIGNALS, SOURCES
 
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-MAX_BRACKETS = 500  # deeper JSON may exceed the reader's recursion limit, so it is kept as base64
+if TYPE_CHECKING:  # loaded where a log is read or written: a role that does neither starts without it
+    from duckdb import DuckDBPyConnection
+
+MANIFEST, UNFINISHED = "manifest.json", "unfinished"  # the other is a folder of events that are not sorted yet
+FORMAT_VERSION = 2
+OUTPUTS = ("score-request", *SIGNALS, "ad-trigger", "suppression")  # kinds that a log of a live run holds beside its sources
+KINDS = (*SOURCES, *OUTPUTS)
+WRITE_BATCH, READ_BATCH = 20_000, 4_096  # events held in memory
+MEMORY = "512MB"  # beyond it, sorting goes on in files
+COLUMNS = 'kind, record_ms, key, value, "partition", "offset", headers'
+SCHEMA = """kind VARCHAR, record_ms BIGINT, key BLOB, value BLOB, "partition" INTEGER, "offset" BIGINT,
+    headers STRUCT("name" VARCHAR, "value" BLOB)[]"""
 
 
 class LogError(ValueError):
@@ -27,26 +36,63 @@ class LogError(ValueError):
 
 
 class LoggedEvent(Struct, frozen=True, gc=False):
-    """One record of a source topic; `record_ms` is its Kafka timestamp (arrival), key and value its exact bytes."""
+    """One record of a topic; `record_ms` is its Kafka timestamp (arrival), key, value and headers its exact bytes.
+
+    A recorded event keeps its partition and offset, a made or imported one has none until it is sent or replayed.
+    """
 
     kind: str
     record_ms: int
     key: bytes | None
     value: bytes | None
+    partition: int | None = None
+    offset: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class ImportCounts(Struct, frozen=True, kw_only=True):
+class ImportCounts(Struct, kw_only=True):
     """What became of each line of foreign files: `lines_in` = all of `lines_kept` + all of `lines_dropped`.
 
     Kept lines are counted by the kind of event they joined, dropped lines by reason; `events` counts what was written,
-    `notes` what a reader of the log should know (of kept lines unless its name says otherwise).
+    `notes` what a reader of the log should know (of kept lines unless its name says otherwise), `derived` says in words
+    what of the events is not in the files. An importer counts while its events are read: complete when they are.
     """
 
-    lines_in: int
-    lines_kept: dict[str, int]
-    lines_dropped: dict[str, int]
-    events: dict[str, int]
+    lines_in: int = 0
+    lines_kept: dict[str, int] = {}
+    lines_dropped: dict[str, int] = {}
+    events: dict[str, int] = {}
     notes: dict[str, int] = {}
+    derived: list[str] = []
+
+    def keep(self, kind: str) -> None:
+        """Count a line that joined an event of a kind."""
+        self.lines_kept[kind] = self.lines_kept.get(kind, 0) + 1
+
+    def drop(self, reason: str) -> None:
+        """Count a line that joined none."""
+        self.lines_dropped[reason] = self.lines_dropped.get(reason, 0) + 1
+
+    def make(self, kind: str) -> None:
+        """Count an event."""
+        self.events[kind] = self.events.get(kind, 0) + 1
+
+    def note(self, name: str, count: int = 1) -> None:
+        """Count what a reader should know."""
+        self.notes[name] = self.notes.get(name, 0) + count
+
+
+class RecordedPartition(Struct, frozen=True):
+    """What a recorded log holds of one partition: the offsets from `first` up to, but not, `next`.
+
+    The log begins where the topic did if `first` is 0. Offsets between may be missing: transactions leave such gaps.
+    """
+
+    kind: str
+    topic: str
+    partition: int
+    first: int
+    next: int
 
 
 class LogManifest(Struct, frozen=True, kw_only=True):
@@ -57,22 +103,8 @@ class LogManifest(Struct, frozen=True, kw_only=True):
     first_record_ms: int | None
     last_record_ms: int | None
     imports: ImportCounts | None = None
+    recorded: list[RecordedPartition] = []
     format_version: int = FORMAT_VERSION
-
-
-class _Line(Struct, frozen=True, gc=False, omit_defaults=True):
-    """One line: key and value as text where they are text, as base64 elsewhere, absent where the record has none."""
-
-    kind: str
-    record_ms: int
-    key: str | None = None
-    value: Raw = Raw()
-    key_b64: bytes | None = None
-    value_b64: bytes | None = None
-
-
-_encode = msgspec.json.Encoder().encode
-_decode_line = msgspec.json.Decoder(_Line).decode
 
 
 def write_log(
@@ -80,55 +112,123 @@ def write_log(
 ) -> LogManifest:
     """Write events in order of arrival, equal timestamps in the order given; the manifest comes last.
 
-    Holds all events in memory to sort them. `source` says in words where the events come from.
+    Holds a batch of events in memory and sorts in files. `source` says in words where the events come from.
 
     Raises:
-        LogError: the directory holds something already, or an event's kind is not a source topic.
+        LogError: the directory holds something already, or an event's kind is none of a log.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    if found := next(directory.iterdir(), None):
-        raise LogError(f"{directory} already holds {found.name}, expected an empty directory: choose another or delete it")
-    ordered = sorted(events, key=attrgetter("record_ms"))
-    counts = Counter(event.kind for event in ordered)
-    if unknown := sorted(set(counts) - set(SOURCES)):
-        raise LogError(f"found events of kind {', '.join(unknown)}, expected {', '.join(SOURCES)}: correct the source")
-    for day, of_day in groupby(ordered, key=lambda event: event.record_ms // DAY_MS):
-        with (directory / day_file(day)).open("xb") as file:
-            file.writelines(map(encode_line, of_day))
-    manifest = LogManifest(
-        source=source,
-        events={kind: counts[kind] for kind in SOURCES if counts[kind]},
-        first_record_ms=ordered[0].record_ms if ordered else None,
-        last_record_ms=ordered[-1].record_ms if ordered else None,
-        imports=imports,
-    )
-    (directory / MANIFEST).write_bytes(msgspec.json.format(_encode(manifest)) + b"\n")
-    return manifest
+    with LogWriter(directory) as writer:
+        writer.add(events)
+        return writer.finish(source=source, imports=imports)
 
 
-def read_log(directory: Path) -> Iterator[LoggedEvent]:
-    """Read every event in order of arrival, one day file after the other; holds one line in memory.
+class LogWriter:
+    """A log while it is written, for events that come bit by bit; unless finished, what was written is removed."""
+
+    def __init__(self, directory: Path) -> None:
+        """Begin a log; a used directory raises LogError."""
+        import duckdb
+
+        refuse_used(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._waiting, self._counts = list[LoggedEvent](), Counter[str]()
+        self._directory, self._unfinished = directory, directory / UNFINISHED
+        self._unfinished.mkdir()
+        self._database = duckdb.connect(self._unfinished / "events.duckdb", config={"memory_limit": MEMORY})
+        self._database.execute(f"CREATE TABLE arrived ({SCHEMA})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        if not (self._directory / MANIFEST).exists():
+            for path in self._directory.glob("events-*.parquet"):
+                path.unlink()
+
+    def add(self, events: Iterable[LoggedEvent]) -> None:
+        """Take events, in any order of arrival; a batch of them may stay in memory.
+
+        Raises:
+            LogError: an event's kind is none of a log.
+        """
+        for event in events:
+            self._waiting.append(event)
+            if len(self._waiting) >= WRITE_BATCH:
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        batch, self._waiting = self._waiting, []
+        found = Counter(event.kind for event in batch)
+        if unknown := sorted(set(found) - set(KINDS)):
+            raise LogError(f"found events of kind {', '.join(unknown)}, expected {', '.join(KINDS)}: correct the source")
+        self._counts += found
+        self._database.register("batch", _columns(batch))
+        self._database.execute(f"INSERT INTO arrived SELECT {COLUMNS} FROM batch")
+        self._database.unregister("batch")
+
+    def finish(
+        self, *, source: str, imports: ImportCounts | None = None, recorded: Collection[RecordedPartition] = ()
+    ) -> LogManifest:
+        """Sort what was taken, write a file for each day, then the manifest.
+
+        Raises:
+            LogError: an event's kind is none of a log.
+        """
+        if self._waiting:
+            self._write_waiting()
+        sorted_events = f"CREATE TABLE sorted AS SELECT {COLUMNS} FROM arrived ORDER BY record_ms, rowid"
+        self._database.execute(f"{sorted_events}; DROP TABLE arrived")
+        span = self._database.execute("SELECT min(record_ms), max(record_ms) FROM sorted").fetchone() or (None, None)
+        days = self._database.execute(
+            f"SELECT DISTINCT CAST(floor(record_ms / {DAY_MS}) AS BIGINT) FROM sorted ORDER BY 1"
+        ).fetchall()
+        for (day,) in days:
+            of_day = f"SELECT {COLUMNS} FROM sorted WHERE record_ms BETWEEN {day * DAY_MS} AND {(day + 1) * DAY_MS - 1}"
+            path = str(self._directory / day_file(day)).replace("'", "''")
+            self._database.execute(f"COPY ({of_day} ORDER BY rowid) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+        manifest = LogManifest(
+            source=source,
+            events={kind: self._counts[kind] for kind in KINDS if self._counts[kind]},
+            first_record_ms=span[0],
+            last_record_ms=span[1],
+            imports=imports,
+            recorded=list(recorded),
+        )
+        (self._directory / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        return manifest
+
+
+def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[LoggedEvent]:
+    """Read events in order of arrival, one day file after the other; holds a batch in memory.
+
+    Reads the source topics' events unless `kinds` says otherwise.
 
     Raises:
-        LogError: no manifest, or a line that is damaged or out of order.
+        LogError: no manifest, a damaged file, events out of order, or fewer or more than the manifest says.
     """
-    read_manifest(directory)
-    last_ms: int | None = None
-    for path in sorted(directory.glob("events-*.jsonl")):
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    event = decode_line(line)
-                except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-                    raise LogError(f"{path}:{number} found a damaged line ({error}): write the log again") from error
-                if event.kind not in SOURCES:
-                    raise LogError(f"{path}:{number} found kind {event.kind!r}, expected {', '.join(SOURCES)}: correct it")
-                if last_ms is not None and event.record_ms < last_ms:
-                    raise LogError(
-                        f"{path}:{number} found record_ms {event.record_ms}, expected {last_ms} or later: sort the log"
-                    )
-                last_ms = event.record_ms
-                yield event
+    import duckdb
+
+    manifest = read_manifest(directory)
+    wanted = list(SOURCES if kinds is None else kinds)
+    expected = sum(manifest.events.get(kind, 0) for kind in wanted)
+    last_ms, count = -(1 << 63), 0
+    with duckdb.connect(config={"memory_limit": MEMORY}) as database:
+        for path in sorted(directory.glob("events-*.parquet")):
+            for batch in _batches(database, path, wanted):
+                count += len(batch)
+                for kind, record_ms, key, value, partition, offset, headers in batch:
+                    if record_ms < last_ms:
+                        raise LogError(f"{path} found record_ms {record_ms}, expected {last_ms} or later: write the log again")
+                    last_ms = record_ms
+                    named = tuple((header["name"], header["value"]) for header in headers) if headers else ()
+                    yield LoggedEvent(kind, record_ms, key, value, partition, offset, named)
+    if count != expected:
+        raise LogError(
+            f"{directory} found {count} events of {', '.join(wanted)}, expected {expected} as {MANIFEST} says: a file was "
+            "added or is missing; restore it or write the log again"
+        )
 
 
 def read_manifest(directory: Path) -> LogManifest:
@@ -151,53 +251,50 @@ def read_manifest(directory: Path) -> LogManifest:
     return manifest
 
 
-def day_file(day: int) -> str:
-    """Name the file of a UTC day, counted from 1970-01-01."""
-    return f"events-{datetime.fromtimestamp(day * DAY_MS / 1000, UTC):%Y-%m-%d}.jsonl"
-
-
-def encode_line(event: LoggedEvent) -> bytes:
-    """Encode one event as one line, ending in a newline, from which the same bytes come back."""
-    key, key_b64 = _text_or_bytes(event.key)
-    value = event.value
-    if value is not None and _is_plain_object(value):
-        line = _Line(event.kind, event.record_ms, key, Raw(value), key_b64)
-    else:
-        line = _Line(event.kind, event.record_ms, key, key_b64=key_b64, value_b64=value)
-    return _encode(line) + b"\n"
-
-
-def decode_line(line: bytes) -> LoggedEvent:
-    """Decode one line.
+def refuse_used(directory: Path) -> None:
+    """Say that a log cannot be written to a directory, before there is any work to lose.
 
     Raises:
-        msgspec.DecodeError: it is not one.
+        LogError: it is no directory, or holds something already.
     """
-    found = _decode_line(line)
-    key = found.key_b64 if found.key is None else found.key.encode()
-    return LoggedEvent(found.kind, found.record_ms, key, bytes(found.value) or found.value_b64)
+    if directory.exists() and not directory.is_dir():
+        raise LogError(f"{directory} is a file, expected a directory: choose another")
+    if found := next(directory.iterdir(), None) if directory.exists() else None:
+        raise LogError(f"{directory} already holds {found.name}, expected an empty directory: choose another or delete it")
 
 
-def _text_or_bytes(key: bytes | None) -> tuple[str | None, bytes | None]:
-    """Split a key into text where it is UTF-8 and bytes where it is not."""
+def day_file(day: int) -> str:
+    """Name the file of a UTC day, counted from 1970-01-01."""
+    return f"events-{datetime.fromtimestamp(day * DAY_MS / 1000, UTC):%Y-%m-%d}.parquet"
+
+
+def _batches(database: "DuckDBPyConnection", path: Path, kinds: list[str]) -> Iterator[list[tuple[Any, ...]]]:
+    """Read the rows of one day file, in the file's order."""
+    import duckdb
+
+    query = f"SELECT {COLUMNS} FROM read_parquet($path) WHERE list_contains($kinds, kind)"
     try:
-        return (None if key is None else key.decode()), None
-    except UnicodeDecodeError:
-        return None, key
+        rows = database.execute(query, {"path": str(path), "kinds": kinds})
+        while batch := rows.fetchmany(READ_BATCH):
+            yield batch
+    except duckdb.Error as error:
+        raise LogError(f"{path} is damaged ({error}), expected a day of an event log: write the log again") from error
 
 
-def _is_plain_object(value: bytes) -> bool:
-    """Tell whether a value can stand in a line verbatim: one JSON object, on one line, nothing around it.
+def _columns(batch: list[LoggedEvent]) -> dict[str, np.ndarray[Any, Any]]:
+    """Turn events into columns, (B,) each."""
+    return {
+        "kind": _objects([event.kind for event in batch]),
+        "record_ms": np.array([event.record_ms for event in batch], dtype=np.int64),
+        "key": _objects([event.key for event in batch]),
+        "value": _objects([event.value for event in batch]),
+        "partition": _objects([event.partition for event in batch]),
+        "offset": _objects([event.offset for event in batch]),
+        "headers": _objects([[{"name": name, "value": value} for name, value in event.headers] for event in batch]),
+    }
 
-    orjson is stricter than the reader of events (it refuses whole numbers beyond a double, too), so that a line it takes is one
-    that other tools can read.
-    """
-    if not (value.startswith(b"{") and value.endswith(b"}")) or b"\n" in value:
-        return False
-    if value.count(b"{") + value.count(b"[") > MAX_BRACKETS:
-        return False
-    try:
-        orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return False
-    return True
+
+def _objects(values: list[Any]) -> np.ndarray[Any, Any]:
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column

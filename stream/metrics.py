@@ -6,7 +6,13 @@ Nothing is counted on the hot path but integers that the pipeline keeps anyway. 
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 
 from stream.barrier import lag_of
 
@@ -58,6 +64,8 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         progress = app.store.progress
         yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=progress.rows)
         yield GaugeMetricFamily("footfall_restore_seconds", "Time of the last restore", value=progress.seconds)
+    if app.model is not None:
+        yield from model_metrics(app.model)
     skew = GaugeMetricFamily(
         "footfall_alignment_skew_seconds",
         "How far a topic's newest fetched record lies behind the newest of its partition's topics",
@@ -90,3 +98,17 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         "footfall_paused", "1 while too many dead letters hold the role", value=float(bool(app.limit.paused))
     )
     yield GaugeMetricFamily("footfall_ready", "1 when /readyz answers 200", value=float(ready))
+
+
+def model_metrics(model: Any) -> Iterator[Metric]:
+    """Yield which model role scorer uses, and what became of those promoted since."""
+    scorer = model.scorer
+    facts = {"version": scorer.model_version, "spec": scorer.spec_version, "encoder": scorer.encoder.short_id}
+    yield InfoMetricFamily("footfall_model", "The model in use", value=facts)
+    reloads = CounterMetricFamily(
+        "footfall_model_reloads", "Promoted models that the running role changed to, or refused", labels=["outcome"]
+    )
+    reloads.add_metric(["loaded"], model.loaded)
+    reloads.add_metric(["refused"], model.refused)
+    yield reloads
+    yield GaugeMetricFamily("footfall_encoder_cached_texts", "Texts whose vector is at hand", value=scorer.encoder.cached_texts)

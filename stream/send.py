@@ -1,7 +1,7 @@
 """Logged events → Kafka records, in order of arrival, at a chosen pace.
 
-Each record keeps its bytes and its timestamp, gets the partition that Kafka's default partitioner chooses, and carries
-in header `sent-at-ms` when it was really sent. Order within a partition is the log's. Start at send_events.
+Each record keeps its bytes, headers and timestamp, gets the partition that Kafka's default partitioner chooses, and
+carries in header `sent-at-ms` when it was really sent. Order within a partition is the log's. Start at send_events.
 """
 
 import asyncio
@@ -164,13 +164,13 @@ class _Batches:
         key = event.key
         partition = partition_of(key, self._partitions)
         now = time.time()
-        header = [(SENT_AT, b"%d" % (now * 1000))]
+        headers = [*(header for header in event.headers if header[0] != SENT_AT), (SENT_AT, b"%d" % (now * 1000))]
         where = (event.kind, partition)
         for _ in range(2):
             if where not in self._open:
                 self._open[where] = (self._producer.create_batch(), time.monotonic())
             builder = self._open[where][0]
-            if builder.append(key=key, value=event.value, timestamp=event.record_ms, headers=header) is not None:
+            if builder.append(key=key, value=event.value, timestamp=event.record_ms, headers=headers) is not None:
                 return
             await self._send(where)
         raise SendError(

@@ -151,8 +151,9 @@ class Settings(BaseSettings):
     )
 
     checkpoint: Path = Field(
-        Path(__file__).parents[1] / "models" / "checkpoints" / "demo", description="folder of the model that the scorer loads"
+        Path(__file__).parents[1] / "models" / "checkpoints" / "demo", description="a model's folder, or a registry of some"
     )
+    registry: Path = Field(Path("models-registry"), description="folder in which `footfall models` keeps models")
     trigger_policy: Path = Field(Path(__file__).parent / "trigger_policy.yaml", description="file of campaigns (YAML)")
     model_threads: int = Field(1, ge=1, le=256, description="threads of one forward pass")
     http_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")

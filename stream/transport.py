@@ -11,16 +11,20 @@ from typing import Any
 
 import faust
 from aiokafka.consumer.fetcher import OffsetResetStrategy
+from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 from faust.transport import drivers
 from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import SchedulingStrategyT
+from mode.services import Service
 from mode.utils.futures import notify
 
 from stream.alignment import Alignment, Chunk, TopicPartition
+from stream.exits import EXIT_CONFIG, end_process
 from stream.mended import mend
 
 FETCH_WAIT_MS = 50
 IDLE_SECONDS = 0.02
+JOIN_SECONDS = 1.0  # between two looks at whether the group can be joined
 UNKNOWN_OFFSET = -1  # what a broker answers for a partition that a group has committed nothing for
 
 
@@ -104,6 +108,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
                 consumer.seek(tp, first)
         if not reset:
             consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
+
+    async def group_error(self) -> KafkaError | None:
+        """Return why the group could not be joined; aiokafka waits for this question before it tries again."""
+        found: KafkaError | None = await self.call_thread(self._group_error)
+        return found
+
+    async def _group_error(self) -> KafkaError | None:
+        try:
+            if self._consumer is not None:
+                self._consumer._coordinator.check_errors()
+        except KafkaError as error:
+            return error
+        return None
 
     async def permit_reset(self) -> None:
         """Let a partition that is assigned next begin where the group has no offset yet."""
@@ -228,6 +245,24 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             await asyncio.sleep(IDLE_SECONDS)  # Faust sleeps a second, after every rebalance
             return {}, set()
         return await super()._wait_next_records(timeout)
+
+    @Service.task  # type: ignore[untyped-decorator]  # mode has no types
+    async def _join(self) -> None:
+        """End a worker that its group will never take; what may pass is tried again."""
+        while not self.should_stop:
+            await self.sleep(JOIN_SECONDS)
+            self._refuse(await self._thread.group_error())
+
+    def _refuse(self, error: KafkaError | None) -> None:
+        if isinstance(error, InvalidSessionTimeoutError):
+            found = self.app.settings.session_timeout_seconds
+            end_process(
+                f"setting session_timeout_seconds: found {found:g}, expected one that the broker allows "
+                "(group.min.session.timeout.ms to group.max.session.timeout.ms)",
+                code=EXIT_CONFIG,
+            )
+        if error is not None and not error.retriable:
+            end_process(f"group {self.app.conf.id}: {error!r}")
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         if self.app.rebalancing:  # until Faust's seek is done, although its flow is active before

@@ -68,8 +68,8 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
         await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             end_stopped(role, "before it had started: nothing was owned")
-        partitions, scorer = preparing.result()
-        app = health.app = build_app(settings, role, partitions=partitions, scorer=scorer)
+        partitions, model = preparing.result()
+        app = health.app = build_app(settings, role, partitions=partitions, model=model)
         log.info("started", role=role, health=f"http://{settings.http_host}:{port}", partitions=partitions)
         await _serve(app, stop)
         await _stop(app, settings.drain_seconds)
@@ -79,9 +79,9 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
 
 
 async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
-    """Check the topics and load what the role needs: the partition count, and the scorer of role scorer."""
+    """Check the topics and load what the role needs: the partition count, and the model of role scorer."""
     partitions = await equal_partitions(settings, role)
-    return partitions, await asyncio.to_thread(_load_scorer, settings) if role == "scorer" else None
+    return partitions, await asyncio.to_thread(_load_model, settings) if role == "scorer" else None
 
 
 async def _start(app: FootfallApp) -> None:
@@ -100,6 +100,8 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
         if starting.done() and not starting.cancelled() and starting.exception() is not None:
             end_process(f"could not start: {starting.exception()!r}")
         tasks.append(asyncio.create_task(collect_garbage(app)))
+        if app.model is not None:
+            tasks.append(asyncio.create_task(app.model.watch()))
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if crashed.done():
             if isinstance(app.crash_reason, RowVersionError):
@@ -174,17 +176,16 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     return next(iter(found.values()))
 
 
-def _load_scorer(settings: Settings) -> Any:
+def _load_model(settings: Settings) -> Any:
     from models.checkpoint import CheckpointError
     from models.encoder import EncoderError
-    from models.scorer import Scorer
+    from models.registry import RegistryError
+    from stream.served_model import ServedModel
 
     try:
-        scorer = Scorer.load(settings.checkpoint, threads=settings.model_threads)
-    except (CheckpointError, EncoderError) as error:
+        return ServedModel(settings.checkpoint, threads=settings.model_threads)
+    except (CheckpointError, EncoderError, RegistryError) as error:
         raise SettingsError(f"setting checkpoint: {error}") from error
-    scorer.warm_up()
-    return scorer
 
 
 def _write_status(role: Role, port: int) -> None:

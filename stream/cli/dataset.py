@@ -73,6 +73,10 @@ def cut_command(
     item_days: Annotated[
         float | None, typer.Option(min=0, help="Next items are those within so many days. Default: until the slice ends.")
     ] = None,
+    sight_days: Annotated[
+        float,
+        typer.Option(min=0, help="Sight after which fewer than ten next interactions are all there were."),
+    ] = 14.0,
     cluster_categories: Annotated[
         int, typer.Option(min=0, help="Make so many categories of titles, for items without one; fitted on the train slice.")
     ] = 0,
@@ -104,7 +108,7 @@ def cut_command(
                 cuts_ms=tuple(_milliseconds(date) for date in cut or ()),
                 eligible=eligible,
             ),
-            labelling=Labelling(returns=returns, item_days=item_days),
+            labelling=Labelling(returns=returns, sight_days=sight_days, item_days=item_days),
             cluster_categories=cluster_categories,
         )
         written = _write(console, log, out, settings, plan, manifest, embargo_days)
@@ -212,6 +216,7 @@ def _lint(
             labelling=manifest.labelling,
             categories=categories,
             seed=manifest.sampling.seed,
+            fingerprint=manifest.fingerprint,
         )
     return lint(examples, reviews, names=manifest.feature_names, periods=manifest.periods, again=again)
 

@@ -53,6 +53,7 @@ async def _send(log: Path, settings: Settings, speed: float | None, rate: float 
     from rich.console import Console
     from rich.progress import Progress
 
+    from schemas.topics import SOURCES
     from stream.event_log import read_log, read_manifest
     from stream.send import Sent, at_once, at_rate, at_speed, check_sendable, send_events
 
@@ -60,11 +61,12 @@ async def _send(log: Path, settings: Settings, speed: float | None, rate: float 
     if manifest.first_record_ms is None or manifest.last_record_ms is None:
         return sent
     first_ms, last_ms, now_ms = manifest.first_record_ms, manifest.last_record_ms, int(time.time() * 1000)
-    partitions = await check_sendable(settings, list(manifest.events), first_ms, last_ms, now_ms)
+    counts = {kind: count for kind, count in manifest.events.items() if kind in SOURCES}
+    partitions = await check_sendable(settings, list(counts), first_ms, last_ms, now_ms)
     pace = at_rate(rate) if rate is not None else at_once if speed is None else at_speed(speed, first_ms)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("sending", total=sum(manifest.events.values()))
+        task = progress.add_task("sending", total=sum(counts.values()))
 
         async def show() -> None:
             while True:

@@ -114,7 +114,7 @@ def _default(field: FieldInfo) -> str:
     if value is None:
         return "none"
     if isinstance(value, Path):
-        return f"the installed {'/'.join(value.parts[-2:])}"
+        return f"the installed {'/'.join(value.parts[-2:])}" if value.is_absolute() else str(value)
     if isinstance(value, bool | dict | list):
         return json.dumps(value)
     return str(value)

@@ -27,6 +27,7 @@ def replay_command(
     from rich.console import Console
     from rich.progress import track
 
+    from schemas.topics import SOURCES
     from stream.event_log import read_log, read_manifest
     from stream.replay import Replay
     from stream.replayed import write_replay
@@ -35,7 +36,7 @@ def replay_command(
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     scorer = None if no_score else _load_scorer(settings)
     replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
-    total, started = sum(manifest.events.values()), time.monotonic()
+    total, started = sum(manifest.events.get(kind, 0) for kind in SOURCES), time.monotonic()
     events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
     summary = write_replay(replay, events, scorer, out)
     seconds = time.monotonic() - started

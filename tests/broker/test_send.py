@@ -53,6 +53,18 @@ async def test_every_record_arrives_once_as_a_replay_numbers_it(settings: Settin
     assert found == {}
 
 
+async def test_a_recorded_event_keeps_its_headers_but_for_when_it_was_sent(settings: Settings) -> None:
+    await apply(settings)
+    event = LoggedEvent("click", 1_000, b"u-1", b"{}", headers=(("x-event-id", b"e-1"), (SENT_AT, b"5"), ("x", b"\xff")))
+
+    await send_events([event], settings, partitions=4)
+
+    [record] = await read(settings, ["click"], 1)
+    *kept, (name, value) = record.headers
+    assert kept == [("x-event-id", b"e-1"), ("x", b"\xff")]
+    assert name == SENT_AT and int(value) > 5
+
+
 def test_partitions_are_those_of_a_replay(settings: Settings) -> None:
     for partitions in (1, 4, 12):
         replay = Replay(settings, partitions=partitions)

@@ -51,10 +51,10 @@ async def no_lag(deployment: Deployment, worker: Worker) -> bool:
     return not await deployment.lag("features", KINDS)
 
 
-async def refused(deployment: Deployment) -> str:
+async def refused(deployment: Deployment, **environment: str) -> str:
     """Start a worker that must refuse: it exits 78 and leaves the changelog as it was."""
     before = await deployment.committed("features")
-    worker = deployment.start("features")
+    worker = deployment.start("features", **environment)
     await until("the worker ends", lambda: worker.process.poll() is not None, seconds=40)
     assert worker.process.returncode == 78, worker.tail()
     assert await deployment.committed("features") == before
@@ -157,3 +157,8 @@ async def recreate(deployment: Deployment) -> None:
     await until("the topic is gone", gone, seconds=20)
     await admin.create_topics([NewTopic(topic, 4, 1, topic_configs={"retention.ms": "-1"})])
     await admin.close()
+
+
+async def test_a_session_timeout_that_the_broker_does_not_allow_ends_the_worker_and_is_named(deployment: Deployment) -> None:
+    said = await refused(deployment, FOOTFALL_SESSION_TIMEOUT_SECONDS="2")
+    assert "setting session_timeout_seconds: found 2, expected one that the broker allows" in said

@@ -54,7 +54,7 @@ async def work_on(scorer: Any, *requests: ScoreRequest) -> tuple[PartitionTotals
     totals, limit = PartitionTotals(), DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
     await score_agent(
         stream_of(event),
-        scorer=scorer,
+        model=SimpleNamespace(scorer=scorer),  # type: ignore[arg-type]
         outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
         totals=totals,
         limit=limit,
@@ -102,7 +102,7 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     working = asyncio.create_task(
         score_agent(
             stream_of(event),
-            scorer=scorer,
+            model=SimpleNamespace(scorer=scorer),  # type: ignore[arg-type]
             outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
             totals=totals,
             limit=limit,

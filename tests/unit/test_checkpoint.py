@@ -10,6 +10,7 @@ import torch
 
 from models.checkpoint import (
     MANIFEST,
+    OWN_ENCODER,
     WEIGHTS,
     Calibration,
     CheckpointError,
@@ -19,6 +20,7 @@ from models.checkpoint import (
     Platt,
     Provenance,
     _model_version,
+    encoder_address,
     load_checkpoint,
     save_checkpoint,
 )
@@ -161,8 +163,8 @@ def test_pickled_weights_are_never_unpickled(tmp_path: Path) -> None:
     [
         (b"{", "is no manifest"),
         (b"[]", "is no manifest"),
-        (b'{"format_version": 99}', "has format 99, expected 1"),
-        (b'{"format_version": 1}', "missing required field"),
+        (b'{"format_version": 99}', "has format 99, expected 2"),
+        (b'{"format_version": 2}', "missing required field"),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes, text: str) -> None:
@@ -184,6 +186,65 @@ def test_absent_files_are_refused_by_name(tmp_path: Path) -> None:
 def test_files_outside_the_folder_cannot_be_named(tmp_path: Path) -> None:
     save(tmp_path)
     text = (tmp_path / MANIFEST).read_text().replace(f'"{WEIGHTS}"', '"../elsewhere"')
+    (tmp_path / MANIFEST).write_text(text)
+
+    with pytest.raises(CheckpointError, match="names files"):
+        load_checkpoint(tmp_path)
+
+
+def tuned(folder: Path, **changes: Any) -> Manifest:
+    """Save a checkpoint that brings its own encoder."""
+    (folder / "encoder" / "1_Pooling").mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"):
+        (folder / "encoder" / name).write_text(name)
+    return save(folder, encoder_uri=OWN_ENCODER, **changes)
+
+
+def test_a_tuned_encoder_is_part_of_the_checkpoint_to_the_byte(tmp_path: Path) -> None:
+    manifest = tuned(tmp_path)
+
+    assert sorted(manifest.files) == [
+        "encoder/1_Pooling/config.json",
+        "encoder/config.json",
+        "encoder/model.safetensors",
+        "encoder/tokenizer.json",
+        WEIGHTS,
+    ]
+    assert load_checkpoint(tmp_path).manifest == manifest
+    assert encoder_address(tmp_path, manifest.contract) == str(tmp_path / "encoder")
+    assert encoder_address(tmp_path, contract()) == "random:bert-tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("encoder/tokenizer.json", "altered", r"tokenizer\.json has SHA-256 \w{16}, expected \w{16}: fetch"),
+        ("encoder/model.safetensors", None, r"model\.safetensors has SHA-256 nothing, expected"),
+        ("encoder/added.json", "{}", r"added\.json has SHA-256 \w{16}, expected nothing"),
+        ("encoder/code.py", "import os", "expected only files of a Hugging Face encoder there"),
+    ],
+)
+def test_an_encoder_with_a_file_altered_missing_or_added_is_refused(
+    tmp_path: Path, name: str, content: str | None, text: str
+) -> None:
+    tuned(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+
+    with pytest.raises(CheckpointError, match=text):
+        load_checkpoint(tmp_path)
+
+
+def test_an_encoder_that_was_not_written_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="found no files in .*encoder, expected the tuned encoder"):
+        save(tmp_path, encoder_uri=OWN_ENCODER)
+
+
+def test_an_encoders_files_cannot_lie_outside_its_folder(tmp_path: Path) -> None:
+    tuned(tmp_path)
+    text = (tmp_path / MANIFEST).read_text().replace('"encoder/config.json"', '"encoder/../../config.json"')
     (tmp_path / MANIFEST).write_text(text)
 
     with pytest.raises(CheckpointError, match="names files"):

@@ -20,6 +20,10 @@ COMMANDS = [
     ["topics", "apply"],
     ["import", "taobao"],
     ["import", "online-retail"],
+    ["dataset", "cut"],
+    ["dataset", "lint"],
+    ["features", "select"],
+    *(["models", verb] for verb in ("ls", "show", "check", "add", "promote", "rollback")),
 ]
 
 

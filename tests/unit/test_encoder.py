@@ -1,6 +1,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,16 @@ def test_chinese_is_unknown_to_the_english_encoder_and_english_is_not(minilm: En
 
     assert chinese > 0.5
     assert english == empty == 0
+
+
+def test_threads_that_share_an_encoder_get_the_vectors_that_one_alone_gets(tiny: Encoder) -> None:
+    shared = Encoder.load(RANDOM_TINY, cache_texts=3)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(shared.encode, [TEXTS[start:] + TEXTS[:start] for start in range(len(TEXTS))] * 4))
+
+    for start, vectors in enumerate(found):
+        shift = start % len(TEXTS)
+        np.testing.assert_array_equal(np.roll(vectors, shift, axis=0), tiny.encode(TEXTS))
 
 
 def test_vectors_have_length_one_and_the_encoders_dimension(tiny: Encoder) -> None:

@@ -1,9 +1,21 @@
+import json
 from datetime import UTC, datetime
 
-import msgspec
+import duckdb
 import pytest
 
-from stream.event_log import ImportCounts, LogError, LoggedEvent, read_log, read_manifest, write_log
+from stream.event_log import (
+    KINDS,
+    WRITE_BATCH,
+    ImportCounts,
+    LogError,
+    LoggedEvent,
+    LogWriter,
+    RecordedPartition,
+    read_log,
+    read_manifest,
+    write_log,
+)
 
 NOON_MS = int(datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp() * 1000)
 DAY_MS = 86_400_000
@@ -51,12 +63,29 @@ def test_every_key_comes_back_byte_for_byte(tmp_path, key):
     assert list(read_log(tmp_path / "log")) == [logged(key=key)]
 
 
-def test_a_valid_event_stands_in_its_line_verbatim_and_a_malformed_one_as_base64(tmp_path):
-    write_log(tmp_path, [logged(value=b'{"b": 1.50, "a":2}'), logged(value=b"oops")], source="test")
+def test_partition_offset_and_headers_of_a_recorded_event_come_back(tmp_path):
+    headers = (("x-event-id", b"e-1"), ("", b""), ("x-event-id", b"\xff\x00"), ("ключ", b"v"))
+    recorded = [LoggedEvent("click", NOON_MS, b"u-1", b"{}", 3, 2**40, headers), LoggedEvent("click", NOON_MS, None, None)]
 
-    good, bad = (tmp_path / "events-2026-03-04.jsonl").read_bytes().splitlines()
-    assert b'"value":{"b": 1.50, "a":2}' in good
-    assert msgspec.json.decode(bad) == {"kind": "click", "record_ms": NOON_MS, "key": "u-1", "value_b64": "b29wcw=="}
+    write_log(tmp_path, recorded, source="test")
+
+    assert list(read_log(tmp_path)) == recorded
+
+
+def test_the_columns_are_those_of_the_contract(tmp_path):
+    write_log(tmp_path, [logged()], source="test")
+
+    columns = duckdb.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(tmp_path / "events-2026-03-04.parquet")]).fetchall()
+
+    assert [column[:2] for column in columns] == [
+        ("kind", "VARCHAR"),
+        ("record_ms", "BIGINT"),
+        ("key", "BLOB"),
+        ("value", "BLOB"),
+        ("partition", "INTEGER"),
+        ("offset", "BIGINT"),
+        ("headers", 'STRUCT("name" VARCHAR, "value" BLOB)[]'),
+    ]
 
 
 def test_events_are_written_in_order_of_arrival_and_ties_in_the_order_given(tmp_path):
@@ -72,11 +101,65 @@ def test_each_utc_day_of_arrival_has_a_file_of_its_own(tmp_path):
 
     write_log(tmp_path, [logged(midnight_ms), logged(midnight_ms - 1)], source="test")
 
-    assert [path.name for path in sorted(tmp_path.glob("*.jsonl"))] == ["events-2026-03-04.jsonl", "events-2026-03-05.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "events-2026-03-04.parquet",
+        "events-2026-03-05.parquet",
+        "manifest.json",
+    ]
+
+
+def test_many_events_with_few_timestamps_keep_the_order_given_over_batches(tmp_path):
+    events = [logged(NOON_MS + number % 3, value=b"%d" % number) for number in range(2 * WRITE_BATCH + 7)]
+
+    write_log(tmp_path, iter(events), source="test")
+
+    assert list(read_log(tmp_path)) == sorted(events, key=lambda event: event.record_ms)
+
+
+@pytest.mark.parametrize("record_ms", [-1, 0, DAY_MS - 1, DAY_MS, -DAY_MS])
+def test_a_day_begins_at_midnight_before_1970_too(tmp_path, record_ms):
+    write_log(tmp_path, [logged(record_ms)], source="test")
+
+    assert [event.record_ms for event in read_log(tmp_path)] == [record_ms]
+
+
+def test_our_own_outputs_are_read_only_when_asked_for(tmp_path):
+    score, click = logged(kind="score-request"), logged()
+
+    manifest = write_log(tmp_path, [score, click], source="test")
+
+    assert list(read_log(tmp_path)) == [click]
+    assert list(read_log(tmp_path, ["score-request"])) == [score]
+    assert list(read_log(tmp_path, KINDS)) == [score, click]
+    assert manifest.events == {"click": 1, "score-request": 1}
+
+
+def test_what_was_recorded_of_each_partition_stands_in_the_manifest(tmp_path):
+    span = RecordedPartition("click", "shop.clicks.v1", 0, 5, 9)
+
+    with LogWriter(tmp_path) as writer:
+        writer.add([logged()])
+        written = writer.finish(source="test", recorded=[span])
+
+    assert read_manifest(tmp_path) == written
+    assert written.recorded == [span]
+
+
+def test_a_log_that_fails_while_it_is_written_leaves_nothing(tmp_path):
+    def broken():
+        yield logged()
+        raise RuntimeError("the source ends here")
+
+    with pytest.raises(RuntimeError, match="ends here"):
+        write_log(tmp_path, broken(), source="test")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_manifest_counts_events_by_kind_and_names_the_first_and_last_arrival(tmp_path):
-    imports = ImportCounts(lines_in=3, lines_kept={"click": 2}, lines_dropped={"truncated": 1}, events={"click": 2})
+    imports = ImportCounts(
+        lines_in=3, lines_kept={"click": 2}, lines_dropped={"truncated": 1}, events={"click": 2}, derived=["times"]
+    )
 
     written = write_log(tmp_path, [logged(NOON_MS + 5), logged(NOON_MS)], source="a test", imports=imports)
 
@@ -119,25 +202,39 @@ def test_a_directory_without_a_manifest_is_no_complete_log(tmp_path):
 def test_a_manifest_of_another_format_is_refused(tmp_path):
     write_log(tmp_path, [logged()], source="test")
     manifest = tmp_path / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes().replace(b'"format_version": 1', b'"format_version": 99'))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"format_version": 2', b'"format_version": 99'))
 
-    with pytest.raises(LogError, match="has format 99, expected 1"):
+    with pytest.raises(LogError, match="has format 99, expected 2"):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        (b'{"kind":"click","record_ms":17', ":2 found a damaged line"),
-        (b'{"kind":"click","key":"u-1"}\n', "missing required field `record_ms`"),
-        (b'{"kind":"wave","record_ms":9999999999999}\n', "found kind 'wave'"),
-        (b'{"kind":"click","record_ms":17}\n', "found record_ms 17, expected"),
-    ],
-)
-def test_a_damaged_line_is_named_with_its_file_and_number(tmp_path, line, complaint):
-    write_log(tmp_path, [logged()], source="test")
-    with (tmp_path / "events-2026-03-04.jsonl").open("ab") as file:
-        file.write(line)
+def test_a_log_of_the_older_format_is_refused_by_its_number(tmp_path):
+    older = {"source": "test", "events": {}, "first_record_ms": None, "last_record_ms": None, "format_version": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(older))
 
-    with pytest.raises(LogError, match=complaint):
+    with pytest.raises(LogError, match="has format 1, expected 2: write the log again"):
+        read_manifest(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    write_log(tmp_path, [logged()], source="test")
+    (tmp_path / "events-2026-03-05.parquet").write_bytes(b"not Parquet")
+
+    with pytest.raises(LogError, match="events-2026-03-05.parquet is damaged"):
+        list(read_log(tmp_path))
+
+
+def test_a_missing_file_is_noticed_at_the_end(tmp_path):
+    write_log(tmp_path, [logged(), logged(NOON_MS + DAY_MS)], source="test")
+    (tmp_path / "events-2026-03-05.parquet").unlink()
+
+    with pytest.raises(LogError, match="found 1 events of .*, expected 2 as manifest.json says"):
+        list(read_log(tmp_path))
+
+
+def test_events_out_of_order_are_refused(tmp_path):
+    write_log(tmp_path, [logged(), logged(NOON_MS + DAY_MS)], source="test")
+    (tmp_path / "events-2026-03-05.parquet").rename(tmp_path / "events-2026-03-03.parquet")
+
+    with pytest.raises(LogError, match="expected .* or later"):
         list(read_log(tmp_path))

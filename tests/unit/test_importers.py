@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from schemas.codec import event_decoder
 from schemas.topics import SOURCES
-from stream.cli.logs import app
+from stream.cli.main import app
 from stream.event_log import LogError, read_log, read_manifest, write_log
 from stream.importers.online_retail import import_online_retail
 from stream.importers.taobao import import_taobao

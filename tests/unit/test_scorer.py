@@ -148,7 +148,7 @@ def test_an_encoder_the_checkpoint_was_not_trained_with_is_refused(scorer: Score
     manifest = Manifest(format_version=1, model_version="test-2", files={}, contract=contract, provenance=provenance)
 
     with pytest.raises(CheckpointError, match="needs encoder 000000000000"):
-        Scorer(Checkpoint(scorer._network, manifest), scorer._encoder)
+        Scorer(Checkpoint(scorer._network, manifest), scorer.encoder)
 
 
 def test_the_committed_checkpoint_is_of_this_feature_spec_and_scores() -> None:

@@ -1,0 +1,224 @@
+"""`footfall import`: read foreign files into an event log.
+
+Parses and delegates: counts for people go to stderr, with --json the facts go to stdout. Bad input ends with code 2 and
+leaves nothing behind. Start at app.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stream.cli.log_output import Out, fail, print_json, stderr_console, summarise, write_events
+from stream.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stream.event_log import ImportCounts, LoggedEvent, LogManifest
+    from stream.importers.made import Samples
+
+    Imported = tuple[Iterable[LoggedEvent], ImportCounts]
+
+app = typer.Typer(no_args_is_help=True, help="Read foreign event files into an event log.")
+
+MaybeOut = Annotated[Path | None, typer.Option("--out", help="Directory to write; must be new or empty.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count, and show refused lines by reason; write nothing.")]
+
+
+@app.command("transactions")
+def transactions(
+    file: Annotated[Path, typer.Argument(help="A table, .csv or .csv.gz, with columns for customer and date.")],
+    out: MaybeOut = None,
+    customer: Annotated[str | None, typer.Option(help="Column of the customer; else found by its name.")] = None,
+    date: Annotated[str | None, typer.Option(help="Column of the date or time.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item, if any.")] = None,
+    amount: Annotated[str | None, typer.Option(help="Column of the amount: a line's; a piece's if called price.")] = None,
+    quantity: Annotated[str | None, typer.Option(help="Column of the pieces, if any.")] = None,
+    date_format: Annotated[str | None, typer.Option(help="iso, seconds, milliseconds or like %d.%m.%Y; else found.")] = None,
+    zone: Annotated[str, typer.Option(help="Time zone of the dates.")] = "UTC",
+    currency: Annotated[str, typer.Option(help="Currency of the amounts.")] = "EUR",
+    delimiter: Annotated[str | None, typer.Option(help="Between columns; else found.")] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8-sig",
+    no_heading: Annotated[bool, typer.Option("--no-heading", help="Columns have no names: call them 1, 2, …")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import any table of customer, date and perhaps item, amount, quantity: purchases and derived visits."""
+    from stream.importers.transactions import TransactionOptions, choose_columns, import_transactions
+
+    console = stderr_console()
+    options = TransactionOptions(
+        customer=customer,
+        date=date,
+        item=item,
+        amount=amount,
+        quantity=quantity,
+        date_format=date_format,
+        delimiter=delimiter,
+        encoding=encoding,
+        heading=not no_heading,
+        zone=zone,
+        currency=currency,
+    )
+
+    def read(samples: "Samples") -> "Imported":
+        with console.status("finding the columns"):
+            chosen = choose_columns(file, options)
+        console.print(
+            f"customer is {chosen.customer!r}, date {chosen.date!r} ({chosen.date_format}, {zone}), item {chosen.item!r}, "
+            f"amount {chosen.amount!r} ({currency}, {'of a piece' if chosen.amount_is_price else 'of a line'}), "
+            f"quantity {chosen.quantity!r}; not used: {', '.join(chosen.unused) or 'none'}"
+        )
+        return import_transactions(file, options, chosen, samples)
+
+    _import(console, read, out, f"transactions of {file.name}, amounts in {currency}", as_json, dry_run=dry_run)
+
+
+@app.command("csv")
+def csv(
+    file: Annotated[Path, typer.Argument(help="A table, .csv or .csv.gz, one row per event or line of a purchase.")],
+    mapping: Annotated[Path, typer.Option("--map", help="YAML that says what the columns mean; see the README.")],
+    out: MaybeOut = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import any shop's table by a map of its columns."""
+    from stream.importers.csv_events import import_csv
+    from stream.importers.csv_map import load_map
+
+    try:
+        found = load_map(mapping)
+    except ValueError as error:
+        fail(error)
+    _import(stderr_console(), lambda samples: import_csv(file, found, samples), out, found.source, as_json, dry_run=dry_run)
+
+
+@app.command("jsonl")
+def jsonl(
+    file: Annotated[Path, typer.Argument(help="Events as JSON lines, .jsonl or .jsonl.gz, each with its kind.")],
+    out: MaybeOut = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import our own events as JSON lines, `kind` beside their fields."""
+    from stream.importers.jsonl import import_jsonl
+
+    source = f"JSON lines of {file.name}"
+    _import(stderr_console(), lambda samples: import_jsonl(file, samples), out, source, as_json, dry_run=dry_run)
+
+
+@app.command("online-retail")
+def online_retail(
+    directory: Annotated[Path, typer.Argument(help="Directory of the day files of UCI Online Retail.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Import UCI Online Retail: purchases, returns and derived visits, in GBP."""
+    from stream.importers.online_retail import SOURCE, import_online_retail
+
+    _import(stderr_console(), lambda _: import_online_retail(directory), out, SOURCE, as_json)
+
+
+@app.command("taobao")
+def taobao(
+    file: Annotated[Path, typer.Argument(help="UserBehavior.csv of the Taobao set.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Import Taobao user behaviour: browses, clicks and purchases whose price is unknown (0 CNY)."""
+    from stream.importers.taobao import SOURCE, import_taobao
+
+    _import(stderr_console(), lambda _: import_taobao(file), out, SOURCE, as_json)
+
+
+@app.command("yoochoose")
+def yoochoose(
+    directory: Annotated[Path, typer.Argument(help="Directory of day*_*.parquet, sessions by day.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Import Yoochoose sessions: clicks and derived visits, each session a user, times within a day made up."""
+    from stream.importers.yoochoose import SOURCE, import_yoochoose
+
+    _import(stderr_console(), lambda _: import_yoochoose(directory), out, SOURCE, as_json)
+
+
+@app.command("zh-reviews")
+def zh_reviews(
+    file: Annotated[Path, typer.Argument(help="online_shopping_10_cats, .csv or .zip.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Import Chinese reviews of ten categories: reviews and ratings, each a user of its own, times made up."""
+    from stream.importers.zh_reviews import SOURCE, import_zh_reviews
+
+    _import(stderr_console(), lambda _: import_zh_reviews(file), out, SOURCE, as_json)
+
+
+@app.command("gift-cards")
+def gift_cards(
+    file: Annotated[Path, typer.Argument(help="Gift_Cards_5.json, gzipped or not.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Import Amazon gift card reviews: reviews and ratings, linked by user."""
+    from stream.importers.gift_cards import SOURCE, import_gift_cards
+
+    _import(stderr_console(), lambda _: import_gift_cards(file), out, SOURCE, as_json)
+
+
+@app.command("best-buy")
+def best_buy(
+    directory: Annotated[Path, typer.Argument(help="Directory of train.csv and test.csv.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Import Best Buy queries: searches and the clicks they led to."""
+    from stream.importers.best_buy import SOURCE, import_best_buy
+
+    _import(stderr_console(), lambda _: import_best_buy(directory), out, SOURCE, as_json)
+
+
+def _import(
+    console: "Console",
+    read: "Callable[[Samples], Imported]",
+    out: Path | None,
+    source: str,
+    as_json: bool,
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Read, write unless told not to, and say what became of every line."""
+    from stream.event_log import refuse_used
+
+    samples: Samples = {}
+    manifest: LogManifest | None = None
+    try:
+        if out is None and not dry_run:
+            raise ValueError("found no --out, expected a directory to write to, or --dry-run")
+        if out is not None:
+            refuse_used(out)
+        with console.status("reading"):
+            events, counts = read(samples)
+            if out is None or dry_run:
+                deque(events, maxlen=0)  # they are counted as they are read
+        if out is not None and not dry_run:
+            manifest = write_events(console, out, events, source, counts)
+            summarise(console, out, manifest)
+        else:
+            console.print(f"nothing written; a log would hold {sum(counts.events.values())} events {counts.events}")
+    except (ValueError, OSError) as error:
+        fail(error)
+    kept, dropped = sum(counts.lines_kept.values()), sum(counts.lines_dropped.values())
+    console.print(f"lines: {counts.lines_in} in = {kept} kept + {dropped} dropped {counts.lines_dropped}; notes {counts.notes}")
+    for derived in counts.derived:
+        console.print(f"derived: {derived}")
+    for reason, lines in samples.items():
+        for line in lines:
+            console.print(f"{reason}: {line}")
+    if as_json:
+        log = None if manifest is None else str(out)
+        print_json({"log": log, "manifest": manifest, "imports": counts, "samples": samples})

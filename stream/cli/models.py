@@ -1,0 +1,243 @@
+"""`footfall models ls|show|check|add|promote|rollback`: the registry of models. Parses and delegates; start at app.
+
+Tables and sentences for people, with --json the facts on stdout. Exit 2: there is no such model; exit 3: refused.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stream.cli.model_tables import model_facts, print_findings, print_manifest, print_models, print_verdict
+from stream.cli.options import AsJson, with_settings
+from stream.cli.show import print_table
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from models.golden import Golden
+    from models.registry import Registry
+
+EXIT_USAGE, EXIT_REFUSED = 2, 3
+
+Model = Annotated[str, typer.Argument(help="A version of the registry, or a checkpoint folder.")]
+GoldenFile = Annotated[
+    Path | None, typer.Option("--golden", help="Stories (YAML) in place of the installed golden_users.yaml.")
+]
+
+app = typer.Typer(no_args_is_help=True, help="Keep models, promote the one that serves, go back to the former.")
+
+
+@app.command("ls")
+@with_settings
+def ls_command(settings: Settings, as_json: AsJson = False) -> None:
+    """List the registry's models with their test metrics; * serves."""
+    from models.registry import Registry
+
+    registry = Registry(settings.registry)
+    with _faults(as_json):
+        production = registry.production()
+        current = None if production is None else production.current
+        models = [model_facts(registry, version, current) for version in registry.versions()]
+    if as_json:
+        _print_json({"registry": str(registry.folder), "current": current, "models": models})
+        return
+    print_models(models)
+    sys.stderr.write(f"{len(models)} models in {registry.folder}, {current or 'none'} serves\n")
+
+
+@app.command("show")
+@with_settings
+def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> None:
+    """Show a model's manifest, what its report says against baselines, and when it served."""
+    import msgspec
+
+    from models.checkpoint import read_manifest
+    from models.registry import Registry
+    from models.verdict import REPORT, read_verdict
+
+    registry = Registry(settings.registry)
+    with _faults(as_json):
+        folder = _folder(registry, model)
+        manifest = read_manifest(folder)
+        report = read_verdict(folder / REPORT, manifest.model_version)
+        production = registry.production()
+    history = [
+        change for change in (production.history if production else ()) if change.model_version == manifest.model_version
+    ]
+    if as_json:
+        verdict = None if report is None else report.verdict
+        _print_json({"folder": str(folder), "manifest": manifest, "verdict": verdict, "history": history})
+        return
+    print_manifest(folder, manifest)
+    print_verdict(report)
+    if history:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        lines = [[change.at, change.action, change.command, change.without_report or ""] for change in history]
+        print_table(["at", "change", "by", "without a report because"], lines)
+    sys.stdout.write(
+        "\nmetrics of the test slice\n" + msgspec.json.format(msgspec.json.encode(manifest.provenance.metrics)).decode()
+    )
+    sys.stdout.write("\n")
+
+
+@app.command("check")
+@with_settings
+def check_command(model: Model, settings: Settings, golden: GoldenFile = None, as_json: AsJson = False) -> None:
+    """Ask a model about golden users, whom everybody can judge; exit 3 if it fails one."""
+    from models.golden_checks import counts
+    from models.registry import Registry
+    from stream.golden import check_golden
+    from stream.served_model import load_scorer
+
+    with _faults(as_json), _busy("asking golden users"):
+        scorer = load_scorer(_folder(Registry(settings.registry), model), threads=settings.model_threads)
+        findings = check_golden(scorer, _golden(golden))
+    found = counts(findings)
+    if as_json:
+        _print_json({"model_version": scorer.model_version, "counts": found, "findings": findings})
+    else:
+        print_findings(findings)
+    sys.stderr.write(f"{scorer.model_version}: {', '.join(f'{count} {outcome}' for outcome, count in found.items())}\n")
+    if found["failed"]:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command("add")
+@with_settings
+def add_command(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint folder, as footfall train writes it.")],
+    settings: Settings,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a checkpoint folder, its report and run card into the registry; what serves stays as it is."""
+    from models.registry import Registry
+
+    with _faults(as_json):
+        version = Registry(settings.registry).add(folder)
+    if as_json:
+        _print_json({"model_version": version, "registry": str(settings.registry)})
+    else:
+        sys.stderr.write(f"added {version} to {settings.registry}; next: footfall models promote {version}\n")
+
+
+@app.command("promote")
+@with_settings
+def promote_command(
+    model: Model,
+    settings: Settings,
+    golden: GoldenFile = None,
+    force: Annotated[
+        str | None,
+        typer.Option(
+            "--force",
+            metavar="REASON",
+            help="Promote a model that has no report, for this reason, which the history keeps. A report that a baseline "
+            "wins, and a golden user that fails, are not overruled.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="The report.json of footfall evaluate, where it is not beside the model.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a model serve: whole, better than every baseline of its report, right about golden users. Exit 3 if refused."""
+    from models.golden_checks import counts
+    from models.registry import Registry
+    from stream.promotion import promote
+
+    with _faults(as_json):
+        if force is not None and not force.strip():
+            raise ValueError("found --force without a reason, expected one, which the history keeps: --force 'first model'")
+        stories = _golden(golden)
+        with _busy("asking golden users"):
+            promoted = promote(
+                Registry(settings.registry),
+                model,
+                stories,
+                at=_now(),
+                command=_command(),
+                report=report,
+                without_report=force,
+            )
+    found = counts(promoted.findings)
+    if as_json:
+        _print_json({"promoted": promoted.model_version, "golden_users": found, "production": promoted.production})
+    else:
+        facts = ", ".join(f"{count} {outcome}" for outcome, count in found.items())
+        sys.stderr.write(f"{promoted.model_version} serves now (golden users: {facts}); scorers that read ")
+        sys.stderr.write(f"{settings.registry} change to it within seconds\n")
+
+
+@app.command("rollback")
+@with_settings
+def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
+    """Let the model serve again that was promoted before the one that serves. Exit 3 if it was altered since."""
+    from models.registry import Registry
+
+    with _faults(as_json):
+        production = Registry(settings.registry).rollback(at=_now(), command=_command())
+    if as_json:
+        _print_json({"promoted": production.current, "production": production})
+    else:
+        sys.stderr.write(f"{production.current} serves again\n")
+
+
+@contextmanager
+def _faults(as_json: bool) -> Iterator[None]:
+    """Say in one line why a command cannot go on: 3 where a model is refused, 2 where what was asked for is not there."""
+    from models.checkpoint import CheckpointError
+    from models.encoder import EncoderError
+    from stream.promotion import Ground, PromotionRefused
+
+    try:
+        yield
+    except (CheckpointError, EncoderError, PromotionRefused) as error:
+        ground = error.ground if isinstance(error, PromotionRefused) else Ground.UNUSABLE
+        if as_json:
+            _print_json({"refused": ground, "text": str(error)})
+        sys.stderr.write(f"refused: {error}\n")
+        raise typer.Exit(EXIT_REFUSED) from error
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise typer.Exit(EXIT_USAGE) from error
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[None]:
+    """Show on a terminal that something takes seconds."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _folder(registry: "Registry", model: str) -> Path:
+    return Path(model) if model not in registry.versions() and Path(model).is_dir() else registry.checkpoint(model)
+
+
+def _golden(path: Path | None) -> "Golden":
+    from models.golden import GOLDEN_USERS, load_golden
+
+    return load_golden(path or GOLDEN_USERS)
+
+
+def _now() -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["footfall", *sys.argv[1:]])
+
+
+def _print_json(result: Any) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")

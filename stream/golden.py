@@ -1,0 +1,101 @@
+"""A model and the stories of golden users → findings: the real fold makes the requests, the real scorer scores them.
+
+Also plays every story in ways that must not matter: with duplicates, among other users, topic after topic, a day
+later. No broker, no clock. Start at check_golden.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from models.features.spec import KINDS
+from models.features.tiles import DAY_MS
+from models.features.user_state import BROWSE, CLICK, VISIT
+from models.golden import CURRENCY, SHOPPER, START_MS, Golden, Story, events_of
+from models.golden_checks import Finding, Reads, check_equal, check_probabilities, check_stories
+from schemas.codec import encode
+from schemas.events import Event
+from schemas.scoring import EventKind, ScoreRequest
+from stream.pipeline import FeaturesFold
+from stream.policies import ScoringPolicy
+from stream.records import PartitionTotals
+from stream.replay import LogRecord
+
+if TYPE_CHECKING:
+    from models.scorer import Scorer, Scores
+
+BATCH_TOLERANCE = 2e-3  # what batch mates move in a forward pass
+DAY_TOLERANCE = 0.02
+BLIND_SHARE = 0.2  # an encoder that does not know so many of a text's tokens cannot read it
+EVERY_EVENT = ScoringPolicy(arrivals=frozenset({VISIT, BROWSE, CLICK}), pause_ms=-1, every_clicks=1, min_gap_ms=0)
+
+Events = Sequence[tuple[EventKind, Event]]
+
+
+def check_golden(scorer: "Scorer", golden: Golden) -> list[Finding]:
+    """Score all stories and their variants, and compare: `failed` findings speak against the model. Takes seconds."""
+    stories = {name: events_of(story) for name, story in golden.stories.items()}
+    scores = _scored(scorer, {name: request_of(events) for name, events in stories.items()})
+    findings = check_stories(golden, scores, reads_of(scorer, golden)) + check_probabilities(scores, scorer.horizons_days)
+    variants: list[tuple[str, Callable[[Events], Events], float]] = [
+        ("a duplicate changes nothing", _doubled, BATCH_TOLERANCE),
+        ("another user's events change nothing", _among_others, BATCH_TOLERANCE),
+        ("the order of topics changes nothing", _topic_after_topic, BATCH_TOLERANCE),
+    ]
+    for rule, change, tolerance in variants:
+        changed = _scored(scorer, {name: request_of(change(events)) for name, events in stories.items()})
+        findings += check_equal(rule, scores, changed, tolerance)
+    later = {name: request_of(events_of(story, START_MS + DAY_MS)) for name, story in golden.stories.items()}
+    return findings + check_equal("the same a day later gives the same", scores, _scored(scorer, later), DAY_TOLERANCE)
+
+
+def request_of(events: Events) -> ScoreRequest:
+    """Fold events in the order given and return the request that the shopper's newest one causes."""
+    fold = FeaturesFold(topics={kind: kind for kind in (*KINDS, "review-sentiment")}, policy=EVERY_EVENT, rates={CURRENCY: 1.0})
+    offsets = dict.fromkeys(KINDS, 0)
+    records = []
+    for kind, event in events:
+        at, key = event.event_time_ms, event.user_id.encode()
+        records.append(LogRecord(kind, 0, offsets[kind], at, key, encode(event)))
+        offsets[kind] += 1
+    outputs = fold.fold({}, PartitionTotals(), records, 0).outputs
+    requests = [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
+    newest = max((event.event_time_ms for _, event in events if event.user_id == SHOPPER))
+    return [request for request in requests if (request.user_id, request.event_time_ms) == (SHOPPER, newest)][-1]
+
+
+def reads_of(scorer: "Scorer", golden: Golden) -> Reads:
+    """Say what a model was trained on, and which stories its encoder cannot read."""
+
+    def blind(story: Story) -> bool:
+        texts = [step.text for step in story.script if step.do == "review"]
+        return bool(texts) and max(scorer.encoder.unk_ratio(texts)) > BLIND_SHARE
+
+    return Reads(
+        labels=frozenset(scorer.labels),
+        horizons_days=scorer.horizons_days,
+        kinds=scorer.kinds_read,
+        reviews=scorer.knows_reviews,
+        unreadable=frozenset(name for name, story in golden.stories.items() if blind(story)),
+    )
+
+
+def _scored(scorer: "Scorer", requests: dict[str, ScoreRequest]) -> "dict[str, Scores]":
+    return dict(zip(requests, scorer.score(list(requests.values())), strict=True))
+
+
+def _doubled(events: Events) -> Events:
+    return [event for event in events for _ in range(2)]
+
+
+def _among_others(events: Events) -> Events:
+    """Let somebody else do just before, and just after, what the shopper does."""
+    others = [(kind, replace(event, user_id="neighbour")) for kind, event in events]
+    return [each for pair in zip(others, events, others, strict=True) for each in pair]
+
+
+def _topic_after_topic(events: Events) -> Events:
+    """Read every topic to its end, one after the other, the one with the shopper's newest event last."""
+    last = max(events, key=lambda event: (event[1].user_id == SHOPPER, event[1].event_time_ms))[0]
+    return sorted(events, key=lambda event: (event[0] == last, -KINDS.index(event[0])))

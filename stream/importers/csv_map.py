@@ -1,0 +1,119 @@
+"""A mapping file (YAML) → what each column of any shop's table means, checked before the first row is read.
+
+Knows the source events, not the table's rows. An example lies in example-map.yaml. Start at load_map.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+from schemas.events import Purchase, PurchaseLine
+from schemas.topics import SOURCES
+from stream.event_log import LogError
+
+OWN = {"event_time_ms", "schema_version", "lines"}  # fields that the map cannot set
+
+
+class ValueFrom(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a field comes from: a column, or a constant.
+
+    `values` translates what the column holds (others are refused), `factor` multiplies a number, `hashed` replaces a
+    text by a hash of it, as a user id needs that is an address or a name.
+    """
+
+    column: str | None = None
+    constant: str | int | float | bool | None = None
+    values: dict[str, str | None] | None = None
+    factor: float = 1.0
+    hashed: bool = False
+
+
+class TimeFrom(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a time comes from: `format` is iso, seconds, milliseconds or as of strptime, `zone` that of times without."""
+
+    column: str
+    format: str = "iso"
+    zone: str = "UTC"
+
+
+class CsvMap(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a table means. `shared` are fields of every kind; a field named by a text alone is that column.
+
+    `kind.values` gives the kind of each row, null leaves it out.
+    """
+
+    source: str
+    kind: ValueFrom
+    time: TimeFrom
+    kinds: dict[str, dict[str, str | ValueFrom]]
+    shared: dict[str, str | ValueFrom] = {}
+    delimiter: str | None = None
+    encoding: str = "utf-8-sig"
+    decimal: Literal[".", ","] = "."
+
+    def fields(self, kind: str) -> dict[str, ValueFrom]:
+        """Say where each field of a kind comes from."""
+        named = self.shared | self.kinds[kind]
+        return {name: ValueFrom(column=found) if isinstance(found, str) else found for name, found in named.items()}
+
+    def columns(self) -> set[str]:
+        """Name every column the map reads."""
+        sources = [self.kind, *(source for kind in self.kinds for source in self.fields(kind).values())]
+        return {source.column for source in sources if source.column is not None} | {self.time.column}
+
+
+def load_map(path: Path) -> CsvMap:
+    """Read a mapping file.
+
+    Raises:
+        LogError: there is none, it is not one, or it says what no event has; names every fault found.
+    """
+    try:
+        found = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), CsvMap)
+    except OSError as error:
+        raise LogError(f"{path} cannot be read ({error.strerror}), expected a mapping file: check --map") from error
+    except (yaml.YAMLError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise LogError(f"{path} is no mapping ({error}), expected one as in the README: correct it") from error
+    if faults := list(_faults(found)):
+        raise LogError(f"{path}: {'; '.join(faults)}: correct the map")
+    return found
+
+
+def settable(kind: str) -> dict[str, bool]:
+    """Name the fields that a map may set of a kind, and whether it must."""
+    structs = (Purchase, PurchaseLine) if kind == "purchase" else (SOURCES[kind],)
+    fields = {field.name: field.required for struct in structs for field in msgspec.structs.fields(struct)}
+    if kind == "purchase":
+        del fields["event_id"]  # rows of one order are one purchase, whose id is made
+    return {name: required for name, required in fields.items() if name not in OWN}
+
+
+def _faults(found: CsvMap) -> Iterator[str]:
+    if unknown := sorted(set(found.kinds) - set(SOURCES)):
+        yield f"found kinds {', '.join(unknown)}, expected {', '.join(SOURCES)}"
+        return
+    yield from _source_faults("kind", found.kind)
+    given = found.kind.values.values() if found.kind.values is not None else [found.kind.constant]
+    if found.kind.column is not None and found.kind.values is None:
+        yield "kind has a column without values, expected which value is which kind"
+    elif lost := sorted({str(kind) for kind in given if kind is not None} - set(found.kinds)):
+        yield f"kind gives {', '.join(lost)}, expected one described under kinds ({', '.join(found.kinds)})"
+    for kind in found.kinds:
+        fields, allowed = found.fields(kind), settable(kind)
+        if extra := sorted(set(fields) - set(allowed)):
+            yield f"kinds.{kind} sets {', '.join(extra)}, expected only {', '.join(allowed)}"
+        if missing := [name for name, required in allowed.items() if required and name not in fields]:
+            yield f"kinds.{kind} lacks {', '.join(missing)}"
+        for name, source in fields.items():
+            yield from _source_faults(f"kinds.{kind}.{name}", source)
+
+
+def _source_faults(where: str, source: ValueFrom) -> Iterator[str]:
+    if (source.column is None) == (source.constant is None):
+        yield f"{where} has {'neither' if source.column is None else 'both'}, expected either a column or a constant"
+    if source.column is None and source.values is not None:
+        yield f"{where} translates a constant, expected a column"

@@ -1,0 +1,80 @@
+"""Amazon reviews of gift cards (JSON lines, gzipped) → reviews and ratings of an event log, linked by user.
+
+The time is that of a day, at midnight UTC; lines of one day keep their order. The summary of a review is left out: most
+are the stars in words, which the reviewer did not write. Start at import_gift_cards.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from schemas.codec import DecodeError
+from schemas.events import Rating, Review
+from stream.event_log import ImportCounts, LoggedEvent
+from stream.importers.made import logged_all
+from stream.importers.tables import open_text
+
+SOURCE = "Amazon reviews of gift cards, to the day, midnight UTC"
+
+
+class Line(Struct, frozen=True, rename={"user": "reviewerID", "item": "asin", "text": "reviewText", "at_s": "unixReviewTime"}):
+    """What is read of a line."""
+
+    user: str
+    item: str
+    overall: float
+    at_s: int
+    text: str | None = None
+
+
+def import_gift_cards(path: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
+    """Read the file; a line becomes a rating and, where it has a text, a review. A line that comes again is dropped.
+
+    The number of a line, from 1, makes its event ids. The counts are complete when the events are read.
+
+    Raises:
+        LogError: there is no such file (when the events are read).
+    """
+    counts = ImportCounts()
+    return _events(path, counts), counts
+
+
+def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
+    decode, seen = msgspec.json.Decoder(Line).decode, set[Line]()
+    with open_text(path) as file:
+        for number, text in enumerate(file, start=1):
+            counts.lines_in += 1
+            try:
+                line = decode(text)
+                if line in seen:
+                    counts.drop("duplicate")
+                    continue
+                made = _made(number, line, counts)
+            except (msgspec.DecodeError, UnicodeEncodeError):
+                counts.drop("unreadable")
+                continue
+            except DecodeError as error:
+                counts.drop(error.reason)
+                continue
+            seen.add(line)
+            counts.keep(made[0].kind)
+            yield from made
+
+
+def _made(number: int, line: Line, counts: ImportCounts) -> list[LoggedEvent]:
+    """Make the events of a line, the review first."""
+    at_ms, text = line.at_s * 1000, (line.text or "").strip()
+    rating = Rating(user_id=line.user, event_time_ms=at_ms, event_id=f"rating-{number}", item_id=line.item, rating=line.overall)
+    if not text:
+        return logged_all([rating], counts)
+    review = Review(
+        user_id=line.user,
+        event_time_ms=at_ms,
+        event_id=f"review-{number}",
+        review_id=f"review-{number}",
+        item_id=line.item,
+        text=text,
+    )
+    return logged_all([review, rating], counts)

@@ -1,0 +1,41 @@
+"""An event an importer made → the record of a log, as if it had arrived when it happened. Start at logged."""
+
+from collections.abc import Iterable, Mapping
+
+from schemas.codec import encode_event
+from schemas.events import Event
+from schemas.topics import SOURCES
+from stream.event_log import ImportCounts, LoggedEvent
+
+KINDS: Mapping[type[Event], str] = {struct: kind for kind, struct in SOURCES.items()}
+SAMPLES = 3  # of each reason
+
+Samples = dict[str, list[str]]  # reason → a few refused lines: number and what is wrong
+
+
+def logged(event: Event, counts: ImportCounts) -> LoggedEvent:
+    """Encode an event and count it.
+
+    Raises:
+        DecodeError: a role would refuse it; nothing is counted.
+    """
+    return logged_all([event], counts)[0]
+
+
+def logged_all(events: Iterable[Event], counts: ImportCounts) -> list[LoggedEvent]:
+    """Encode the events of one line, all or none, and count them.
+
+    Raises:
+        DecodeError: a role would refuse one; nothing is counted.
+    """
+    made = [LoggedEvent(KINDS[type(e)], e.event_time_ms, e.user_id.encode(), encode_event(e)) for e in events]
+    for event in made:
+        counts.make(event.kind)
+    return made
+
+
+def reject(counts: ImportCounts, samples: Samples, line: int, reason: str, detail: str) -> None:
+    """Count a refused line by its reason, and keep the first ones of each reason to be shown."""
+    counts.drop(reason)
+    if len(shown := samples.setdefault(reason, [])) < SAMPLES:
+        shown.append(f"line {line}: {detail}")

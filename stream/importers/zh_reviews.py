@@ -1,0 +1,132 @@
+"""Chinese shopping reviews of ten categories (CSV: cat, label, review) → reviews and ratings of an event log.
+
+The file knows neither users nor times nor items: each review is a user's and an item's only one, a positive label is
+five stars, a negative one star. Times are made up from a hash of the text, so that a split by time is a fixed random
+split. Start at import_zh_reviews.
+"""
+
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+
+import xxhash
+from msgspec import Struct
+
+from schemas.codec import DecodeError
+from schemas.events import Rating, Review
+from schemas.topics import DAY_MS
+from stream.event_log import ImportCounts, LogError, LoggedEvent
+from stream.importers.made import logged_all
+from stream.importers.tables import open_text
+
+SOURCE = "Chinese reviews of ten categories (online_shopping_10_cats); users, items and times made up"
+DERIVED = [
+    "each review is a user and an item of its own",
+    "stars: 5 of a positive label, 1 of a negative one",
+    "times: reviews in the order of a hash of their text, evenly spread over eight weeks from 2018-01-01",
+]
+COLUMNS = ["cat", "label", "review"]
+STARS = {"1": 5.0, "0": 1.0}
+START_MS, SPAN_MS = 1_514_764_800_000, 56 * DAY_MS
+
+
+class Labelled(Struct):
+    """What the lines of one text say: the first of them, and every label it has; `lines` counts them."""
+
+    name: str
+    text: str
+    category: str
+    labels: set[str]
+    lines: int = 1
+
+
+def import_zh_reviews(path: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
+    """Read the file, or the only CSV of a zip; all texts are held in memory.
+
+    A text that comes again is dropped, one with both labels altogether; blanks, signs and case make no other text.
+    The counts are complete when the events are read.
+
+    Raises:
+        LogError: there is no such file, or it has other columns (when the events are read).
+    """
+    counts = ImportCounts(derived=DERIVED)
+    return _events(path, counts), counts
+
+
+def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
+    texts: dict[str, Labelled] = {}
+    for row in _rows(path):
+        counts.lines_in += 1
+        if len(row) != len(COLUMNS):
+            counts.drop("column_count")
+        elif not (words := re.sub(r"\W+", "", row[2]).lower()):
+            counts.drop("no_text")
+        elif row[1] not in STARS:
+            counts.drop("unknown_label")
+        elif words in texts:
+            texts[words].labels.add(row[1])
+            texts[words].lines += 1
+        else:
+            name = f"zh-{xxhash.xxh64_hexdigest(words.encode(errors='surrogateescape'))}"
+            texts[words] = Labelled(name, row[2].replace("\ufeff", "").strip(), row[0].strip(), {row[1]})
+    _count_dropped(texts, counts)
+    agreed = [labelled for labelled in texts.values() if len(labelled.labels) == 1]
+    for number, labelled in enumerate(sorted(agreed, key=attrgetter("name"))):
+        at_ms = START_MS + number * (SPAN_MS // len(agreed))
+        try:
+            made = _made(labelled, at_ms, counts)
+        except DecodeError as error:
+            counts.drop(error.reason)
+            continue
+        counts.keep("review")
+        yield from made
+
+
+def _made(labelled: Labelled, at_ms: int, counts: ImportCounts) -> list[LoggedEvent]:
+    [label] = labelled.labels
+    name, text, category = labelled.name, labelled.text, labelled.category or None
+    review = Review(
+        user_id=name, event_time_ms=at_ms, event_id="review", review_id=name, item_id=name, text=text, category=category
+    )
+    rating = Rating(user_id=name, event_time_ms=at_ms, event_id="rating", item_id=name, rating=STARS[label], category=category)
+    return logged_all([review, rating], counts)
+
+
+def _count_dropped(texts: dict[str, Labelled], counts: ImportCounts) -> None:
+    for labelled in texts.values():
+        conflicting = len(labelled.labels) > 1
+        for _ in range(labelled.lines if conflicting else labelled.lines - 1):
+            counts.drop("conflicting_labels" if conflicting else "duplicate_text")
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    with _opened(path) as file:
+        rows = csv.reader(file)
+        try:
+            if (heading := next(rows, [])) != COLUMNS:
+                raise LogError(f"{path} has columns {heading}, expected {COLUMNS}: give online_shopping_10_cats")
+            yield from rows
+        except csv.Error as error:
+            raise LogError(f"{path}:{rows.line_num} is not CSV ({error}): unpack the data set again") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Iterator[str]]:
+    if path.suffix != ".zip":
+        with open_text(path) as file:
+            yield file
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".csv")]
+            if len(names) != 1:
+                raise LogError(f"{path} holds {names}, expected one CSV: unpack it and name the file")
+            with archive.open(names[0]) as raw:
+                yield io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except (OSError, zipfile.BadZipFile) as error:
+        raise LogError(f"{path} is no zip that can be read ({error}): check the path") from error

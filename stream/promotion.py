@@ -1,0 +1,106 @@
+"""A checkpoint → the model that serves, or a refusal with a named reason.
+
+What serves must be whole, beat every baseline of its report, and say of golden users what everybody would. Start at
+promote.
+"""
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+from models.checkpoint import CheckpointError
+from models.encoder import EncoderError
+from models.golden import Golden
+from models.golden_checks import Finding
+from models.registry import Production, Registry
+from models.verdict import EVALUATE, REPORT, ReportError, read_verdict
+from stream.golden import check_golden
+from stream.served_model import load_scorer
+
+
+class Ground(StrEnum):
+    """Why a model is not promoted."""
+
+    UNUSABLE = "unusable"  # altered, of another feature spec, or without the horizon that signals need
+    NO_REPORT = "no_report"
+    BAD_REPORT = "bad_report"
+    BASELINE_WINS = "baseline_wins"
+    GOLDEN_USER = "golden_user"
+
+
+class PromotionRefused(ValueError):
+    """A model that must not serve; `ground` names why, the text says it."""
+
+    def __init__(self, ground: Ground, text: str) -> None:
+        super().__init__(f"{ground}: {text}")
+        self.ground = ground
+
+
+class Promoted(Struct, frozen=True, kw_only=True):
+    """What a promotion did."""
+
+    model_version: str
+    production: Production
+    findings: list[Finding]
+
+
+def promote(
+    registry: Registry,
+    model: str,
+    golden: Golden,
+    *,
+    at: str,
+    command: str,
+    report: Path | None = None,
+    without_report: str | None = None,
+) -> Promoted:
+    """Let a version of the registry, or a checkpoint folder that is added to it first, serve from now on.
+
+    `report` is kept beside the model, in place of the one there. `without_report` is the reason for which none is needed;
+    one that is there counts all the same.
+
+    Raises:
+        PromotionRefused: what served before goes on.
+        RegistryError: there is no such model, or production.json cannot be used.
+    """
+    try:
+        version = locate(registry, model)
+        _check_report(registry.checkpoint(version), version, report, without_report)
+        findings = check_golden(load_scorer(registry.checkpoint(version)), golden)
+    except (CheckpointError, EncoderError) as error:
+        raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
+    if failed := [finding for finding in findings if finding.outcome == "failed"]:
+        told = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise PromotionRefused(Ground.GOLDEN_USER, f"{told}{more}: see footfall models check {model}")
+    production = registry.promote(version, at=at, command=command, without_report=without_report)
+    return Promoted(model_version=version, production=production, findings=findings)
+
+
+def locate(registry: Registry, model: str) -> str:
+    """Return the version that `model` names: of the registry, else a folder's, which is added."""
+    if model not in registry.versions() and Path(model).is_dir():
+        return registry.add(Path(model))
+    registry.checkpoint(model)
+    return model
+
+
+def _check_report(folder: Path, version: str, given: Path | None, without_report: str | None) -> None:
+    try:
+        report = read_verdict(given or folder / REPORT, version)
+    except ReportError as error:
+        raise PromotionRefused(Ground.BAD_REPORT, str(error)) from error
+    if report is not None and given is not None:
+        shutil.copy2(given, folder / REPORT)
+    if report is None:
+        if without_report is None:
+            raise PromotionRefused(
+                Ground.NO_REPORT,
+                f"found no {given or folder / REPORT}, expected the report of {version}: {EVALUATE}, or promote it with "
+                "--force REASON",
+            )
+        return
+    if lost := report.lost():
+        raise PromotionRefused(Ground.BASELINE_WINS, f"{'; '.join(lost)}: train another model, or serve the blend that wins")

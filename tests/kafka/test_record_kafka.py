@@ -1,0 +1,78 @@
+"""A recording of Apache Kafka: committed records only, with the offsets that transactions leave between."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from stream.clients import rows_producer
+from stream.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
+from stream.record import Recorded, record
+from stream.send import send_events
+from stream.simulate import simulate
+from stream.simulate_shopper import SimulatorConfig
+from tests.harness import Deployment
+
+pytestmark = pytest.mark.kafka
+
+
+async def recorded(deployment: Deployment, out: Path, *, since_ms: int | None = None) -> LogManifest:
+    with LogWriter(out) as writer:
+        parts = await record(
+            deployment.settings, KINDS, writer, since_ms=since_ms, follow=False, stop=asyncio.Event(), recorded=Recorded()
+        )
+        return writer.finish(source="test", recorded=parts)
+
+
+async def test_what_was_aborted_is_not_recorded_and_gaps_are_kept(kafka: str, tmp_path: Path) -> None:
+    deployment = Deployment(kafka, tmp_path)
+    await deployment.create_topics()
+    producer = rows_producer(deployment.settings, f"{deployment.settings.app_id}-test")
+    await producer.start()
+    try:
+        for values, commit in (([b"a", b"b"], True), ([b"lost"], False), ([b"c"], True)):
+            await producer.begin_transaction()
+            for value in values:
+                await producer.send_and_wait(deployment.topic("ad-trigger"), value, key=b"u", partition=2, timestamp_ms=1_000)
+            await (producer.commit_transaction() if commit else producer.abort_transaction())
+    finally:
+        await producer.stop()
+    await deployment.publish([LoggedEvent("click", 2_000, b"u-1", b"{}")])
+
+    manifest = await recorded(deployment, tmp_path / "log")
+
+    triggers = [(event.value, event.offset) for event in read_log(tmp_path / "log", ["ad-trigger"])]
+    assert triggers == [(b"a", 0), (b"b", 1), (b"c", 5)]  # 2, 4 and 6 mark ends of transactions, 3 was aborted
+    spans = {(part.kind, part.partition): (part.first, part.next) for part in manifest.recorded}
+    assert spans[("ad-trigger", 2)] == (0, 7)
+    assert manifest.events == {"click": 1, "ad-trigger": 1 + 2}
+
+
+async def test_a_recording_since_a_time_says_that_it_begins_later(kafka: str, tmp_path: Path) -> None:
+    deployment = Deployment(kafka, tmp_path)
+    await deployment.create_topics()
+    await deployment.publish([LoggedEvent("click", 2_000 + n, b"u-1", b"%d" % n) for n in range(9)])
+
+    manifest = await recorded(deployment, tmp_path / "log", since_ms=2_006)
+
+    events = list(read_log(tmp_path / "log"))
+    assert [(event.value, event.offset) for event in events] == [(b"6", 6), (b"7", 7), (b"8", 8)]
+    assert {(part.first, part.next) for part in manifest.recorded} == {(0, 0), (6, 9)}
+
+
+async def test_a_log_of_many_events_comes_back_from_kafka_exactly(kafka: str, tmp_path: Path) -> None:
+    deployment = Deployment(kafka, tmp_path)
+    await deployment.create_topics()
+    made = [event.logged for event in simulate(SimulatorConfig(shoppers=150, days=30, malformed=0.02, late=0.05))]
+    await send_events(made, deployment.settings, partitions=4)
+
+    manifest = await recorded(deployment, tmp_path / "log")
+
+    replay, expected = deployment.replay(), []
+    for event in made:
+        found = replay.record(event.kind, replay.partition_of(event.key), event.record_ms, event.key, event.value)
+        expected.append((event.kind, found.partition, found.offset, event.record_ms, event.key, event.value))
+    events = read_log(tmp_path / "log")
+    assert sorted((e.kind, e.partition, e.offset, e.record_ms, e.key, e.value) for e in events) == sorted(expected)
+    assert sum(manifest.events.values()) == len(made)
+    assert all(part.first == 0 for part in manifest.recorded)

@@ -1,0 +1,238 @@
+"""A log → examples: what a look sees is what the live fold knew at the landmark, and the same log gives the same rows."""
+
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import msgspec
+import pytest
+
+from models.dataset_files import (
+    DatasetError,
+    DatasetManifest,
+    read_categories,
+    read_examples,
+    read_manifest,
+    read_reviews,
+    write_examples,
+    write_manifest,
+)
+from models.examples import Example, Slice, seen_until_ms, silent_ms
+from models.features.spec import FEATURE_SPEC
+from models.labels import Labelling
+from models.landmarks import Period, Sampling, periods_of
+from schemas.codec import encode_event
+from schemas.events import Event
+from stream.dataset import Cut, Plan, cut_dataset
+from stream.dataset_prefix import make_again
+from stream.event_log import LoggedEvent
+from stream.replay import Replay
+from stream.settings import Settings, load_settings
+from stream.simulate import simulate
+from stream.simulate_shopper import SimulatorConfig
+from tests.builders import DAY_MS, NOW_MS, browse, click, purchase, purchase_line, search, visit
+
+DIRTY = SimulatorConfig(seed=5, shoppers=25, days=40, late=0.1, duplicates=0.05, malformed=0.05)
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return load_settings(reporting_currency="EUR", currency_rates='{"GBP": 1.1}')
+
+
+@pytest.fixture(scope="module")
+def log() -> list[LoggedEvent]:
+    return [event.logged for event in simulate(DIRTY)]
+
+
+@pytest.fixture(scope="module")
+def plan(log: list[LoggedEvent]) -> Plan:
+    first_ms = log[0].record_ms
+    ends = [first_ms + days * DAY_MS for days in (20, 25, 30, 40)]
+    return Plan(periods=tuple(periods_of(first_ms, ends)), sampling=Sampling(seed=2, landmarks=3, at_events=3))
+
+
+@pytest.fixture(scope="module")
+def cut(log: list[LoggedEvent], settings: Settings, plan: Plan) -> Cut:
+    return cut_dataset(log, settings, plan)
+
+
+def logged(*events: Event) -> list[LoggedEvent]:
+    return [
+        LoggedEvent(type(event).__name__.lower(), event.event_time_ms, event.user_id.encode(), encode_event(event))
+        for event in events
+    ]
+
+
+def days_later(days: float) -> int:
+    return NOW_MS + round(days * DAY_MS)
+
+
+def slices(*days: float) -> tuple[Period, ...]:
+    return tuple(periods_of(NOW_MS, [days_later(d) for d in days]))
+
+
+def test_every_slice_has_looks_at_landmarks_and_at_events(cut: Cut, plan: Plan) -> None:
+    of_user = Counter((e.request.user_id, e.slice, e.request.due == "landmark") for e in cut.examples)
+
+    assert {(slice_, at_landmark) for _, slice_, at_landmark in of_user} == {(s, at) for s in Slice for at in (True, False)}
+    assert max(of_user.values()) == 3
+    for example in cut.examples:
+        assert silent_ms(example) >= 0
+        assert example.absent_ms is None or silent_ms(example) < example.absent_ms < example.observed_ms
+
+
+def test_a_look_at_a_landmark_is_what_a_log_that_ends_there_gives(
+    cut: Cut, log: list[LoggedEvent], settings: Settings, plan: Plan
+) -> None:
+    again = make_again(
+        log, settings, cut.examples, periods=plan.periods, labelling=plan.labelling, categories={}, seed=1, sample=150
+    )
+
+    assert {cut.examples[place].request.due == "landmark" for place in again} == {True, False}
+    assert [cut.examples[place] for place in again] == list(again.values())
+
+
+def test_a_look_at_an_event_is_the_request_that_a_replay_sends(cut: Cut, log: list[LoggedEvent], settings: Settings) -> None:
+    partitions = next(iter(settings.topics().values())).partitions
+    sent = [output.message for output in Replay(settings, partitions=partitions).fold(log) if output.kind == "score-request"]
+    looks = [example for example in cut.examples if example.request.due != "landmark"]
+
+    assert looks
+    assert all(example.request in sent for example in looks)
+    assert all(example.landmark_ms == seen_until_ms(example.request) for example in looks)
+
+
+def test_the_same_log_and_options_give_the_same_rows(
+    cut: Cut, log: list[LoggedEvent], settings: Settings, plan: Plan, tmp_path: Path
+) -> None:
+    again = cut_dataset(log, settings, plan)
+    for name, found in (("one", cut), ("other", again)):
+        write_examples(tmp_path / name, found.examples, found.reviews, found.categories)
+
+    assert again == cut
+    for file in ("examples.parquet", "reviews.parquet"):
+        rows = [duckdb.sql(f"SELECT * FROM '{tmp_path / name / file}'").fetchall() for name in ("one", "other")]
+        assert rows[0] == rows[1]
+        assert len(rows[0]) > 0
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+def test_another_seed_gives_other_landmarks(cut: Cut, log: list[LoggedEvent], settings: Settings, plan: Plan) -> None:
+    other = cut_dataset(log, settings, msgspec.structs.replace(plan, sampling=Sampling(seed=3, landmarks=3, at_events=3)))
+
+    assert [example.landmark_ms for example in other.examples] != [example.landmark_ms for example in cut.examples]
+    assert other.fingerprint == cut.fingerprint
+
+
+def test_a_user_is_not_looked_at_before_the_first_event(settings: Settings) -> None:
+    log = logged(visit(user_id="old", event_time_ms=NOW_MS), visit(user_id="new", event_time_ms=days_later(30)))
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=Sampling(landmarks=20, at_events=0))
+
+    found = Counter((example.request.user_id, example.slice) for example in cut_dataset(log, settings, plan).examples)
+
+    assert found == {("old", slice_): 20 for slice_ in Slice} | {("new", Slice.TEST): 20}
+
+
+def test_an_event_that_arrives_after_the_landmark_is_not_seen_however_early_it_happened(settings: Settings) -> None:
+    seen, late = visit(event_time_ms=NOW_MS), visit(event_time_ms=days_later(34.5), event_id="late")
+    log = [*logged(seen), LoggedEvent("visit", days_later(35.25), late.user_id.encode(), encode_event(late))]
+    cuts = (days_later(35), days_later(35.25))
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=Sampling(cuts_ms=cuts, at_events=0, landmarks=0))
+
+    before, after = cut_dataset(log, settings, plan).examples
+
+    assert (before.request.event_time_ms, before.absent_ms) == (NOW_MS, None)
+    assert after.request.event_time_ms == days_later(34.5)
+
+
+def test_cuts_look_at_all_eligible_users_at_one_time(settings: Settings) -> None:
+    users = [visit(user_id=f"u-{n}", event_id=f"v-{n}", event_time_ms=NOW_MS + n) for n in range(20)]
+    bought = [purchase(user_id=f"u-{n}", event_id=f"p-{n}", event_time_ms=days_later(1) + n) for n in range(7)]
+    back = [purchase_line(returned=True)]
+    returned = purchase(user_id="u-19", event_id="returned", event_time_ms=days_later(2), lines=back)
+    sampling = Sampling(cuts_ms=(days_later(35),), eligible="purchase", max_examples=1, landmarks=1)
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=sampling)
+
+    examples = cut_dataset(logged(*users, *bought, returned), settings, plan).examples
+
+    of_test = [example for example in examples if example.slice == Slice.TEST]
+    assert sorted(example.request.user_id for example in of_test) == [f"u-{n}" for n in range(7)]
+    assert {example.landmark_ms for example in of_test} == {days_later(35)}
+    assert len(examples) == len(of_test) + 1
+
+
+def test_purchases_as_returns_are_counted_from_the_newest_purchase_seen(settings: Settings) -> None:
+    events = [
+        purchase(event_id="first", event_time_ms=NOW_MS),
+        browse(event_id="look", event_time_ms=days_later(33)),
+        browse(event_id="look again", event_time_ms=days_later(36)),
+        purchase(event_id="second", event_time_ms=days_later(38)),
+    ]
+    sampling = Sampling(cuts_ms=(days_later(35),), landmarks=0, at_events=0)
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=sampling, labelling=Labelling(returns="purchase"))
+
+    (example,) = cut_dataset(logged(*events), settings, plan).examples
+
+    assert (example.since_ms, silent_ms(example)) == (NOW_MS, 35 * DAY_MS)
+    assert (example.absent_ms, example.observed_ms) == (38 * DAY_MS, 40 * DAY_MS)
+
+
+def test_titles_are_clustered_from_the_train_slice_alone(settings: Settings) -> None:
+    titles = [f"{thing} {colour}" for colour in ("red", "blue", "green") for thing in ("big tea mug", "small table lamp")]
+    events = [
+        click(event_id=f"c-{n}", item_id=f"i-{n}", title=title, category=None, event_time_ms=NOW_MS + n)
+        for n, title in enumerate(titles)
+    ]
+    later = click(event_id="later", item_id="i-new", title="yellow table lamp", category=None, event_time_ms=days_later(15))
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=Sampling(), cluster_categories=2)
+
+    found = cut_dataset(logged(*events, later), settings, plan)
+
+    mugs, lamps = ({found.categories[f"i-{n}"] for n in range(at, 6, 2)} for at in (0, 1))
+    assert len(mugs) == len(lamps) == 1
+    assert mugs != lamps
+    assert found.categories["i-new"] in lamps
+    assert "yellow" not in " ".join(found.categories.values())
+    with pytest.raises(ValueError, match="give a smaller --cluster-categories"):
+        cut_dataset(logged(*events), settings, msgspec.structs.replace(plan, cluster_categories=4))
+
+
+def test_an_unused_kind_and_a_refused_record_make_no_example(settings: Settings) -> None:
+    refused = LoggedEvent("visit", NOW_MS, b"u-9", b"{}")
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=Sampling())
+
+    assert {e.request.user_id for e in cut_dataset([refused, *logged(search())], settings, plan).examples} == {"u-1"}
+
+
+def manifest_of(plan: Plan, cut: Cut) -> DatasetManifest:
+    return DatasetManifest(
+        source="a made shop",
+        fingerprint=cut.fingerprint,
+        spec_version=FEATURE_SPEC.version,
+        feature_names=FEATURE_SPEC.names,
+        periods=plan.periods,
+        embargo_days=0,
+        sampling=plan.sampling,
+        labelling=plan.labelling,
+        cluster_categories=0,
+        horizons_days=(1, 30),
+        counts={},
+        reviews={},
+    )
+
+
+def test_what_is_written_is_read_again_bit_for_bit(cut: Cut, plan: Plan, tmp_path: Path) -> None:
+    write_examples(tmp_path / "dataset", cut.examples, cut.reviews, {"i": "mugs"})
+    with pytest.raises(DatasetError, match=r"has no dataset\.json"):
+        read_examples(tmp_path / "dataset")
+    write_manifest(tmp_path / "dataset", manifest_of(plan, cut))
+
+    assert read_examples(tmp_path / "dataset") == cut.examples
+    assert read_reviews(tmp_path / "dataset") == cut.reviews
+    assert read_manifest(tmp_path / "dataset") == manifest_of(plan, cut)
+    assert read_categories(tmp_path / "dataset") == {"i": "mugs"}
+    wanted: list[Example] = [e for e in cut.examples if e.slice in (Slice.TRAIN, Slice.TEST)]
+    assert read_examples(tmp_path / "dataset", (Slice.TRAIN, Slice.TEST)) == wanted
+    with pytest.raises(DatasetError, match="is not an empty directory"):
+        write_examples(tmp_path / "dataset", [], [], {})
