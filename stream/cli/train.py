@@ -138,7 +138,6 @@ def _write(
 
     created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
     settings: dict[str, Any] = msgspec.to_builtins(config)
-    epochs = trained.fitted.validations[-1].epoch
     saved = save_checkpoint(
         out,
         name=out.name,
@@ -164,7 +163,7 @@ def _write(
         examples=trained.examples,
         machine=machine_facts(),
         fitted=trained.fitted,
-        examples_per_second=round(trained.examples["train"] * epochs / max(trained.fitted.seconds, 0.1), 1),
+        examples_per_second=round(trained.fitted.examples / max(trained.fitted.seconds, 0.1), 1),
         metrics=trained.metrics,
     )
     write_run_card(run / "run.json", card)
