@@ -16,9 +16,7 @@ from models.survival import Exposures, hazard_loss
 Floats = NDArray[np.float64]
 
 PLATT_PRIOR = 10.0  # how many examples' worth of doubt holds a calibration at "leave it as it is"
-SEASON_PRIOR = 3.0  # the doubt of one bin's own bias against that of all bins
 MIN_PLATT_SCALE = 0.05
-SEASON_SHARE = 0.5  # of a shift of all hazards from one slice to the next that is taken for weather, and not kept
 
 
 def fit_platt(logits: Floats, labels: Floats) -> Platt:
@@ -39,31 +37,28 @@ def fit_platt(logits: Floats, labels: Floats) -> Platt:
 
 
 def fit_hazards(logits: Tensor, seen: Exposures) -> list[Platt]:
-    """Fit one scale and one bias for all bins, and a bias of each bin's own that is held small, to hazards (N, H).
+    """Fit how far hazards (N, H) differ between users, about each bin's mean logit: one scale for all bins.
 
-    Bins that are seen seldom, the long ones, so take part in what the others show. Biases are halved: how much more people
-    come back in some weeks than in those of training says little of the months that follow.
+    The level is left at that of training. It moves with the season, and how much more or less people came back in the weeks
+    of one slice said nothing of the months that followed (DECISIONS.md), so a shift is fitted and thrown away.
     """
     exposure, returned = (torch.from_numpy(part).double() for part in seen)
-    changes = torch.zeros(2 + logits.shape[1], dtype=torch.float64, requires_grad=True)  # log scale, bias, biases
-    doubt = torch.tensor([PLATT_PRIOR * 10, PLATT_PRIOR, *[PLATT_PRIOR * SEASON_PRIOR] * logits.shape[1]])
+    watched = exposure.sum(0)
+    means = torch.where(watched > 0, (logits.double() * exposure).sum(0) / watched.clamp(min=1e-9), 0.0)
+    changes = torch.zeros(1 + logits.shape[1], dtype=torch.float64, requires_grad=True)  # log scale, a shift of each bin
+    doubt = torch.tensor([10 * PLATT_PRIOR, *[PLATT_PRIOR] * logits.shape[1]])
     optimiser = torch.optim.LBFGS([changes], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        moved = logits.double() * changes[0].exp() + changes[1] + changes[2:]
-        value = _likelihood(moved, exposure, returned) + 0.5 * (doubt * changes.square()).sum()
+        moved = (logits.double() - means) * changes[0].exp() + means + changes[1:]
+        value = hazard_loss(moved, exposure, returned).sum() + 0.5 * (doubt * changes.square()).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    scale, bias, *biases = changes.detach().tolist()
-    scale = round(max(float(np.exp(scale)), MIN_PLATT_SCALE), 6)
-    return [Platt(scale, round((1 - SEASON_SHARE) * (bias + own), 6)) for own in biases]
-
-
-def _likelihood(logits: Tensor, exposure: Tensor, returned: Tensor) -> Tensor:
-    return hazard_loss(logits, exposure, returned).double().sum()
+    scale = round(max(float(changes[0].detach().exp()), MIN_PLATT_SCALE), 6)
+    return [Platt(scale, round(float(mean) * (1 - scale), 6)) for mean in means]
 
 
 def fit_calibration(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.calibration import SEASON_SHARE, fit_hazards, fit_platt
+from models.calibration import fit_hazards, fit_platt
 from models.scorer import sigmoid
 from models.survival import Exposures
 
@@ -22,16 +22,16 @@ def test_platt_scaling_finds_the_distortion_it_was_given_and_trusts_few_examples
     assert abs(fit_platt(np.array([3.0]), np.array([0.0])).bias) < 0.2
 
 
-def test_hazards_take_the_scale_of_all_bins_and_half_of_a_shift() -> None:
+def test_hazards_take_one_scale_and_keep_the_level_of_training() -> None:
     rng = np.random.default_rng(2)
     truth = rng.normal(-1, 1, size=(20_000, 3))
-    returned = (rng.random(truth.shape) < sigmoid(truth)).astype(float)
+    returned = (rng.random(truth.shape) < sigmoid(truth + 0.3)).astype(float)  # a season in which more come back
     seen = Exposures(np.ones_like(truth), returned)
 
-    found = fit_hazards(torch.from_numpy(2 * truth + 1), seen)
+    found = fit_hazards(torch.from_numpy(2 * (truth + 1) - 1), seen)
 
     for platt in found:
         assert platt.scale == pytest.approx(0.5, abs=0.03)
-        assert platt.bias == pytest.approx(-0.5 * (1 - SEASON_SHARE), abs=0.05)
+        assert -1 * platt.scale + platt.bias == pytest.approx(-1, abs=0.05)
     untouched = fit_hazards(torch.zeros(0, 3), Exposures(np.zeros((0, 3)), np.zeros((0, 3))))
     assert [(platt.scale, platt.bias) for platt in untouched] == [(1.0, 0.0)] * 3
