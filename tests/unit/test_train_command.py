@@ -79,6 +79,15 @@ def test_tuned_settings_can_be_trained_with_and_a_study_goes_on(dataset: Path, t
     assert load_checkpoint(tmp_path / "model").manifest.contract.network.width == settings.width
 
 
+def test_few_labels_give_a_curve_and_no_model(dataset: Path, tmp_path: Path) -> None:
+    facts = trained(dataset, tmp_path, "--few-labels", "1,0.5")
+
+    assert [point["share"] for point in facts["points"]] == [0.5, 1.0]
+    assert facts["points"][0]["examples"] < facts["points"][1]["examples"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["few_labels.json"]
+    assert run("train", dataset, "--out", tmp_path / "model", "--few-labels", "2")[0] == 2
+
+
 def test_what_is_no_dataset_or_no_settings_is_refused_with_the_next_command(dataset: Path, tmp_path: Path) -> None:
     code, _, stderr = run("train", tmp_path, "--out", tmp_path / "model")
     assert (code, "footfall dataset LOG" in stderr) == (2, True)
