@@ -1,29 +1,34 @@
 """A trained network ↔ a folder of model.safetensors and manifest.json, refused unless every byte is as it was written.
 
-A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; its files are in the manifest, too. Knows
-what a checkpoint must say about itself (feature spec, encoder, labels, calibration), not how it was trained. Nothing is
-unpickled. Start at load_checkpoint.
+A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; a network that ranks items has their names and
+what was counted of them there; all files are in the manifest. Knows what a checkpoint must say about itself (feature spec,
+encoder, labels, calibration), not how it was trained. Nothing is unpickled. Start at load_checkpoint.
 """
 
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+import safetensors.numpy
 import safetensors.torch
 import torch
 from msgspec import Struct
 
 from models.features.spec import FEATURE_SPEC
-from models.network import Network, NetworkConfig, Normalisation
+from models.item_prior import ItemPrior
+from models.network import Network, NetworkConfig
+from models.rhythm import RHYTHM_NAMES
+from models.rows import Normalisation
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
+ITEM_NAMES, ITEM_PRIOR = "items.json", "items.safetensors"
 OWN_ENCODER = "checkpoint:encoder"  # an encoder_uri: the Hugging Face folder of that name in the checkpoint's own
 ENCODER = "encoder"
 ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
 
 
@@ -54,9 +59,15 @@ class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Contract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides a checkpoint's scores beside its weights; the model version is a hash of both."""
+    """What decides a checkpoint's scores beside its weights; the model version is a hash of both.
+
+    `rhythm` names what is read of a history beside the features. `returns` is what its hazards are of: "any" activity, timed
+    from the newest event seen, or a "purchase", timed from the newest purchase seen.
+    """
 
     spec_version: str
+    rhythm: list[str]
+    returns: Literal["any", "purchase"]
     encoder_uri: str
     encoder_id: str
     labels: list[str]
@@ -88,13 +99,29 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(NamedTuple):
-    """A network in eval mode and what its folder says about it."""
+    """A network in eval mode, what its folder says about it, and the items it ranks, if it does."""
 
     network: Network
     manifest: Manifest
+    catalogue: "Catalogue | None" = None
 
 
-def save_checkpoint(folder: Path, *, name: str, network: Network, contract: Contract, provenance: Provenance) -> Manifest:
+class Catalogue(NamedTuple):
+    """The items of an item head, in order, and what was counted of them."""
+
+    items: list[str]
+    prior: ItemPrior
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    name: str,
+    network: Network,
+    contract: Contract,
+    provenance: Provenance,
+    catalogue: Catalogue | None = None,
+) -> Manifest:
     """Write weights first and the manifest last, each by renaming; `name` begins the model version.
 
     Where the contract's encoder is OWN_ENCODER, the caller has written it to `encoder/` in `folder` before.
@@ -102,17 +129,25 @@ def save_checkpoint(folder: Path, *, name: str, network: Network, contract: Cont
     Raises:
         CheckpointError: the tuned encoder's folder is missing, or holds what is no part of an encoder.
     """
-    weights = safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})
-    facts = FileFacts(sha256=hashlib.sha256(weights).hexdigest(), size=len(weights))
+    contents = {WEIGHTS: safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})}
+    if catalogue is not None:
+        contents[ITEM_NAMES] = msgspec.json.encode(catalogue.items)
+        contents[ITEM_PRIOR] = safetensors.numpy.save(catalogue.prior._asdict())
+    files = {
+        file: FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content)) for file, content in contents.items()
+    }
+    if contract.encoder_uri == OWN_ENCODER:
+        files |= _encoder_files(folder)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        model_version=_model_version(name, facts, contract),
-        files={WEIGHTS: facts, **(_encoder_files(folder) if contract.encoder_uri == OWN_ENCODER else {})},
+        model_version=_model_version(name, files, contract),
+        files=files,
         contract=contract,
         provenance=provenance,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS, weights)
+    for file, content in contents.items():
+        _replace(folder / file, content)
     _replace(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     return manifest
 
@@ -133,7 +168,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     _check_encoder(folder, manifest)
     network = Network(contract.network)
     network.load_state_dict(_checked_weights(folder / WEIGHTS, manifest.files[WEIGHTS], network.state_dict()))
-    return Checkpoint(network.eval().requires_grad_(False), manifest)
+    return Checkpoint(network.eval().requires_grad_(False), manifest, _read_catalogue(folder, manifest))
 
 
 def encoder_address(folder: Path, contract: Contract) -> str:
@@ -157,23 +192,26 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = msgspec.convert(found, Manifest)
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
-    wanted, tuned = [WEIGHTS], manifest.contract.encoder_uri == OWN_ENCODER
+    wanted = [WEIGHTS, ITEM_NAMES, ITEM_PRIOR] if manifest.contract.network.items else [WEIGHTS]
+    tuned = manifest.contract.encoder_uri == OWN_ENCODER
     of_encoder = {file for file in manifest.files if ENCODER_FILE.fullmatch(file)}
     if set(manifest.files) - of_encoder != set(wanted) or bool(of_encoder) != tuned:
         also = f" and those of {ENCODER}/" if tuned else ""
         raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {wanted}{also}: {RETRAIN}")
     name = manifest.model_version.rpartition("-")[0]
-    if manifest.model_version != (expected := _model_version(name, manifest.files[WEIGHTS], manifest.contract)):
+    if manifest.model_version != (expected := _model_version(name, manifest.files, manifest.contract)):
         raise CheckpointError(f"{path} says {manifest.model_version}, its content is {expected}: it was edited, {RETRAIN}")
     return manifest
 
 
 def _check_sizes(folder: Path, contract: Contract) -> None:
-    network, features = contract.network, len(FEATURE_SPEC.names)
+    network, numbers = contract.network, len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
+    if contract.rhythm != list(RHYTHM_NAMES):
+        raise CheckpointError(f"{folder} reads rhythms {contract.rhythm}, expected {list(RHYTHM_NAMES)}: {RETRAIN}")
     for what, found, expected in (
-        ("features", network.features, features),
-        ("feature means", len(contract.normalisation.mean), features),
-        ("feature deviations", len(contract.normalisation.std), features),
+        ("numbers", network.numbers, numbers),
+        ("number means", len(contract.normalisation.mean), numbers),
+        ("number deviations", len(contract.normalisation.std), numbers),
         ("labels", len(contract.labels), network.labels),
         ("horizons", len(contract.horizons_days), network.horizons),
         ("calibrated horizons", len(contract.calibration.hazards), network.horizons),
@@ -210,14 +248,7 @@ def _encoder_files(folder: Path) -> dict[str, FileFacts]:
 
 def _checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Read a weights file that has the hash, the names, the shapes and the type that it must have."""
-    if not path.is_file():
-        raise CheckpointError(f"found no {path}, expected {facts.size} bytes: {RETRAIN}")
-    content = path.read_bytes()
-    if (digest := hashlib.sha256(content).hexdigest()) != facts.sha256:
-        raise CheckpointError(
-            f"{path} has {len(content)} bytes of SHA-256 {digest[:16]}, "
-            f"expected {facts.size} of {facts.sha256[:16]}: fetch the checkpoint again"
-        )
+    content = _checked_content(path, facts)
     try:
         found: dict[str, torch.Tensor] = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
@@ -237,8 +268,36 @@ def _checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Ten
     return found
 
 
-def _model_version(name: str, weights: FileFacts, contract: Contract) -> str:
-    digest = hashlib.sha256(weights.sha256.encode() + msgspec.json.encode(contract)).hexdigest()
+def _checked_content(path: Path, facts: FileFacts) -> bytes:
+    if not path.is_file():
+        raise CheckpointError(f"found no {path}, expected {facts.size} bytes: {RETRAIN}")
+    content = path.read_bytes()
+    if (digest := hashlib.sha256(content).hexdigest()) != facts.sha256:
+        raise CheckpointError(
+            f"{path} has {len(content)} bytes of SHA-256 {digest[:16]}, "
+            f"expected {facts.size} of {facts.sha256[:16]}: fetch the checkpoint again"
+        )
+    return content
+
+
+def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
+    """Read the items and what was counted of them, where the network has an item head."""
+    size = manifest.contract.network.items
+    if not size:
+        return None
+    try:
+        items = msgspec.json.decode(_checked_content(folder / ITEM_NAMES, manifest.files[ITEM_NAMES]), type=list[str])
+        prior = ItemPrior(**safetensors.numpy.load(_checked_content(folder / ITEM_PRIOR, manifest.files[ITEM_PRIOR])))
+    except (msgspec.DecodeError, safetensors.SafetensorError, TypeError) as error:
+        raise CheckpointError(f"{folder} holds items that cannot be read ({error}): {RETRAIN}") from error
+    if not len(items) == len(prior.popularity) == len(prior.indptr) - 1 == size:
+        raise CheckpointError(f"{folder} names {len(items)} items, expected {size}: {RETRAIN}")
+    return Catalogue(items, prior)
+
+
+def _model_version(name: str, files: dict[str, FileFacts], contract: Contract) -> str:
+    hashes = "".join(files[file].sha256 for file in sorted(files))
+    digest = hashlib.sha256(hashes.encode() + msgspec.json.encode(contract)).hexdigest()
     return f"{name}-{digest[:8]}"
 
 

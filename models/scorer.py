@@ -1,4 +1,4 @@
-"""Score requests → calibrated probabilities of interest and return, and the sentiment of a review.
+"""Score requests → calibrated probabilities of interest and return, next items, and the sentiment of a review.
 
 Blocking and pure of Kafka; a request's scores do not depend on its batch mates beyond the last bits. Start at
 Scorer.score.
@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
 from models.encoder import Encoder, Vectors, plan_batches
 from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
-from models.network import Logits, arrange, collate, survival_curve
+from models.item_prior import counted_chances, mix_items
+from models.labels import DAY_MS
+from models.network import Logits
 from models.registry import serving
+from models.rows import Rows, arrange, collate, vocabulary
+from models.survival import risk
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 
 BATCH_ROWS = 64
 BATCH_PADDED_EVENTS = 3_584
+TOP_ITEMS = 20
+PURCHASE_RECENCY = FEATURE_SPEC.names.index("purchase.recency_ms")
 Probabilities = NDArray[np.float64]
 
 
@@ -31,20 +37,23 @@ class SpecMismatch(ValueError):
 class Scores(Struct, frozen=True, gc=False):
     """What one request says: every label, most probable first; survival[i] = P(no return within horizons_days[i]).
 
-    `sentiment` is -1 (bad) to 1 (good), null unless a review with a text caused the request.
+    `sentiment` is -1 (bad) to 1 (good), null unless a review with a text caused the request. `items` are the likeliest next
+    ones and their chances, empty where the model ranks none.
     """
 
     interests: list[tuple[str, float]]
     survival: list[float]
     sentiment: float | None
+    items: list[tuple[str, float]] = []
 
 
 class Calibrated(Struct, frozen=True):
-    """Probabilities of N requests: interest (N, K), hazards (N, H), positive sentiment (N,)."""
+    """Probabilities of N requests: interest (N, K), hazards (N, H), positive sentiment (N,); and each one's best items."""
 
     interest: Probabilities
     hazards: Probabilities
     positive: Probabilities
+    items: list[list[tuple[str, float]]] = []
 
 
 class Scorer:
@@ -55,7 +64,7 @@ class Scorer:
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Raise CheckpointError when the encoder is not the one the checkpoint was trained with."""
-        self._network, manifest = checkpoint
+        self._network, manifest, self._catalogue = checkpoint
         contract = self._contract = manifest.contract
         if encoder.encoder_id != contract.encoder_id:
             raise CheckpointError(
@@ -63,10 +72,13 @@ class Scorer:
                 f"found {encoder.short_id} ({encoder.uri}): load that encoder or train again with this one"
             )
         self.encoder = encoder
+        self._known = vocabulary(contract.labels, self._catalogue.items if self._catalogue else ())
         self.model_version = manifest.model_version
         self.spec_version = contract.spec_version
         self.labels = tuple(contract.labels)
         self.horizons_days = tuple(contract.horizons_days)
+        self.returns = contract.returns
+        self.ranks_items = self._catalogue is not None
         varied = dict(zip(FEATURE_SPEC.names, contract.normalisation.std, strict=False))
         self.kinds_read = frozenset(kind for kind in KINDS if varied[f"{kind}.count.{LIFETIME}"] > 0)
         self.knows_reviews = contract.calibration.sentiment != Platt()
@@ -100,7 +112,7 @@ class Scorer:
 
     def warm_up(self) -> None:
         """Score made requests with short and long histories, so that the first real one waits for no set-up."""
-        self.score([_made_request(self.spec_version, len(self._contract.normalisation.mean), n) for n in (1, HISTORY_EVENTS)])
+        self.score([_made_request(self.spec_version, n) for n in (1, HISTORY_EVENTS)])
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
         """Score requests; result i answers request i.
@@ -112,11 +124,10 @@ class Scorer:
             SpecMismatch: a request was built by another feature spec; nothing is scored.
             FloatingPointError: the model gave a value that is no number; the process should end.
         """
-        self._check_spec(requests)
         if not requests:
             return []
-        probabilities = self._probabilities(requests)
-        survival = survival_curve(probabilities.hazards)
+        probabilities = self.probabilities(requests)
+        survival = self._survival(requests, probabilities.hazards)
         if not (np.isfinite(probabilities.interest).all() and np.isfinite(survival).all()):
             raise FloatingPointError(f"model {self.model_version} gave values that are no numbers: restart on sound hardware")
         return [
@@ -124,34 +135,63 @@ class Scorer:
                 interests=sorted(zip(self.labels, interest, strict=True), key=lambda entry: (-entry[1], entry[0])),
                 survival=curve,
                 sentiment=2 * positive - 1 if request.kind == "review" and request.text else None,
+                items=items,
             )
-            for request, interest, curve, positive in zip(
+            for request, interest, curve, positive, items in zip(
                 requests,
                 probabilities.interest.tolist(),
                 survival.tolist(),
                 probabilities.positive.tolist(),
+                probabilities.items,
                 strict=True,
             )
         ]
 
-    def _probabilities(self, requests: Sequence[ScoreRequest]) -> Calibrated:
+    def probabilities(self, requests: Sequence[ScoreRequest]) -> Calibrated:
+        """Return what the model says of requests as arrays; hazards run from where `returns` says.
+
+        Raises:
+            SpecMismatch: a request was built by another feature spec.
+        """
+        self._check_spec(requests)
         contract = self._contract
-        rows, texts = arrange(requests, self.labels, contract.network.max_events)
+        rows, texts = arrange(requests, self._known, contract.network.max_events)
         table = text_table(self.encoder, texts)
         n = len(requests)
         interest = np.empty((n, len(self.labels)))
         hazards = np.empty((n, len(self.horizons_days)))
         positive = np.empty(n)
-        for batch in plan_batches(rows.lengths.tolist(), max_padded_tokens=BATCH_PADDED_EVENTS, max_rows=BATCH_ROWS):
-            picked = np.array(batch)
-            with torch.inference_mode():
+        items: list[list[tuple[str, float]]] = [[]] * n
+        with torch.inference_mode():
+            for batch in plan_batches(rows.lengths.tolist(), max_padded_tokens=BATCH_PADDED_EVENTS, max_rows=BATCH_ROWS):
+                picked = np.array(batch)
                 logits = self._network(collate(rows, picked, table, contract.normalisation))
-            calibrated = calibrate(logits, contract.calibration)
-            interest[picked], hazards[picked], positive[picked] = calibrated.interest, calibrated.hazards, calibrated.positive
-        return Calibrated(interest, hazards, positive)
+                found = calibrate(logits, contract.calibration)
+                interest[picked], hazards[picked], positive[picked] = found.interest, found.hazards, found.positive
+                if self._catalogue is not None:
+                    for row, best in zip(batch, self._best_items(logits, rows, picked), strict=True):
+                        items[row] = best
+        return Calibrated(interest, hazards, positive, items)
+
+    def _survival(self, requests: Sequence[ScoreRequest], hazards: Probabilities) -> Probabilities:
+        """Return S (N, H) from each request's event on: where hazards are timed from a purchase, from that silence on."""
+        silent = silent_days(requests, self.returns)
+        return np.stack([risk(hazards, silent, days, self.horizons_days) for days in self.horizons_days], axis=1)
+
+    def _best_items(self, logits: Logits, rows: Rows, picked: NDArray[np.int64]) -> list[list[tuple[str, float]]]:
+        assert self._catalogue is not None  # its caller asks
+        names, prior = self._catalogue
+        near, own = counted_chances(prior, rows.items[picked], rows.lengths[picked])
+        chances = mix_items(prior, torch.softmax(logits.items, dim=1).numpy(), near, own)
+        top = min(TOP_ITEMS, len(names))
+        best = np.argpartition(-chances, top - 1, axis=1)[:, :top]
+        return [
+            sorted(((names[item], float(chance[item])) for item in found), key=lambda entry: (-entry[1], entry[0]))
+            for found, chance in zip(best.tolist(), chances, strict=True)
+        ]
 
     def _check_spec(self, requests: Sequence[ScoreRequest]) -> None:
-        width = len(self._contract.normalisation.mean)
+        width = len(FEATURE_SPEC.names)
         for request in requests:
             if request.spec_version != self.spec_version:
                 raise SpecMismatch(
@@ -163,6 +203,13 @@ class Scorer:
                     f"feature spec {self.spec_version} has {width} features, request {request.request_id} "
                     f"carries {len(request.features)}: redeploy features"
                 )
+
+
+def silent_days(requests: Sequence[ScoreRequest], returns: str) -> Probabilities:
+    """Return (N,) days that hazards have run at each request's event: none, or since the purchase they are timed from."""
+    if returns == "any":
+        return np.zeros(len(requests))
+    return np.array([(request.features[PURCHASE_RECENCY] or 0.0) / DAY_MS for request in requests], np.float64)
 
 
 def text_table(encoder: Encoder, texts: list[str]) -> Vectors:
@@ -191,7 +238,7 @@ def _probability(logits: Probabilities, platt: Platt) -> Probabilities:
     return sigmoid(logits * platt.scale + platt.bias)
 
 
-def _made_request(spec_version: str, features: int, events: int) -> ScoreRequest:
+def _made_request(spec_version: str, events: int) -> ScoreRequest:
     entry = HistoryEntry(0, KINDS[0], None, None, 0, "warm up")
     return ScoreRequest(
         request_id="warm-up",
@@ -203,7 +250,7 @@ def _made_request(spec_version: str, features: int, events: int) -> ScoreRequest
         source=SourcePosition(topic="warm-up", partition=0, offset=0, timestamp_ms=0),
         guard={},
         spec_version=spec_version,
-        features=[None] * features,
+        features=[None] * len(FEATURE_SPEC.names),
         history=[entry] * events,
         categories=[],
         timings=Timings(sent_ms=0, folded_ms=0),

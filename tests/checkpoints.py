@@ -10,7 +10,9 @@ from models.checkpoint import ENCODER, OWN_ENCODER, Calibration, Contract, Manif
 from models.encoder import RANDOM_TINY, Encoder
 from models.features.spec import FEATURE_SPEC
 from models.golden import Golden, RiskBounds, Step, Story
-from models.network import Network, NetworkConfig, Normalisation
+from models.network import Network, NetworkConfig
+from models.rhythm import RHYTHM_NAMES
+from models.rows import Normalisation
 
 LABELS = ["books", "kitchen"]
 HORIZONS = [1, 3, 7, 14, 30, 60]
@@ -34,18 +36,20 @@ IMPOSSIBLE = Golden(
 
 def tiny_checkpoint(folder: Path, *, seed: int = 0, encoder: Encoder | None = None, **changes: Any) -> Manifest:
     """Write a checkpoint of a network with random weights; `changes` are of its contract. Other seeds, other versions."""
-    encoder, features = encoder or Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names)
+    encoder, numbers = encoder or Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
     horizons = changes.get("horizons_days", HORIZONS)
-    sizes = {"text_dimension": encoder.dimension, "features": features, "labels": len(LABELS), "horizons": len(horizons)}
+    sizes = {"text_dimension": encoder.dimension, "numbers": numbers, "labels": len(LABELS), "horizons": len(horizons)}
     config = NetworkConfig(**sizes, width=16, heads=2, blocks=1, max_events=8)
     contract = Contract(
         spec_version=FEATURE_SPEC.version,
+        rhythm=list(RHYTHM_NAMES),
+        returns="any",
         encoder_uri=encoder.uri,
         encoder_id=encoder.encoder_id,
         labels=LABELS,
         horizons_days=horizons,
         network=config,
-        normalisation=Normalisation([4.0] * features, [2.0] * features),
+        normalisation=Normalisation([4.0] * numbers, [2.0] * numbers),
         calibration=Calibration(interest=Platt(), hazards=[Platt()] * len(horizons), sentiment=Platt(1.5, 0.0)),
     )
     provenance = Provenance(

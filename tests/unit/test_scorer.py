@@ -10,7 +10,9 @@ import torch
 from models.checkpoint import Calibration, Checkpoint, CheckpointError, Contract, Manifest, Platt, Provenance, load_checkpoint
 from models.encoder import RANDOM_TINY, Encoder
 from models.features.spec import FEATURE_SPEC, KINDS
-from models.network import Logits, Network, NetworkConfig, Normalisation
+from models.network import Logits, Network, NetworkConfig
+from models.rhythm import RHYTHM_NAMES
+from models.rows import Normalisation
 from models.scorer import Scorer, SpecMismatch, calibrate
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
@@ -43,16 +45,18 @@ def request(events: int = 5, **changes: Any) -> ScoreRequest:
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
     """A scorer with random weights, strong enough that differences would show."""
-    encoder, features = Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names)
-    config = NetworkConfig(text_dimension=encoder.dimension, features=features, labels=len(LABELS), horizons=len(HORIZONS))
+    encoder, numbers = Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
+    config = NetworkConfig(text_dimension=encoder.dimension, numbers=numbers, labels=len(LABELS), horizons=len(HORIZONS))
     contract = Contract(
         spec_version=FEATURE_SPEC.version,
+        rhythm=list(RHYTHM_NAMES),
+        returns="any",
         encoder_uri=encoder.uri,
         encoder_id=encoder.encoder_id,
         labels=LABELS,
         horizons_days=HORIZONS,
         network=config,
-        normalisation=Normalisation([4.0] * features, [2.0] * features),
+        normalisation=Normalisation([4.0] * numbers, [2.0] * numbers),
         calibration=Calibration(interest=Platt(3.0, 0.1), hazards=[Platt(3.0, -0.5)] * len(HORIZONS), sentiment=Platt(3.0)),
     )
     provenance = Provenance(command="", created_at="", data_fingerprint="", settings={}, metrics={}, licence="")
@@ -128,7 +132,7 @@ def test_no_requests_give_no_scores_and_warming_up_leaves_no_trace(scorer: Score
 
 
 def test_calibration_scales_and_shifts_every_horizon_by_itself() -> None:
-    logits = Logits(torch.tensor([[0.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([2.0]))
+    logits = Logits(torch.tensor([[0.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([2.0]), *[torch.zeros(1, 0)] * 2)
     calibration = Calibration(interest=Platt(1.0, 1.0), hazards=[Platt(1.0, 0.0), Platt(2.0, -2.0)], sentiment=Platt(0.5, 0.0))
 
     calibrated = calibrate(logits, calibration)

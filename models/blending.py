@@ -1,0 +1,79 @@
+"""The heads that are linear in what they read: the plain model that a network is blended with, and sentiment.
+
+They are fitted after the network, and the validation slice says how strongly they are held and how much they count for:
+where the network does not beat the plain model, the scores are the plain model's. Start at blend.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.examples import Slice
+from models.linear import Loss, best_share, fit_best
+from models.losses import binary_loss
+from models.network import Network
+from models.objective import mean_hazard_loss
+from models.training_data import Data, Reviews, predict_logits
+
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the lead where nothing tells them apart
+
+
+def blend(network: Network, data: Data) -> dict[str, Any]:
+    """Fit the plain model on the train slice and choose the network's shares by loss on the validation slice."""
+    taught, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
+    alone = predict_logits(network, data, held_out)  # the shares are 1: the network alone
+    numbers = [data.batch(picked).numbers if len(picked) else torch.zeros(0, 0) for picked in (taught, held_out)]
+    exposure, returned, categories = (
+        torch.from_numpy(part) for part in (data.targets.exposure, data.targets.returned, data.targets.categories)
+    )
+
+    def hazards(rows: Tensor) -> Loss:
+        return lambda logits: mean_hazard_loss(logits, exposure[rows], returned[rows])
+
+    def interest(rows: Tensor) -> Loss:
+        return lambda logits: binary_loss(logits, categories[rows])
+
+    chosen: dict[str, Any] = {}
+    plain, rows = network.plain, (torch.from_numpy(taught), torch.from_numpy(held_out))
+    for place, (name, loss, layer, bias, logits) in enumerate(
+        (
+            ("hazards", hazards, plain.hazards, network.hazards.bias, alone.hazards),
+            ("interest", interest, plain.interest, network.interest.bias, alone.interest),
+        )
+    ):
+        layer.bias.data.copy_(bias.detach())
+        penalty = fit_best(layer, numbers[0], loss(rows[0]), numbers[1], loss(rows[1]))
+        losses: dict[float, float] = {}
+        if len(held_out) and not (network.config.decoder and name == "interest"):  # a decoder's says another thing
+            with torch.no_grad():
+                other = layer(numbers[1])
+                losses = {share: float(loss(rows[1])(share * logits + (1 - share) * other)) for share in SHARES}
+        plain.shares[place] = share = best_share(losses.items())
+        by_share = {f"{share:g}": round(value, 5) for share, value in losses.items()}
+        chosen[name] = {"network_share": share, "penalty": penalty, "validation_loss": by_share}
+    return chosen
+
+
+def fit_sentiment(network: Network, texts: dict[Slice, Reviews]) -> dict[str, Any]:
+    """Fit the sentiment head to the training reviews' vectors; without any it stays as it is drawn, near 0."""
+    taught, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
+    torch.nn.init.zeros_(network.sentiment.weight)
+    torch.nn.init.zeros_(network.sentiment.bias)
+    if not len(taught.positive):
+        return {}
+    scale = network.text_scale
+    penalty = fit_best(
+        network.sentiment,
+        taught.vectors * scale,
+        lambda z: binary_loss(z.squeeze(1), taught.positive),
+        held_out.vectors * scale,
+        lambda z: binary_loss(z.squeeze(1), held_out.positive),
+    )
+    return {"sentiment": {"penalty": penalty, "reviews": len(taught.positive)}}
+
+
+def moods(network: Network, reviews: Reviews) -> Tensor:
+    """Return the (M,) logits of reviews being good."""
+    with torch.inference_mode():
+        return torch.as_tensor(network.sentiment(reviews.vectors * network.text_scale).squeeze(1))

@@ -1,0 +1,72 @@
+"""Logits and what came of them → the scales and biases that make probabilities of them.
+
+Fitted on a slice later than the training's. Few examples change little: all fits are held at "leave it as it is". Start at
+fit_calibration.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.checkpoint import Calibration, Platt
+from models.scorer import sigmoid
+from models.survival import Exposures, hazard_loss
+
+Floats = NDArray[np.float64]
+
+PLATT_PRIOR = 10.0  # how many examples' worth of doubt holds a calibration at "leave it as it is"
+MIN_PLATT_SCALE = 0.05
+
+
+def fit_platt(logits: Floats, labels: Floats) -> Platt:
+    """Fit scale and bias by Newton's method; unknown labels (NaN) are left out, few labels change little."""
+    known = ~np.isnan(labels)
+    x = np.column_stack([logits[known], np.ones(known.sum())])
+    start = np.array([1.0, 0.0])
+    fitted = start.copy()
+    for _ in range(50):
+        p = sigmoid(x @ fitted)
+        gradient = x.T @ (p - labels[known]) + PLATT_PRIOR * (fitted - start)
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + PLATT_PRIOR * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        fitted -= np.clip(step, -1, 1)
+        if np.abs(step).max() < 1e-9:
+            break
+    return Platt(round(max(float(fitted[0]), MIN_PLATT_SCALE), 6), round(float(fitted[1]), 6))
+
+
+def fit_hazards(logits: Tensor, seen: Exposures) -> list[Platt]:
+    """Fit how far hazards (N, H) differ between users, about each bin's mean logit: one scale for all bins.
+
+    The level is left at that of training. It moves with the season, and how much more or less people came back in the weeks
+    of one slice said nothing of the months that followed (DECISIONS.md), so a shift is fitted and thrown away.
+    """
+    exposure, returned = (torch.from_numpy(part).double() for part in seen)
+    watched = exposure.sum(0)
+    means = torch.where(watched > 0, (logits.double() * exposure).sum(0) / watched.clamp(min=1e-9), 0.0)
+    changes = torch.zeros(1 + logits.shape[1], dtype=torch.float64, requires_grad=True)  # log scale, a shift of each bin
+    doubt = torch.tensor([10 * PLATT_PRIOR, *[PLATT_PRIOR] * logits.shape[1]])
+    optimiser = torch.optim.LBFGS([changes], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        moved = (logits.double() - means) * changes[0].exp() + means + changes[1:]
+        value = hazard_loss(moved, exposure, returned).sum() + 0.5 * (doubt * changes.square()).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    scale = round(max(float(changes[0].detach().exp()), MIN_PLATT_SCALE), 6)
+    return [Platt(scale, round(float(mean) * (1 - scale), 6)) for mean in means]
+
+
+def fit_calibration(
+    interest: Floats, categories: Floats, hazards: Tensor, seen: Exposures, sentiment: Floats, positive: Floats
+) -> Calibration:
+    """Fit every head's calibration; labels are NaN where unknown."""
+    return Calibration(
+        interest=fit_platt(interest.ravel(), categories.ravel()),
+        hazards=fit_hazards(hazards, seen),
+        sentiment=fit_platt(sentiment, positive),
+    )

@@ -1,0 +1,83 @@
+"""A trained model's probabilities and what came of the test slice → the few figures that its checkpoint carries.
+
+A report with baselines and intervals is made by footfall evaluate. Start at measure.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.checkpoint import Contract
+from models.examples import Example, churned_within, silent_ms
+from models.labels import DAY_MS
+from models.scorer import Calibrated
+from models.survival import risk
+
+Floats = NDArray[np.float64]
+ECE_BINS = 15
+TOP = 3
+
+
+def measure(
+    found: Calibrated, positive: Floats, moods: NDArray[np.float32], examples: Sequence[Example], contract: Contract
+) -> dict[str, Any]:
+    """Measure every head; None where the examples cannot tell."""
+    silent = np.array([silent_ms(example) / DAY_MS for example in examples])
+    churn: dict[str, Any] = {}
+    for days in contract.horizons_days:
+        away = np.array([churned_within(example, days) for example in examples], np.float64)  # None becomes NaN
+        known = ~np.isnan(away)
+        risks = risk(found.hazards, silent, days, contract.horizons_days) if len(examples) else np.empty(0)
+        churn[f"{days}d"] = {
+            "examples": int(known.sum()),
+            "away_share": _rounded(away[known].mean()) if known.any() else None,
+            "auc": auc(risks[known], away[known]),
+            "brier": _rounded(((risks[known] - away[known]) ** 2).mean()) if known.any() else None,
+            "ece": ece(risks[known], away[known]),
+        }
+    asked = [row for row, example in enumerate(examples) if example.categories]
+    hits = []
+    for row in asked:
+        best = np.argsort(-found.interest[row], kind="stable")[:TOP]
+        hits.append(any(contract.labels[label] in (examples[row].categories or ()) for label in best))
+    right = (positive > 0.5) == (moods > 0.5)
+    return {
+        "churn": churn,
+        "interest": {
+            "examples": len(asked),
+            "labels": len(contract.labels),
+            "top3_hit_rate": _rounded(float(np.mean(hits))) if hits else None,
+        },
+        "sentiment": {
+            "examples": len(moods),
+            "positive_share": _rounded(moods.mean()) if len(moods) else None,
+            "accuracy": _rounded(right.mean()) if len(moods) else None,
+            "auc": auc(positive, moods.astype(np.float64)),
+        },
+    }
+
+
+def auc(scores: Floats, labels: Floats) -> float | None:
+    """Return the probability that a one outscores a zero, ties counting half; None without both."""
+    ones = labels > 0.5
+    if not 0 < ones.sum() < len(labels):
+        return None
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    pairs = ones.sum() * (~ones).sum()
+    return _rounded((rank[ones].sum() - ones.sum() * (ones.sum() + 1) / 2) / pairs)
+
+
+def ece(probabilities: Floats, labels: Floats, bins: int = ECE_BINS) -> float | None:
+    """Return the mean distance of claimed and observed share over bins of equal mass."""
+    if not len(labels):
+        return None
+    order = np.argsort(probabilities, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return _rounded(float(sum(abs((probabilities[part] - labels[part]).sum()) for part in parts)) / len(labels))
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)

@@ -1,0 +1,115 @@
+"""What a network said of a batch and what came of it → the loss of one objective.
+
+Heads: what comes next is asked once, after the newest event: several categories, the return, next items. Decoder: at every
+event the next one is foretold as the product of its kind, its category, the time until it and its item, in nats. Shapes: B
+rows, T events, W width, K labels, H horizons, V items, J next items. Start at Objective.loss.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from msgspec import Struct
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from models.labels import DAY_MS, HORIZONS_DAYS
+from models.losses import UNKNOWN, binary_loss, class_loss
+from models.network import Logits, Network
+from models.rows import Batch, Rows
+from models.survival import exposures, hazard_loss
+from models.targets import Targets
+
+POPULARITY_POWER = 0.75
+
+
+class Weights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What each part counts for; a part of weight 0 is not trained."""
+
+    interest: float = 1.0
+    hazards: float = 1.0
+    items: float = 1.0
+
+
+class Negatives(NamedTuple):
+    """Items to tell wanted ones from, drawn anew for every batch; none means all items."""
+
+    drawn: int
+    chances: Tensor  # (V,) of being drawn: half evenly, half by popularity
+
+
+class Objective(NamedTuple):
+    """How the parts of a loss are put together."""
+
+    weights: Weights
+    negatives: Negatives
+
+    def loss(self, network: Network, batch: Batch, rows: Rows, targets: Targets, picked: NDArray[np.int64]) -> Tensor:
+        """Return the mean loss of a batch, the picked rows; without sampled negatives in eval mode."""
+        states = network.states(batch)
+        user = network.now(states, batch)
+        logits = network.unblended(user, batch)
+        known = Targets(*(torch.from_numpy(part[picked]) for part in targets))  # type: ignore[arg-type]
+        total = self.weights.hazards * mean_hazard_loss(logits.hazards, known.exposure, known.returned)  # type: ignore[arg-type]
+        if network.config.decoder:
+            total = total + self.weights.interest * class_loss(logits.interest, known.next_category)  # type: ignore[arg-type]
+        else:
+            total = total + self.weights.interest * binary_loss(logits.interest, known.categories)  # type: ignore[arg-type]
+        if network.config.items and self.weights.items:
+            wanted: Tensor = known.items  # type: ignore[assignment]
+            row, place = torch.nonzero(wanted != UNKNOWN, as_tuple=True)
+            shares = 1 / (wanted != UNKNOWN).sum(1).clamp(min=1)[row]
+            total = total + self.weights.items * self._item_loss(network, user[row], wanted[row, place], shares)
+        if network.config.causal:
+            total = total + self._sequence_loss(network, states, batch, rows, picked)
+        return total
+
+    def _sequence_loss(self, network: Network, states: Tensor, batch: Batch, rows: Rows, picked: NDArray[np.int64]) -> Tensor:
+        """Foretell every event from those before it: its item, and with a decoder all of it."""
+        row, place = torch.nonzero(batch.kinds > 0, as_tuple=True)
+        user = network.users(states[row, place])  # (events, W): column i of states is before event i
+        total = states.sum() * 0.0
+        if network.config.items and self.weights.items:
+            item = batch.items[row, place] - 1
+            asked = (item >= 0) & (item < network.config.items) & (place > 0)
+            total = total + self.weights.items * self._item_loss(network, user[asked], item[asked])
+        if network.config.decoder:
+            found: Logits = network.heads(user)
+            category = batch.categories[row, place] - 1
+            later = place > 0
+            gaps_ms = np.maximum(rows.gap_days[picked][row.numpy(), place.numpy()] * DAY_MS, 1.0)
+            watched = np.full_like(gaps_ms, np.inf)  # that the next event came is known: its bin was watched to the end
+            seen = exposures(gaps_ms, watched, np.zeros_like(gaps_ms), HORIZONS_DAYS[: network.config.horizons])
+            exposure, returned = (torch.from_numpy(part).float() for part in seen)
+            total = total + cross_entropy(found.kinds, batch.kinds[row, place] - 1)
+            total = total + self.weights.interest * class_loss(found.interest, category.where(category >= 0, UNKNOWN))
+            total = total + self.weights.hazards * mean_hazard_loss(found.hazards[later], exposure[later], returned[later])
+        return total
+
+    def _item_loss(self, network: Network, user: Tensor, wanted: Tensor, shares: Tensor | None = None) -> Tensor:
+        """Average the softmax loss of users (M, W) who want items (M,); a drawn item is weighed by its chance to be drawn."""
+        if not len(wanted):
+            return user.sum() * 0.0
+        if not (network.training and self.negatives.drawn):
+            losses = cross_entropy(network.item_logits(user), wanted, reduction="none")
+        else:
+            drawn = torch.multinomial(self.negatives.chances, self.negatives.drawn, replacement=True)
+            others = network.item_logits(user, drawn) - torch.log(self.negatives.drawn * self.negatives.chances[drawn])
+            others = others.masked_fill(drawn == wanted.unsqueeze(1), -torch.inf)
+            own = (network.next_item(user) * network.item(1 + wanted)).sum(-1) + network.item_bias[wanted]
+            losses = torch.logsumexp(torch.cat([own.unsqueeze(1), others], dim=1).float(), dim=1) - own.float()
+        return losses.mean() if shares is None else (losses * shares).sum() / shares.sum()
+
+
+def make_negatives(popularity: NDArray[np.float32], drawn: int) -> Negatives:
+    """Draw items half evenly, half by a softened popularity (V,)."""
+    softened = popularity.astype(np.float64) ** POPULARITY_POWER
+    chances = 0.5 / max(len(popularity), 1) + 0.5 * softened / max(softened.sum(), 1e-12)
+    return Negatives(drawn, torch.from_numpy(chances).float())
+
+
+def mean_hazard_loss(logits: Tensor, exposure: Tensor, returned: Tensor) -> Tensor:
+    """Average over the rows that were watched at all."""
+    watched = (exposure > 0).any(1)
+    return (hazard_loss(logits.float(), exposure, returned) * watched).sum() / watched.sum().clamp(min=1)

@@ -1,0 +1,69 @@
+"""A checkpoint and a dataset's examples → what the model says of each of them at its landmark, for evaluation.
+
+It is the scorer that speaks, with the blend and the calibration it has in production. Start at predict.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from models.examples import Example, silent_ms
+from models.labels import DAY_MS
+from models.scorer import Calibrated, Scorer
+from models.survival import risk
+
+CHUNK_ROWS = 2_048
+
+Floats = NDArray[np.float64]
+
+
+class Predictions(Struct, frozen=True):
+    """What a model says of N examples.
+
+    `risk` is P(no return within so many days of the landmark) by horizon, each (N,); `hazards` (N, H) are timed from where
+    the silence began and belong to the bins that end at `horizons_days`. `categories` (N, K) are of `labels`. `items` are
+    ranked item ids with their chances, best first; None where the model ranks none.
+    """
+
+    risk: dict[int, Floats]
+    hazards: Floats
+    horizons_days: tuple[int, ...]
+    categories: Floats
+    labels: tuple[str, ...]
+    items: list[list[tuple[str, float]]] | None
+
+
+def predict(
+    checkpoint: Path, examples: Sequence[Example], horizons_days: Sequence[int] = (), *, threads: int | None = None
+) -> Predictions:
+    """Score examples at their landmarks, in their order; without `horizons_days` risks are over the model's own horizons.
+
+    Raises:
+        CheckpointError: the checkpoint must not be used.
+        EncoderError: its encoder cannot be loaded.
+        SpecMismatch: an example was made by another feature spec.
+    """
+    return predict_with(Scorer.load(checkpoint, threads=threads), examples, horizons_days)
+
+
+def predict_with(scorer: Scorer, examples: Sequence[Example], horizons_days: Sequence[int] = ()) -> Predictions:
+    """Do what `predict` does with a scorer that is loaded."""
+    requests = [example.request for example in examples]
+    parts = [scorer.probabilities(requests[start : start + CHUNK_ROWS]) for start in range(0, len(requests), CHUNK_ROWS)]
+    hazards = np.concatenate([np.empty((0, len(scorer.horizons_days))), *(part.hazards for part in parts)])
+    silent = np.array([silent_ms(example) / DAY_MS for example in examples])
+    return Predictions(
+        {days: risk(hazards, silent, days, scorer.horizons_days) for days in horizons_days or scorer.horizons_days},
+        hazards,
+        scorer.horizons_days,
+        np.concatenate([np.empty((0, len(scorer.labels))), *(part.interest for part in parts)]),
+        scorer.labels,
+        _items(parts) if scorer.ranks_items else None,
+    )
+
+
+def _items(parts: Sequence[Calibrated]) -> list[list[tuple[str, float]]]:
+    return [best for part in parts for best in part.items]

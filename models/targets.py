@@ -1,0 +1,109 @@
+"""Labelled examples → the arrays that a loss compares a network's logits with.
+
+Shapes: N examples, K labels, H horizons, J next items. Start at make_targets.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.examples import Example, silent_ms
+from models.labels import HORIZONS_DAYS
+from models.rows import Vocabulary
+from models.survival import Exposures, exposures
+
+MIN_HORIZON_EXAMPLES = 30  # a horizon whose bin fewer training examples were watched in is left out
+UNKNOWN = -1
+
+
+class TrainingError(ValueError):
+    """Examples that nothing can be learnt from: the text says what was found, expected and to do."""
+
+
+class Targets(NamedTuple):
+    """Labels of N examples; what is unknown teaches nothing."""
+
+    categories: NDArray[np.float32]  # (N, K) multi-hot, NaN is unknown
+    next_category: NDArray[np.int64]  # (N,) the first of them, UNKNOWN where there is none or it is no label
+    exposure: NDArray[np.float32]  # (N, H)
+    returned: NDArray[np.float32]  # (N, H)
+    items: NDArray[np.int64]  # (N, J) vocabulary rows from 0, in order, UNKNOWN beyond the last
+
+
+def make_targets(examples: Sequence[Example], known: Vocabulary, horizons: Sequence[int], next_items: int) -> Targets:
+    """Lay out the labels of examples; items that are not in the vocabulary are left out."""
+    n = len(examples)
+    categories = np.full((n, len(known.labels)), np.nan, np.float32)
+    next_category, items = np.full(n, UNKNOWN, np.int64), np.full((n, next_items), UNKNOWN, np.int64)
+    for row, example in enumerate(examples):
+        if example.categories is not None:
+            categories[row] = 0
+            places = [known.labels[name] - 1 for name in example.categories if name in known.labels]
+            categories[row, places] = 1
+            if example.categories and example.categories[0] in known.labels:
+                next_category[row] = places[0]
+        if example.items is not None and next_items:
+            met = [known.items[item] - 1 for item in example.items[:next_items] if item in known.items]
+            items[row, : len(met)] = met
+    seen = seen_returns(examples, horizons)
+    return Targets(categories, next_category, seen.exposure.astype(np.float32), seen.returned.astype(np.float32), items)
+
+
+def seen_returns(examples: Sequence[Example], horizons: Sequence[int] = HORIZONS_DAYS) -> Exposures:
+    """Cut what was seen of examples' returns into bins; a user who was not seen to begin an absence shows nothing."""
+    absent = [np.nan if example.absent_ms is None else example.absent_ms for example in examples]
+    observed = [example.observed_ms for example in examples]
+    return exposures(absent, observed, [silent_ms(example) for example in examples], horizons)
+
+
+def choose_labels(examples: Sequence[Example], *, at_most: int, least: int) -> list[str]:
+    """Return the categories that follow most often, in alphabetical order; each follows `least` examples.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    counts = Counter(category for example in examples for category in example.categories or ())
+    labels = sorted(category for category in _commonest(counts, at_most) if counts[category] >= least)
+    if not labels:
+        raise TrainingError(
+            f"found no category that follows {least} training examples, expected some: give a longer log, or make the "
+            "dataset with --cluster-categories where its items have titles but no category"
+        )
+    return labels
+
+
+def choose_items(examples: Sequence[Example], *, at_most: int, least: int) -> list[str]:
+    """Return the items met by at least `least` users, before or after a look at them: the most met first."""
+    users: dict[str, set[str]] = {}
+    for example in examples:
+        met = {entry.item_id for entry in example.request.history if entry.item_id is not None} | set(example.items or ())
+        for item in met:
+            users.setdefault(item, set()).add(example.request.user_id)
+    counts = Counter({item: len(found) for item, found in users.items()})
+    return [item for item in _commonest(counts, at_most) if counts[item] >= least]
+
+
+def choose_horizons(examples: Sequence[Example]) -> list[int]:
+    """Return the horizons whose bins enough training examples were watched in: of longer ones nothing can be learnt.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    watched = (seen_returns(examples).exposure > 0).sum(0)
+    horizons = []
+    for days, count in zip(HORIZONS_DAYS, watched.tolist(), strict=True):
+        if count < MIN_HORIZON_EXAMPLES:
+            break
+        horizons.append(days)
+    if not horizons:
+        raise TrainingError(
+            f"found {watched[0]} training examples watched on a first day, expected {MIN_HORIZON_EXAMPLES}: give a longer log"
+        )
+    return horizons
+
+
+def _commonest(counts: Counter[str], at_most: int) -> list[str]:
+    return sorted(counts, key=lambda name: (-counts[name], name))[:at_most]

@@ -1,0 +1,89 @@
+"""All examples and reviews of a dataset as arrays, slice by slice, and what a network says of them.
+
+Every distinct text is encoded once. Start at prepare.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.encoder import Encoder, Vectors
+from models.examples import Example, ReviewExample, Slice
+from models.network import Logits, Network
+from models.rows import Batch, Normalisation, Rows, arrange, collate, fit_normalisation, vocabulary
+from models.scorer import text_table
+from models.survival import Exposures
+from models.targets import Targets, make_targets
+
+Indices = NDArray[np.int64]
+
+PREDICTION_ROWS = 256
+
+
+class Data(NamedTuple):
+    """All examples of all slices as arrays, and the vectors of their texts."""
+
+    rows: Rows
+    targets: Targets
+    table: Vectors
+    normalisation: Normalisation
+    slices: dict[Slice, Indices]
+
+    def batch(self, picked: Indices) -> Batch:
+        """Collate the picked examples."""
+        return collate(self.rows, picked, self.table, self.normalisation)
+
+    def seen(self, picked: Indices) -> Exposures:
+        """Return what was seen of the picked examples' returns."""
+        return Exposures(self.targets.exposure[picked].astype(np.float64), self.targets.returned[picked].astype(np.float64))
+
+
+class Reviews(NamedTuple):
+    """Vectors of reviews (M, D), and their moods (M,): 1 is good, 0 bad, NaN unknown."""
+
+    vectors: Tensor
+    positive: Tensor
+
+
+def prepare(
+    examples: list[Example],
+    labels: list[str],
+    items: list[str],
+    horizons: list[int],
+    encoder: Encoder,
+    *,
+    max_events: int,
+    next_items: int,
+) -> Data:
+    """Lay out the examples of all slices; what is normalised is measured on the train slice alone."""
+    known = vocabulary(labels, items)
+    rows, texts = arrange([example.request for example in examples], known, max_events)
+    slices = {kind: np.flatnonzero([example.slice is kind for example in examples]) for kind in Slice}
+    targets = make_targets(examples, known, horizons, next_items if items else 0)
+    return Data(rows, targets, text_table(encoder, texts), fit_normalisation(rows.features[slices[Slice.TRAIN]]), slices)
+
+
+def rated_reviews(encoder: Encoder, reviews: Sequence[ReviewExample], kind: Slice) -> Reviews:
+    """Encode the reviews of a slice whose mood is known."""
+    rated = [review for review in reviews if review.slice is kind and review.positive is not None]
+    vectors = encoder.encode([review.text for review in rated]) if rated else np.zeros((0, encoder.dimension), np.float32)
+    return Reviews(torch.from_numpy(vectors), torch.tensor([float(review.positive or 0) for review in rated]))
+
+
+def predict_logits(network: Network, data: Data, picked: Indices) -> Logits:
+    """Return the blended logits of the picked rows, items left out."""
+    network.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(picked), PREDICTION_ROWS):
+            batch = data.batch(picked[start : start + PREDICTION_ROWS])
+            user = network.now(network.states(batch), batch)
+            parts.append(network.plain.blend(network.unblended(user, batch), batch.numbers))
+    if not parts:
+        nothing, config = torch.zeros(0, 0), network.config
+        return Logits(torch.zeros(0, config.labels), torch.zeros(0, config.horizons), torch.zeros(0), nothing, nothing)
+    return Logits(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -1,0 +1,63 @@
+"""`footfall tune DATASET --preset NAME`: search for the settings that validate best. Start at tune_command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from stream.cli.options import AsJson
+from stream.cli.train import DEFAULT_ENCODER
+
+
+def tune_command(
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write the best settings to, for footfall train --settings.")],
+    preset: Annotated[Literal["demo", "uci", "yoochoose"], typer.Option(help="Where the search starts.")] = "demo",
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the study, with those of earlier runs.")] = 20,
+    minutes: Annotated[float, typer.Option(min=0, help="No trial begins after so many.")] = 30.0,
+    storage: Annotated[Path, typer.Option(help="SQLite file of trials; a run of the same study goes on from it.")] = Path(
+        "runs/tune.db"
+    ),
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal trials.")] = 1,
+    encoder: Annotated[str, typer.Option(help="Text encoder: pkg:PACKAGE or a Hugging Face folder.")] = DEFAULT_ENCODER,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for settings by validation loss; the test slice is not looked at. Can be stopped and run again."""
+    import msgspec
+
+    from models.dataset_files import read_examples, read_manifest
+    from models.encoder import Encoder
+    from models.examples import Slice
+    from models.presets import PRESETS
+    from models.tuning import tune
+
+    def say(number: int, loss: float | None) -> None:
+        typer.echo(f"trial {number}: " + ("ended early" if loss is None else f"validation loss {loss:.4f}"), err=True)
+
+    try:
+        manifest = read_manifest(dataset)
+        found = tune(
+            read_examples(dataset, (Slice.TRAIN, Slice.VALIDATION)),
+            manifest.labelling.returns,
+            Encoder.load(encoder, threads=threads),
+            PRESETS[preset],
+            storage=storage,
+            study=f"{preset}-{manifest.fingerprint[:12]}",
+            trials=trials,
+            minutes=minutes,
+            seed=seed,
+            after_trial=say,
+        )
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(found.settings)) + b"\n")
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(
+        f"{out}: validation loss {found.loss:.4f}, the best of {found.trials} trials ({found.ended_early} ended early); "
+        f"next: footfall train {dataset} --settings {out} --out MODEL",
+        err=True,
+    )
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
