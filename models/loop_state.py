@@ -1,0 +1,147 @@
+"""How far a training run has come ↔ a folder from which another process goes on with the very next step.
+
+Tensors lie in one safetensors file, numbers in one JSON file; the JSON is written last and names the hash of the other, so
+half a save is seen. Knows neither data nor losses. Start at save_state.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from models.training_loop import Adaptation
+
+TENSORS = "state.safetensors"
+NUMBERS = "state.json"
+
+
+class StateError(ValueError):
+    """A saved state that does not belong to this run: the text says what was found, expected and to do."""
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """How far a run has come; `best` holds the trained weights of the best validation so far."""
+
+    best: dict[str, Tensor]
+    step: int = 0
+    best_step: int = 0
+    best_value: float = math.inf
+    waited: int = 0
+    stopped: bool = False
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    validations: list[tuple[int, float, float, float]] = msgspec.field(default_factory=list)
+
+    def add_loss(self, value: float) -> None:
+        """Take one step's loss into the mean since the last validation."""
+        self.loss_sum += value
+        self.loss_steps += 1
+
+    def take_loss(self) -> float:
+        """Return that mean and begin anew."""
+        mean = self.loss_sum / max(self.loss_steps, 1)
+        self.loss_sum, self.loss_steps = 0.0, 0
+        return mean
+
+
+class _Numbers(msgspec.Struct, kw_only=True):
+    """All of state.json; floats are hexadecimal, so that they come back to the last bit."""
+
+    tensors_sha256: str
+    step: int
+    best_step: int
+    best_value: str
+    waited: int
+    stopped: bool
+    loss_sum: str
+    loss_steps: int
+    validations: list[tuple[int, float, float, float]]
+
+
+def save_state(
+    folder: Path,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    adaptation: "Adaptation | None" = None,
+) -> None:
+    """Write what the next step depends on: trained weights, the optimiser's moments, the best weights, the counts."""
+    trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
+    tensors = {f"now.{name}": tensor.detach() for name, tensor in trained.items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in progress.best.items()}
+    for place, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{place}.{name}": torch.as_tensor(value) for name, value in moments.items() if value is not None}
+    if adaptation is not None:
+        tensors |= {f"adaptation.{name}": tensor for name, tensor in adaptation.tensors().items()}
+    content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    numbers = _Numbers(
+        tensors_sha256=hashlib.sha256(content).hexdigest(),
+        step=progress.step,
+        best_step=progress.best_step,
+        best_value=progress.best_value.hex(),
+        waited=progress.waited,
+        stopped=progress.stopped,
+        loss_sum=progress.loss_sum.hex(),
+        loss_steps=progress.loss_steps,
+        validations=progress.validations,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in ((TENSORS, content), (NUMBERS, msgspec.json.encode(numbers))):
+        partial = folder / f".{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(folder / name)
+
+
+def load_state(
+    folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, adaptation: "Adaptation | None" = None
+) -> Progress | None:
+    """Put a saved state into network and optimiser and return its progress; None where none was saved.
+
+    Raises:
+        StateError: the state was saved half, or by a run that trains other parameters.
+    """
+    if not (folder / NUMBERS).is_file():
+        return None
+    numbers = msgspec.json.decode((folder / NUMBERS).read_bytes(), type=_Numbers)
+    content = (folder / TENSORS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != numbers.tensors_sha256:
+        raise StateError(f"found {folder / TENSORS} newer than {NUMBERS}, expected one save: delete {folder} to begin anew")
+    tensors = safetensors.torch.load(content)
+    now = _under("now.", tensors)
+    trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
+    shapes = {name: tensor.shape for name, tensor in trained.items()}
+    if shapes != {name: tensor.shape for name, tensor in now.items()}:
+        raise StateError(
+            f"found {len(now)} trained tensors in {folder}, expected {len(shapes)} of this run: delete it to begin anew"
+        )
+    with torch.no_grad():
+        for name, tensor in now.items():
+            trained[name].copy_(tensor)
+    moments: dict[int, dict[str, Any]] = {}
+    for key, tensor in _under("optimiser.", tensors).items():
+        place, _, name = key.partition(".")
+        moments.setdefault(int(place), {})[name] = tensor
+    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    if adaptation is not None:
+        adaptation.restore(_under("adaptation.", tensors))
+    return Progress(
+        best=_under("best.", tensors),
+        step=numbers.step,
+        best_step=numbers.best_step,
+        best_value=float.fromhex(numbers.best_value),
+        waited=numbers.waited,
+        stopped=numbers.stopped,
+        loss_sum=float.fromhex(numbers.loss_sum),
+        loss_steps=numbers.loss_steps,
+        validations=numbers.validations,
+    )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,78 @@
+"""What a training run was: one JSON file that says with what, on what, for how long and how well; and its curves.
+
+Knows no particular model. Start at write_run_card.
+"""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from models.training_loop import Curves, Fitted
+
+LIBRARIES = ("torch", "transformers", "peft", "scikit-learn", "numpy")
+
+
+class RunCard(Struct, frozen=True, kw_only=True):
+    """Everything that another run needs to be the same one, and what came of it."""
+
+    command: str
+    created_at: str
+    data_fingerprint: str
+    settings: dict[str, Any]
+    parameters: dict[str, int]
+    examples: dict[str, int]
+    machine: dict[str, Any]
+    fitted: Fitted
+    examples_per_second: float
+    metrics: dict[str, Any]
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return what the figures of a run depend on beside its settings: processor, threads and versions."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"device": device, "threads": torch.get_num_threads(), "python": platform.python_version(), "libraries": libraries}
+
+
+def write_run_card(path: Path, card: RunCard) -> None:
+    """Write a run card as JSON for people, by renaming."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(card)) + b"\n")
+    partial.replace(path)
+
+
+class _TensorBoard:
+    """Curves that TensorBoard shows."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@contextmanager
+def tensorboard(folder: Path | None) -> Iterator[Curves | None]:
+    """Open a folder of curves for the time of a run; no folder, no curves."""
+    if folder is None:
+        yield None
+        return
+    board = _TensorBoard(folder)
+    try:
+        yield board
+    finally:
+        board.close()

@@ -1,0 +1,210 @@
+"""A network, batches by number and a loss → the weights of the best validation, the same however often it was cut off.
+
+Nothing random is carried from step to step: the order of an epoch follows from (seed, epoch) and dropout from (seed, step).
+So a run that goes on from its saved state takes the very steps that an uninterrupted one takes. Knows neither texts nor
+users. Start at fit.
+"""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+from msgspec import Struct
+from torch import Tensor, nn
+
+from models.loop_state import Progress, load_state, save_state
+from models.optimisation import OptimiserConfig, build_optimiser, rate_share, set_rate
+
+SAVE_EVERY_SECONDS = 120.0
+
+Rows = TypeVar("Rows")  # whatever names a micro-batch's rows
+
+
+class LoopConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long to train and when to stop; `accumulate` micro-batches make one step of the optimiser.
+
+    Patience counts validations; there are `validations_per_epoch` of them, the last at the epoch's end.
+    """
+
+    seed: int = 1
+    epochs: int = 5
+    accumulate: int = 1
+    patience: int = 3
+    min_delta: float = 1e-4
+    validations_per_epoch: int = 1
+    bf16: bool = False
+
+
+class Validation(Struct, frozen=True):
+    """What one look at the validation slice found; `value` is the loss to make smaller."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    value: float
+
+
+class Fitted(Struct, frozen=True):
+    """How a run went; the network holds the weights of `best_step`."""
+
+    steps: int
+    best_step: int
+    best_value: float
+    validations: tuple[Validation, ...]
+    stopped_early: bool
+    seconds: float
+
+
+class Adaptation(Protocol):
+    """What a parameter-efficient method does beside gradients, such as AdaLoRA's changing ranks."""
+
+    def after_step(self, step: int) -> None:
+        """Look at the gradients of step 1, 2, … before they are cleared."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs to know."""
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""
+
+
+class Curves(Protocol):
+    """Where curves of a run are drawn."""
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Draw one point."""
+
+
+def fit(
+    network: nn.Module,
+    *,
+    plan: Callable[[int], Sequence[Rows]],
+    loss: Callable[[Rows], tuple[Tensor, float]],
+    validate: Callable[[], float],
+    loop: LoopConfig,
+    optimiser_config: OptimiserConfig,
+    new_names: Sequence[str] = (),
+    state_folder: Path | None = None,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
+    adaptation: Adaptation | None = None,
+    curves: Curves | None = None,
+) -> Fitted:
+    """Train until all epochs are done or validation no longer gets better, and leave the best weights in the network.
+
+    `plan(epoch)` returns the micro-batches of epoch 0, 1, …, as many in each. `loss(rows)` returns a mean and its weight,
+    usually the rows: a step's gradient is that of the weighted mean over its micro-batches. `validate()` is called in eval
+    mode without gradients. With a `state_folder` the state is saved now and then and at every validation, and a run that
+    finds one goes on from it. Blocks until done; progress is shown on a terminal.
+
+    Raises:
+        StateError: the state found belongs to another run.
+    """
+    from tqdm import tqdm
+
+    started = time.monotonic()
+    optimiser = build_optimiser(network, optimiser_config, new_names)
+    first = plan(0)
+    steps_per_epoch = math.ceil(len(first) / loop.accumulate)
+    total_steps = loop.epochs * steps_per_epoch
+    progress = load_state(state_folder, network, optimiser, adaptation) if state_folder else None
+    progress = progress or Progress(best=_trainable(network))
+    looks = {math.ceil(steps_per_epoch * (i + 1) / loop.validations_per_epoch) for i in range(loop.validations_per_epoch)}
+    saved_at = started
+    batches: tuple[int, Sequence[Rows]] = (0, first)
+    with tqdm(total=total_steps, initial=progress.step, unit="step", desc="train", disable=not sys.stderr.isatty()) as bar:
+        while progress.step < total_steps and not progress.stopped:
+            epoch, within = divmod(progress.step, steps_per_epoch)
+            if epoch != batches[0]:
+                batches = (epoch, plan(epoch))
+            micro = batches[1][within * loop.accumulate : (within + 1) * loop.accumulate]
+            set_rate(optimiser, rate_share(progress.step, total_steps, optimiser_config))
+            progress.add_loss(_step(network, optimiser, micro, loss, loop, progress.step, optimiser_config.clip_norm))
+            progress.step += 1
+            if adaptation is not None:
+                adaptation.after_step(progress.step)
+            optimiser.zero_grad()
+            bar.update()
+            if within + 1 in looks:
+                found = _validation(network, validate, loop, progress, steps_per_epoch)
+                bar.set_postfix(validation=f"{found.value:.4f}", best=f"{progress.best_value:.4f}")
+                if curves is not None:
+                    curves.add("loss/train", found.train_loss, progress.step)
+                    curves.add("loss/validation", found.value, progress.step)
+                    curves.add("rate", optimiser.param_groups[0]["lr"], progress.step)
+            if state_folder and (within + 1 in looks or time.monotonic() - saved_at > save_every_seconds):
+                save_state(state_folder, network, optimiser, progress, adaptation)
+                saved_at = time.monotonic()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in progress.best:
+                parameter.copy_(progress.best[name])
+    network.eval()
+    return Fitted(
+        steps=progress.step,
+        best_step=progress.best_step,
+        best_value=progress.best_value,
+        validations=tuple(Validation(*found) for found in progress.validations),
+        stopped_early=progress.stopped,
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _step(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    micro: Sequence[Rows],
+    loss: Callable[[Rows], tuple[Tensor, float]],
+    loop: LoopConfig,
+    step: int,
+    clip_norm: float,
+) -> float:
+    """Step once along the gradient of the weighted mean loss over the micro-batches; return that loss."""
+    network.train()
+    total, weight = 0.0, 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(loop.seed * 1_000_003 + step)
+        for rows in micro:
+            with autocast(network, loop.bf16):
+                value, rows_weight = loss(rows)
+            (value * rows_weight).backward()  # type: ignore[no-untyped-call]
+            total += float(value.detach()) * rows_weight
+            weight += rows_weight
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad /= weight
+    torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimiser.step()
+    return total / weight
+
+
+def _validation(
+    network: nn.Module, validate: Callable[[], float], loop: LoopConfig, progress: Progress, steps_per_epoch: int
+) -> Validation:
+    network.eval()
+    with torch.no_grad(), autocast(network, loop.bf16):
+        value = float(validate())
+    found = Validation(progress.step, round(progress.step / steps_per_epoch, 4), progress.take_loss(), value)
+    progress.validations.append((found.step, found.epoch, found.train_loss, found.value))
+    if value < progress.best_value - loop.min_delta:
+        progress.best_value, progress.best_step, progress.waited = value, progress.step, 0
+        progress.best = _trainable(network)
+    else:
+        progress.waited += 1
+        progress.stopped = progress.waited >= loop.patience
+    return found
+
+
+def autocast(network: nn.Module, bf16: bool) -> contextlib.AbstractContextManager[object]:
+    """Multiply matrices in bfloat16 on whatever device the network is, or leave them as they are."""
+    device = next(network.parameters()).device.type
+    return torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def _trainable(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.named_parameters() if tensor.requires_grad}
