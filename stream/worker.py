@@ -176,7 +176,7 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
 
 def _load_scorer(settings: Settings) -> Any:
     from models.checkpoint import CheckpointError
-    from models.encoder import EncoderError
+    from models.encoder_parts import EncoderError
     from models.scorer import Scorer
 
     try:

@@ -13,7 +13,7 @@ import torch
 from msgspec import Struct, field
 from torch import Tensor, nn
 
-from models.encoder import Parts
+from models.encoder_parts import Parts
 from models.examples import Slice
 from models.losses import UNKNOWN, class_loss, ordinal_loss
 from models.optimisation import OptimiserConfig, parameter_counts

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.encoder import Parts, padded
+from models.encoder import padded
+from models.encoder_parts import Parts
 from models.examples import ReviewExample, Slice
 from models.losses import UNKNOWN
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.dataset import DAY_MS, HORIZONS_DAYS, Example, Slices
-from models.encoder import RANDOM_TINY, Encoder
+from models.encoder import Encoder
+from models.encoder_parts import RANDOM_TINY
 from models.features.spec import FEATURE_SPEC
 from models.scorer import sigmoid
 from models.train import (
