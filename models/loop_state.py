@@ -36,10 +36,13 @@ class Progress(msgspec.Struct, kw_only=True):
     stopped: bool = False
     loss_sum: float = 0.0
     loss_steps: int = 0
+    examples: float = 0.0
+    seconds: float = 0.0
     validations: list[tuple[int, float, float, float]] = msgspec.field(default_factory=list)
 
-    def add_loss(self, value: float) -> None:
-        """Take one step's loss into the mean since the last validation."""
+    def add_loss(self, value: float, weight: float) -> None:
+        """Take one step's loss into the mean since the last validation; count its weight."""
+        self.examples += weight
         self.loss_sum += value
         self.loss_steps += 1
 
@@ -61,6 +64,8 @@ class _Numbers(msgspec.Struct, kw_only=True):
     stopped: bool
     loss_sum: str
     loss_steps: int
+    examples: float = 0.0
+    seconds: float = 0.0
     validations: list[tuple[int, float, float, float]]
 
 
@@ -89,6 +94,8 @@ def save_state(
         stopped=progress.stopped,
         loss_sum=progress.loss_sum.hex(),
         loss_steps=progress.loss_steps,
+        examples=progress.examples,
+        seconds=progress.seconds,
         validations=progress.validations,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +146,8 @@ def load_state(
         stopped=numbers.stopped,
         loss_sum=float.fromhex(numbers.loss_sum),
         loss_steps=numbers.loss_steps,
+        examples=numbers.examples,
+        seconds=numbers.seconds,
         validations=numbers.validations,
     )
 

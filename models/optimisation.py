@@ -70,7 +70,7 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig, new_names: Iter
     ]
     if config.name is OptimiserName.SGD:
         return torch.optim.SGD(options, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas)
+    return torch.optim.AdamW(options, lr=config.learning_rate, betas=config.betas, fused=True)  # one pass over the weights
 
 
 def _undecayed(network: nn.Module) -> Iterator[str]:

@@ -50,9 +50,13 @@ class Validation(Struct, frozen=True):
 
 
 class Fitted(Struct, frozen=True):
-    """How a run went; the network holds the weights of `best_step`."""
+    """How a run went; the network holds the weights of `best_step`. `examples` is the sum of the weights of all losses.
+
+    `seconds` are those of all its processes, up to the last state that each saved.
+    """
 
     steps: int
+    examples: float
     best_step: int
     best_value: float
     validations: tuple[Validation, ...]
@@ -106,7 +110,6 @@ def fit(
     """
     from tqdm import tqdm
 
-    started = time.monotonic()
     optimiser = build_optimiser(network, optimiser_config, new_names)
     first = plan(0)
     steps_per_epoch = math.ceil(len(first) / loop.accumulate)
@@ -114,7 +117,7 @@ def fit(
     progress = load_state(state_folder, network, optimiser, adaptation) if state_folder else None
     progress = progress or Progress(best=_trainable(network))
     looks = {math.ceil(steps_per_epoch * (i + 1) / loop.validations_per_epoch) for i in range(loop.validations_per_epoch)}
-    saved_at = started
+    saved_at = time.monotonic()
     batches: tuple[int, Sequence[Rows]] = (0, first)
     with tqdm(total=total_steps, initial=progress.step, unit="step", desc="train", disable=not sys.stderr.isatty()) as bar:
         while progress.step < total_steps and not progress.stopped:
@@ -123,7 +126,7 @@ def fit(
                 batches = (epoch, plan(epoch))
             micro = batches[1][within * loop.accumulate : (within + 1) * loop.accumulate]
             set_rate(optimiser, rate_share(progress.step, total_steps, optimiser_config))
-            progress.add_loss(_step(network, optimiser, micro, loss, loop, progress.step, optimiser_config.clip_norm))
+            progress.add_loss(*_step(network, optimiser, micro, loss, loop, progress.step, optimiser_config.clip_norm))
             progress.step += 1
             if adaptation is not None:
                 adaptation.after_step(progress.step)
@@ -137,8 +140,9 @@ def fit(
                     curves.add("loss/validation", found.value, progress.step)
                     curves.add("rate", optimiser.param_groups[0]["lr"], progress.step)
             if state_folder and (within + 1 in looks or time.monotonic() - saved_at > save_every_seconds):
-                save_state(state_folder, network, optimiser, progress, adaptation)
+                progress.seconds += time.monotonic() - saved_at
                 saved_at = time.monotonic()
+                save_state(state_folder, network, optimiser, progress, adaptation)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name in progress.best:
@@ -146,11 +150,12 @@ def fit(
     network.eval()
     return Fitted(
         steps=progress.step,
+        examples=progress.examples,
         best_step=progress.best_step,
         best_value=progress.best_value,
         validations=tuple(Validation(*found) for found in progress.validations),
         stopped_early=progress.stopped,
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(progress.seconds + time.monotonic() - saved_at, 1),
     )
 
 
@@ -162,8 +167,8 @@ def _step(
     loop: LoopConfig,
     step: int,
     clip_norm: float,
-) -> float:
-    """Step once along the gradient of the weighted mean loss over the micro-batches; return that loss."""
+) -> tuple[float, float]:
+    """Step once along the gradient of the weighted mean loss over the micro-batches; return that loss and its weight."""
     network.train()
     total, weight = 0.0, 0.0
     with torch.random.fork_rng(devices=[]):
@@ -180,7 +185,7 @@ def _step(
             parameter.grad /= weight
     torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimiser.step()
-    return total / weight
+    return total / weight, weight
 
 
 def _validation(

@@ -37,6 +37,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "import": ("stream.cli.logs", "import_app", "Read foreign event files into an event log."),
     "replay": ("stream.cli.replay", "replay_command", "Replay an event log through all roles, without a broker."),
     "train": ("stream.cli.train", "train_command", "Train, calibrate and test a model."),
+    "train-text": ("stream.cli.train_text", "train_text_command", "Fit a text encoder to reviews."),
     "bench": ("stream.cli.bench", "app", "Measure this machine."),
     "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),
 }
