@@ -24,7 +24,7 @@ def mask(history: History, share: float, rng: np.random.Generator) -> list[Histo
     """Forget item, category, amount and text of about `share` of the entries; that something happened stays known."""
     hidden = rng.random(len(history)) < share
     return [
-        structs.replace(entry, item_id=None, category=None, amount=None, text=None) if hide else entry
+        structs.replace(entry, item_id=None, category=None, amount=0, text=None) if hide else entry
         for entry, hide in zip(history, hidden, strict=True)
     ]
 
