@@ -162,7 +162,8 @@ def _report(out: Path, done: Any) -> None:
 def _figures(found: dict[str, Any]) -> str:
     names = [name for name in found if isinstance(found[name], dict)]
     return "; ".join(
-        f"{name} accuracy {found[name]['accuracy']}, macro-F1 {found[name]['macro_f1']}, AUC {found[name]['auc']}"
+        f"{name} accuracy {found[name]['accuracy']}, macro-F1 {found[name]['macro_f1']} "
+        f"(balanced {found[name]['balanced']['macro_f1']}), AUC {found[name]['auc']}"
         for name in names
     )
 

@@ -15,7 +15,7 @@ from models.optimisation import OptimiserConfig, parameter_counts
 from models.text.adaptation import AdaptationConfig, Peft, adapt, merged, rank_allocation
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
-from models.text.measures import blend_share, class_measures
+from models.text.measures import blend_share, class_measures, prior_power, reweighted
 from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
 from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare
@@ -250,6 +250,17 @@ def test_measures_are_those_counted_by_hand() -> None:
     assert found["confusion"] == [[1, 1], [1, 1]]
     assert found["macro_f1"] == 0.5
     assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.3]).mean(), abs=1e-4)
+
+
+def test_a_rare_class_is_found_once_it_counts_for_more() -> None:
+    probabilities = np.array([[0.95, 0.05], [0.94, 0.06], [0.93, 0.07], [0.7, 0.3], [0.9, 0.1]])
+    classes, shares = np.array([0, 0, 0, 1, -1]), np.array([0.9, 0.1])
+
+    power = prior_power(probabilities, classes, shares)
+
+    assert power == 0.5
+    assert reweighted(probabilities, shares, power).argmax(1).tolist() == [0, 0, 0, 1, 0]
+    np.testing.assert_allclose(reweighted(probabilities, shares, 0.0), probabilities)
 
 
 def test_the_blend_takes_the_better_side() -> None:
