@@ -74,8 +74,8 @@ def fine_tune(
         torch.manual_seed(config.loop.seed)
         body = adapt(parts.model, config.adaptation, total_steps)
         network = TextNetwork(body, TextHeads(heads_config, config.head_dropout)).to(device)
-    frozen = config.adaptation.peft is Peft.HEAD
-    table = read_vectors(network, rows, np.arange(len(rows.ids)), config.loop.bf16) if frozen else None
+    validation = rows.slices[Slice.VALIDATION]
+    table = _frozen_vectors(network, rows, [train, validation], config) if config.adaptation.peft is Peft.HEAD else None
 
     def logits(picked: Indices) -> TextLogits:
         if table is not None:
@@ -93,7 +93,6 @@ def fine_tune(
 
     def validate() -> float:
         total = 0.0
-        validation = rows.slices[Slice.VALIDATION]
         for picked in by_length(validation, lengths, READ_ROWS):
             total += float(text_loss(logits(picked), rows.labels.of(picked), config)) * len(picked)
         return total / len(validation)
@@ -152,6 +151,14 @@ def read_vectors(network: TextNetwork, rows: ReviewRows, picked: Indices, bf16: 
             ids, mask = rows.batch(picked[places])
             vectors[torch.from_numpy(places)] = network.vectors(ids.to(device), mask.to(device))
     return vectors
+
+
+def _frozen_vectors(network: TextNetwork, rows: ReviewRows, needed: list[Indices], config: TextConfig) -> Tensor:
+    """Return a vector for every row, those that are not needed left at zero."""
+    picked = np.unique(np.concatenate(needed))
+    table = torch.zeros(len(rows.ids), network.body.config.hidden_size, device=next(network.parameters()).device)
+    table[torch.from_numpy(picked)] = read_vectors(network, rows, picked, config.loop.bf16)
+    return table
 
 
 def by_length(rows: Indices, lengths: Indices, count: int) -> list[Indices]:

@@ -65,6 +65,9 @@ def train_text(
     """
     parts = load_parts(run.encoder, torch.float32)
     examples, cleaned, warning = prepare_reviews(reviews.examples, run, parts)
+    cuts = analysers(_language(examples)) if run.ablations else {}
+    for cut in cuts.values():
+        cut(examples[0].text)  # what a language lacks is said now, not after training
     rows = prepare(examples, parts, run.config.max_tokens)
     state = out / f"state-{_run_id(reviews, run, parts)}"
     with tensorboard(out / CURVES) as curves:
@@ -72,7 +75,7 @@ def train_text(
     licence = encoder_licence(run.encoder)
     save_weights(out, parts._replace(model=tuned.body.cpu()), tuned.heads.cpu(), licence)
     encoder = Encoder.load(str(out / ENCODER))
-    metrics = evaluate_text(encoder, tuned.heads, rows, ablations=analysers(_language(examples)) if run.ablations else None)
+    metrics = evaluate_text(encoder, tuned.heads, rows, ablations=cuts)
     manifest = save_manifest(
         out,
         base_encoder_uri=run.encoder,
