@@ -73,6 +73,7 @@ class RankAllocation:
 
     def __init__(self, model: Any) -> None:
         self._tuner = model.base_model
+        self._device = next(model.parameters()).device
 
     def after_step(self, step: int) -> None:
         """Take the gradients of step 1, 2, … into account."""
@@ -96,7 +97,7 @@ class RankAllocation:
             if part == "ranks":
                 ranks[name] = tensor.tolist()
             else:
-                parts[part][name] = tensor
+                parts[part][name] = tensor.to(self._device)
         self._tuner.peft_config[PEFT_NAME].rank_pattern = ranks or None
 
 

@@ -36,7 +36,7 @@ def few_labels_curve(
 
 
 def plot_curve(points: Sequence[CurvePoint], path: str) -> None:
-    """Draw accuracy and macro-F1 of every head against the number of reviews, model and TF-IDF."""
+    """Draw AUC and macro-F1 of every head against the number of reviews, model and TF-IDF."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +47,7 @@ def plot_curve(points: Sequence[CurvePoint], path: str) -> None:
     sizes = [point.examples for point in points]
     for axis, head in zip(axes[0], heads, strict=False):
         for name, line in (("model", "-"), ("tf_idf", "--")):
-            for measure in ("accuracy", "macro_f1"):
+            for measure in ("auc", "macro_f1"):
                 values = [point.metrics.get(head, {}).get(name, {}).get(measure) for point in points]
                 axis.plot(sizes, values, line, marker="o", label=f"{name}, {measure}")
         axis.set(title=head, xlabel="labelled reviews", xscale="log", ylim=(None, 1))

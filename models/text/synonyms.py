@@ -15,7 +15,7 @@ CONTINUED = "##"
 
 
 def word_neighbours(
-    encoder: Encoder, vocabulary: Iterable[str], *, most: int = 5, min_cosine: float = 0.5
+    encoder: Encoder, vocabulary: Iterable[str], *, most: int = 3, min_cosine: float = 0.4
 ) -> dict[str, tuple[str, ...]]:
     """Return for each word of the vocabulary, in lower case, up to `most` others of it, nearest first."""
     pieces, vectors = encoder.word_vectors()

@@ -93,7 +93,7 @@ def train_text(
         settings=msgspec.to_builtins(run),
         parameters=tuned.parameters,
         examples={part: len(rows.slices[part]) for part in Slice},
-        machine=machine_facts(),
+        machine=machine_facts(device),
         fitted=tuned.fitted,
         examples_per_second=round(tuned.fitted.examples / max(tuned.fitted.seconds, 1e-9), 1),
         metrics=metrics,

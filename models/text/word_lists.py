@@ -9,7 +9,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "lists"
 MARKS = ".,;:!?\"'()[]，。！？；：、“”‘’（）…~～ "
 CHINESE_NEGATIONS = frozenset("不没无未别莫勿非否")
-CHINESE_RATINGS = frozenset("好坏差棒赞烂假满喜爱恨优劣退错慢快贵值垃圾失望推荐但却可太很最")
+CHINESE_RATINGS = frozenset("好坏差缺棒赞烂假满喜爱恨优劣退错慢快贵值垃圾失望推荐但却可太很最")
 
 
 class WordListError(ValueError):

@@ -47,7 +47,18 @@ def reviews(tmp_path: Path) -> Path:
 
 def test_a_run_prints_its_figures_as_json_and_says_them_for_people(reviews: Path, tmp_path: Path) -> None:
     ended = train_text(
-        reviews, "--out", tmp_path / "out", "--encoder", "random:bert-tiny", "--rank", "2", "--epochs", "2", "--json"
+        reviews,
+        "--out",
+        tmp_path / "out",
+        "--encoder",
+        "random:bert-tiny",
+        "--rank",
+        "2",
+        "--epochs",
+        "2",
+        "--augment",
+        "1",
+        "--json",
     )
 
     assert ended.returncode == 0, ended.stderr
