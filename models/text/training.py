@@ -65,10 +65,10 @@ def train_text(
     """
     parts = load_parts(run.encoder, torch.float32)
     examples, cleaned, warning = prepare_reviews(reviews.examples, run, parts)
+    rows = prepare(examples, parts, run.config.max_tokens)
     cuts = analysers(_language(examples)) if run.ablations else {}
     for cut in cuts.values():
         cut(examples[0].text)  # what a language lacks is said now, not after training
-    rows = prepare(examples, parts, run.config.max_tokens)
     state = out / f"state-{_run_id(reviews, run, parts)}"
     with tensorboard(out / CURVES) as curves:
         tuned = fine_tune(rows, parts, run.config, device=device, state_folder=state, curves=curves)
