@@ -33,13 +33,13 @@ class RunCard(Struct, frozen=True, kw_only=True):
     metrics: dict[str, Any]
 
 
-def machine_facts() -> dict[str, Any]:
-    """Return what the figures of a run depend on beside its settings: processor, threads and versions."""
+def machine_facts(device: str) -> dict[str, Any]:
+    """Return what the figures of a run on `cpu` or `cuda` depend on beside its settings: processor, threads, versions."""
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
     libraries = {name: version(name) for name in LIBRARIES}
-    return {"device": device, "threads": torch.get_num_threads(), "python": platform.python_version(), "libraries": libraries}
+    return {"device": name, "threads": torch.get_num_threads(), "python": platform.python_version(), "libraries": libraries}
 
 
 def write_run_card(path: Path, card: RunCard) -> None:

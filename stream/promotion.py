@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from models.checkpoint import CheckpointError
-from models.encoder import EncoderError
+from models.encoder_parts import EncoderError
 from models.golden import Golden
 from models.golden_checks import Finding
 from models.registry import Production, Registry

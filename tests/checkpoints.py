@@ -7,7 +7,8 @@ import msgspec
 import torch
 
 from models.checkpoint import ENCODER, OWN_ENCODER, Calibration, Contract, Manifest, Platt, Provenance, save_checkpoint
-from models.encoder import RANDOM_TINY, Encoder
+from models.encoder import Encoder
+from models.encoder_parts import RANDOM_TINY
 from models.features.spec import FEATURE_SPEC
 from models.golden import Golden, RiskBounds, Step, Story
 from models.network import Network, NetworkConfig

@@ -42,6 +42,7 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "train": ("stream.cli.train", "train_command", "Train, calibrate and test a model."),
     "tune": ("stream.cli.tune", "tune_command", "Search for the settings that validate best."),
     "models": ("stream.cli.models", "app", "Keep models, promote the one that serves, go back to the former."),
+    "train-text": ("stream.cli.train_text", "train_text_command", "Fit a text encoder to reviews."),
     "bench": ("stream.cli.bench", "app", "Measure this machine."),
     "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),
 }

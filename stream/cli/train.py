@@ -195,7 +195,7 @@ def _write(
         settings=settings,
         parameters=parameter_counts(trained.network),
         examples=trained.examples,
-        machine=machine_facts(),
+        machine=machine_facts("cpu"),
         fitted=trained.fitted,
         examples_per_second=round(trained.fitted.examples / max(trained.fitted.seconds, 0.1), 1),
         metrics=trained.metrics,

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from models.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
-from models.encoder import RANDOM_TINY, Encoder
+from models.encoder import Encoder
+from models.encoder_parts import RANDOM_TINY
 from models.examples import Slice
 from models.golden import Golden, load_golden
 from models.labels import Labelling

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.checkpoint import Calibration, Checkpoint, CheckpointError, Contract, Manifest, Platt, Provenance, load_checkpoint
-from models.encoder import RANDOM_TINY, Encoder
+from models.encoder import Encoder
+from models.encoder_parts import RANDOM_TINY
 from models.features.spec import FEATURE_SPEC, KINDS
 from models.network import Logits, Network, NetworkConfig
 from models.rhythm import RHYTHM_NAMES

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.checkpoint import Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
-from models.encoder import RANDOM_TINY, Encoder
+from models.encoder import Encoder
+from models.encoder_parts import RANDOM_TINY
 from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
 from models.labels import DAY_MS, HORIZONS_DAYS

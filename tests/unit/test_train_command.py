@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from models.checkpoint import Manifest, load_checkpoint
-from models.encoder import RANDOM_TINY
+from models.encoder_parts import RANDOM_TINY
 from models.presets import TrainConfig
 from models.run_card import RunCard
 from models.scorer import Scorer

@@ -1,0 +1,194 @@
+"""A pretrained transformer → the same one, of which a chosen part can be trained; and back to plain weights for serving.
+
+LoRA and AdaLoRA are peft's and merge into the weights. Bottleneck adapters do not merge: they stay beside the weights in a
+file of their own, which models.encoder reads. Knows neither texts nor labels. Start at adapt.
+"""
+
+import re
+from enum import StrEnum
+from typing import Any
+
+import torch
+from msgspec import Struct
+from torch import Tensor, nn
+
+ATTENTION = r".*\.(query|key|value|q_lin|k_lin|v_lin|q|k|v|q_proj|k_proj|v_proj|Wqkv)"
+ADAPTER_PLACES = re.compile(r".*(attention\.output|\d+\.output)\.dense")  # of the BERT family, before each residual sum
+PEFT_NAME = "default"
+
+
+class AdaptationError(ValueError):
+    """A transformer that cannot be adapted so: the text says what was found, expected and to do."""
+
+
+class Peft(StrEnum):
+    """Which part of the encoder is trained; the heads always are."""
+
+    NONE = "none"  # all of it
+    HEAD = "head"  # nothing of it
+    ADAPTER = "adapter"
+    LORA = "lora"
+    ADALORA = "adalora"
+
+
+class AdaptationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to train. AdaLoRA begins with ranks of 2 x `rank` and ends with `rank` on average.
+
+    With `attention_only` LoRA changes the projections of attention, else every linear map. Word embeddings are most of a
+    multilingual encoder and each batch meets few of them: `train_word_embeddings` counts for Peft.NONE alone, and so does
+    `frozen_layers`, how many of the lowest layers stay as they are.
+    """
+
+    peft: Peft = Peft.LORA
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    attention_only: bool = False
+    adapter_width: int = 32
+    train_word_embeddings: bool = True
+    frozen_layers: int = 0
+
+
+class BottleneckAdapter(nn.Module):
+    """A linear map followed by a narrow correction of its output; it begins as no correction."""
+
+    def __init__(self, dense: nn.Linear, width: int) -> None:
+        super().__init__()
+        self.dense = dense
+        self.down = nn.Linear(dense.out_features, width, dtype=dense.weight.dtype)
+        self.up = nn.Linear(width, dense.out_features, dtype=dense.weight.dtype)
+        nn.init.normal_(self.down.weight, std=0.02)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map (..., D_in) to (..., D)."""
+        mapped = self.dense(states)
+        corrected: Tensor = mapped + self.up(torch.nn.functional.gelu(self.down(mapped)))
+        return corrected
+
+
+class RankAllocation:
+    """AdaLoRA's budget of ranks, moved to where the gradients say it matters; models.training_loop calls it."""
+
+    def __init__(self, model: Any) -> None:
+        self._tuner = model.base_model
+        self._device = next(model.parameters()).device
+
+    def after_step(self, step: int) -> None:
+        """Take the gradients of step 1, 2, … into account."""
+        self._tuner.update_and_allocate(step)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return importances and ranks, for a run that goes on."""
+        allocator = self._tuner.rankallocator
+        parts = {"ipt": allocator.ipt, "mean": allocator.exp_avg_ipt, "spread": allocator.exp_avg_unc}
+        tensors = {f"{part}|{name}": tensor for part, by_name in parts.items() for name, tensor in by_name.items()}
+        ranks = self._tuner.peft_config[PEFT_NAME].rank_pattern or {}
+        return tensors | {f"ranks|{name}": torch.tensor(kept) for name, kept in ranks.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""
+        allocator = self._tuner.rankallocator
+        parts = {"ipt": allocator.ipt, "mean": allocator.exp_avg_ipt, "spread": allocator.exp_avg_unc}
+        ranks = {}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("|")
+            if part == "ranks":
+                ranks[name] = tensor.tolist()
+            else:
+                parts[part][name] = tensor.to(self._device)
+        self._tuner.peft_config[PEFT_NAME].rank_pattern = ranks or None
+
+
+def adapt(model: Any, config: AdaptationConfig, total_steps: int) -> Any:
+    """Return the model with exactly the configured part wanting gradients; draws from torch's random state.
+
+    Raises:
+        AdaptationError: the architecture has no place for adapters.
+    """
+    if config.peft is Peft.NONE:
+        model.requires_grad_(True)
+        for part in _frozen(model, config):
+            part.requires_grad_(False)
+        return model
+    model.requires_grad_(False)
+    if config.peft is Peft.ADAPTER:
+        insert_adapters(model, config.adapter_width)
+    elif config.peft in (Peft.LORA, Peft.ADALORA):
+        model = _low_rank(model, config, total_steps)
+    return model
+
+
+def _frozen(model: Any, config: AdaptationConfig) -> list[nn.Module]:
+    parts = [] if config.train_word_embeddings else [model.get_input_embeddings()]
+    if config.frozen_layers:
+        layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+        parts += [model.embeddings, *layers[: config.frozen_layers]]
+    return parts
+
+
+def _low_rank(model: Any, config: AdaptationConfig, total_steps: int) -> Any:
+    import peft
+
+    places = ATTENTION if config.attention_only else "all-linear"
+    if config.peft is Peft.LORA:
+        settings = peft.LoraConfig(
+            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=places, bias="none"
+        )
+    else:
+        settings = peft.AdaLoraConfig(
+            init_r=2 * config.rank,
+            target_r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=places,
+            total_step=max(total_steps, 3),
+            tinit=total_steps // 10,
+            tfinal=total_steps // 5,
+            deltaT=max(total_steps // 50, 1),
+        )
+    return peft.get_peft_model(model, settings)
+
+
+def insert_adapters(model: Any, width: int) -> None:
+    """Put a bottleneck adapter behind the last linear map of every attention and every feed-forward block.
+
+    Raises:
+        AdaptationError: the model is not of the BERT family.
+    """
+    places = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ADAPTER_PLACES.fullmatch(name)
+    ]
+    if not places:
+        raise AdaptationError(f"found a {model.config.model_type} without BERT's layers, expected them for adapters: use lora")
+    for name in places:
+        above, _, last = name.rpartition(".")
+        setattr(model.get_submodule(above), last, BottleneckAdapter(model.get_submodule(name), width))
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapters' own weights, by their full names; empty where there are none."""
+    names = [name for name, module in model.named_modules() if isinstance(module, BottleneckAdapter)]
+    own = tuple(f"{name}.{part}." for name in names for part in ("down", "up"))
+    return {name: tensor for name, tensor in model.state_dict().items() if own and name.startswith(own)}
+
+
+def rank_allocation(model: Any, config: AdaptationConfig) -> RankAllocation | None:
+    """Return what AdaLoRA does after every step; None for the other methods."""
+    return RankAllocation(model) if config.peft is Peft.ADALORA else None
+
+
+def orthogonality(model: nn.Module) -> Tensor:
+    """Return the mean squared distance of AdaLoRA's factors from orthogonal ones, without which its ranks mean nothing."""
+    distances = []
+    for name, factor in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            products = factor @ factor.T if "lora_A" in name else factor.T @ factor
+            distances.append(torch.linalg.matrix_norm(products - torch.eye(len(products), device=products.device)))
+    return torch.stack(distances).mean()
+
+
+def merged(model: Any) -> Any:
+    """Return the plain transformer, low-rank corrections added to its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

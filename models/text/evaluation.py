@@ -1,0 +1,76 @@
+"""A tuned encoder and review rows → its test metrics, head by head, beside the baselines and the blend of both.
+
+Everything that is chosen is chosen on the validation slice. Start at evaluate_text.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from models.encoder import Encoder
+from models.examples import Slice
+from models.losses import UNKNOWN
+from models.text.baselines import majority, tf_idf
+from models.text.measures import Floats, Indices, blend_share, class_measures, prior_power, reweighted
+from models.text.network import TextHeads
+from models.text.rows import ReviewRows
+from models.text.tuned import head_probabilities
+from models.text.words import Analyser
+
+STARS = ("1", "2", "3", "4", "5")
+
+
+def class_names(rows: ReviewRows) -> dict[str, tuple[str, ...]]:
+    """Return the classes of every head, in the order of their numbers."""
+    return {"sentiment": ("negative", "positive"), "rating": STARS, "category": rows.categories}
+
+
+def evaluate_text(
+    encoder: Encoder,
+    heads: TextHeads,
+    rows: ReviewRows,
+    *,
+    train_rows: Indices | None = None,
+    ablations: dict[str, Analyser] | None = None,
+) -> dict[str, Any]:
+    """Measure every head on the test slice; `blend` is the mixture with TF-IDF that is best on the validation slice.
+
+    `balanced` is the decision that gives rare classes the weight best for macro-F1 on the validation slice, for all alike.
+    Baselines learn from the same rows as the model. `ablations` are other ways of cutting texts for TF-IDF.
+    """
+    train = rows.slices[Slice.TRAIN] if train_rows is None else train_rows
+    validation, test = rows.slices[Slice.VALIDATION], rows.slices[Slice.TEST]
+    asked = np.concatenate([validation, test])
+    texts = [rows.texts[row] for row in asked]
+    found = head_probabilities(heads, encoder.encode(texts))._asdict()
+    result: dict[str, Any] = {}
+    for head, names in class_names(rows).items():
+        model: Floats | None = found[head]
+        if model is None:
+            continue
+        labels: Indices = getattr(rows.labels, head)
+        if (labels[test] == UNKNOWN).all():
+            continue
+        learnt = [rows.texts[row] for row in train], labels[train]
+        checked = [rows.texts[row] for row in validation], labels[validation]
+        baseline = tf_idf(learnt, checked, texts, len(names))
+        share = blend_share(model[: len(validation)], baseline[: len(validation)], labels[validation])
+        mixed = share * model + (1 - share) * baseline
+        candidates = {
+            "model": model,
+            "tf_idf": baseline,
+            "blend": mixed,
+            "majority": majority(labels[train], len(names), len(asked)),
+        }
+        for name, analyser in (ablations or {}).items():
+            candidates[f"tf_idf, {name}"] = tf_idf(learnt, checked, texts, len(names), analyser)
+        shares = candidates["majority"][0]
+        result[head] = {"blend_share_of_model": round(share, 3)}
+        for name, probabilities in candidates.items():
+            checked_rows, test_rows = np.split(probabilities, [len(validation)])
+            power = prior_power(checked_rows, labels[validation], shares)
+            balanced = class_measures(reweighted(test_rows, shares, power), labels[test], names)
+            result[head][name] = class_measures(test_rows, labels[test], names) | {
+                "balanced": {"prior_power": power, "accuracy": balanced["accuracy"], "macro_f1": balanced["macro_f1"]}
+            }
+    return result

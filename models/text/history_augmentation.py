@@ -1,0 +1,54 @@
+"""A user's history and a seeded generator → another history that the same user might have had.
+
+Entries stay sorted by time; none is invented. Knows no model. Start at crop.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import structs
+
+from schemas.scoring import HistoryEntry
+
+History = Sequence[HistoryEntry]
+
+
+def crop(history: History, min_share: float, rng: np.random.Generator) -> list[HistoryEntry]:
+    """Keep the newest entries, at least `min_share` of them: what a user who came later would have left."""
+    fewest = max(1, int(np.ceil(min_share * len(history))))
+    kept = int(rng.integers(fewest, len(history) + 1)) if history else 0
+    return list(history[len(history) - kept :])
+
+
+def mask(history: History, share: float, rng: np.random.Generator) -> list[HistoryEntry]:
+    """Forget item, category, amount and text of about `share` of the entries; that something happened stays known."""
+    hidden = rng.random(len(history)) < share
+    return [
+        structs.replace(entry, item_id=None, category=None, amount=0, text=None) if hide else entry
+        for entry, hide in zip(history, hidden, strict=True)
+    ]
+
+
+def reorder(history: History, window_ms: int, rng: np.random.Generator) -> list[HistoryEntry]:
+    """Shuffle what happened among the times of entries that lie within one window of `window_ms`."""
+    changed: list[HistoryEntry] = []
+    start = 0
+    while start < len(history):
+        end = start
+        while end < len(history) and history[end].event_time_ms - history[start].event_time_ms < window_ms:
+            end += 1
+        for place, other in zip(range(start, end), rng.permutation(range(start, end)), strict=True):
+            changed.append(structs.replace(history[int(other)], event_time_ms=history[place].event_time_ms))
+        start = max(end, start + 1)
+    return changed
+
+
+def jitter(history: History, deviation_ms: float, rng: np.random.Generator) -> list[HistoryEntry]:
+    """Move every time by a normal amount; none passes its neighbours or the newest time, which is the question's own."""
+    if not history:
+        return []
+    times = np.array([entry.event_time_ms for entry in history], np.int64)
+    moved = times + np.round(rng.normal(0, deviation_ms, len(times))).astype(np.int64)
+    moved = np.minimum(np.maximum.accumulate(np.maximum(moved, 0)), times[-1])
+    moved[-1] = times[-1]
+    return [structs.replace(entry, event_time_ms=int(at)) for entry, at in zip(history, moved, strict=True)]

@@ -1,0 +1,98 @@
+"""Probabilities and labels of one head → accuracy, macro-F1, AUC and the confusion of classes.
+
+The same for the model, every baseline and their blend. Start at class_measures.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.losses import UNKNOWN
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+BLEND_STEPS = 20
+PRIOR_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SMALLEST = 1e-6
+
+
+def class_measures(probabilities: Floats, classes: Indices, names: Sequence[str]) -> dict[str, Any]:
+    """Measure (N, C) probabilities against (N,) classes, UNKNOWN ones left out; confusion rows are the true classes.
+
+    AUC is that of the last class against the others where there are two, of the expected rank against the top rank for
+    ranks (names are numbers), and the mean over one class against the rest otherwise; None where it cannot be told.
+    """
+    from sklearn.metrics import confusion_matrix, f1_score
+
+    known = classes != UNKNOWN
+    probabilities, classes = probabilities[known], classes[known]
+    found = probabilities.argmax(1)
+    everything = list(range(len(names)))
+    measures = {
+        "examples": len(classes),
+        "accuracy": _rounded((found == classes).mean()),
+        "macro_f1": _rounded(f1_score(classes, found, labels=everything, average="macro", zero_division=0)),
+        "auc": _auc(probabilities, classes, ranks=all(name.isdigit() for name in names)),
+        "log_loss": _rounded(log_loss(probabilities, classes)),
+        "confusion": confusion_matrix(classes, found, labels=everything).tolist(),
+        "classes": list(names),
+    }
+    if all(name.isdigit() for name in names):
+        measures["mean_absolute_error"] = _rounded(np.abs(found - classes).mean())
+    return measures
+
+
+def _auc(probabilities: Floats, classes: Indices, *, ranks: bool) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    count = probabilities.shape[1]
+    if ranks:
+        pairs = [(probabilities @ np.arange(count), classes == count - 1)]
+    elif count == 2:
+        pairs = [(probabilities[:, 1], classes == 1)]
+    else:
+        pairs = [(probabilities[:, place], classes == place) for place in range(count)]
+    known = [roc_auc_score(wanted, scores) for scores, wanted in pairs if 0 < wanted.sum() < len(wanted)]
+    return _rounded(np.mean(known)) if known else None
+
+
+def log_loss(probabilities: Floats, classes: Indices) -> float:
+    """Return the mean negative log-probability of the true classes."""
+    true = probabilities[np.arange(len(classes)), classes]
+    return float(-np.log(np.clip(true, SMALLEST, 1)).mean())
+
+
+def blend_share(model: Floats, baseline: Floats, classes: Indices) -> float:
+    """Return the model's share, 0 to 1, in the blend with a baseline that has the smallest log-loss on these rows."""
+    known = classes != UNKNOWN
+    shares = np.linspace(0, 1, BLEND_STEPS + 1)
+    losses = [log_loss(share * model[known] + (1 - share) * baseline[known], classes[known]) for share in shares]
+    return float(shares[int(np.argmin(losses))])
+
+
+def prior_power(probabilities: Floats, classes: Indices, shares: Floats) -> float:
+    """Return the power t for which the largest p / share^t has the best macro-F1 on these rows: 0 is the plain decision.
+
+    Where nearly all stars are five the plain decision is always five; how much rarer classes count is chosen here.
+    """
+    from sklearn.metrics import f1_score
+
+    known = classes != UNKNOWN
+    scores = []
+    for power in PRIOR_POWERS:
+        found = reweighted(probabilities[known], shares, power).argmax(1)
+        scores.append(f1_score(classes[known], found, average="macro", zero_division=0))
+    return PRIOR_POWERS[int(np.argmax(scores))]
+
+
+def reweighted(probabilities: Floats, shares: Floats, power: float) -> Floats:
+    """Divide (N, C) probabilities by the classes' shares to a power; rows sum to 1 again."""
+    weighted = probabilities / np.clip(shares, SMALLEST, 1) ** power
+    return np.asarray(weighted / weighted.sum(1, keepdims=True), np.float64)
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)

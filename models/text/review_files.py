@@ -1,0 +1,60 @@
+"""A dataset's reviews, or a file of them as JSON lines → review examples and the fingerprint of their bytes.
+
+Start at load_reviews.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from models.examples import ReviewExample
+from models.text.rows import ReviewError
+
+PARQUET = "reviews.parquet"
+
+
+class Reviews(NamedTuple):
+    """Examples in the order of their file, and its SHA-256."""
+
+    examples: list[ReviewExample]
+    fingerprint: str
+
+
+def load_reviews(path: Path) -> Reviews:
+    """Read the reviews of a dataset's folder, or of a file with the fields of a ReviewExample on every line.
+
+    Raises:
+        ReviewError: there is no such file, or a line is no review.
+    """
+    file = path / PARQUET if path.is_dir() else path
+    if not file.is_file():
+        raise ReviewError(f"found no {file}, expected reviews: write a dataset with footfall dataset")
+    if file.suffix == ".parquet":
+        return Reviews(_from_parquet(file), _sha256(file))
+    decoder = msgspec.json.Decoder(ReviewExample)
+    examples = []
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                examples.append(decoder.decode(line))
+            except msgspec.DecodeError as error:
+                raise ReviewError(f"{file}:{number} is no review ({error}), expected one as JSON: mend it") from error
+    return Reviews(examples, _sha256(file))
+
+
+def _from_parquet(file: Path) -> list[ReviewExample]:
+    import duckdb
+
+    columns = ", ".join(ReviewExample.__struct_fields__)
+    try:
+        rows = duckdb.execute(f"SELECT {columns} FROM read_parquet(?)", [str(file)]).fetchall()
+    except duckdb.Error as error:
+        raise ReviewError(f"{file} holds no reviews ({error}), expected columns {columns}: write the dataset again") from error
+    return [msgspec.convert(dict(zip(ReviewExample.__struct_fields__, row, strict=True)), ReviewExample) for row in rows]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,42 @@
+"""An encoder's own word embeddings → for each word those nearest to it, without any dictionary.
+
+Only words that are one piece of the tokenizer have neighbours. Knows nothing of opinions: models.text.augmentation leaves
+the words alone that bear one. Start at word_neighbours.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from models.encoder import Encoder
+
+WORD_START = "\u2581"  # XLM-R's mark of a piece that begins a word; BERT marks those that do not
+CONTINUED = "##"
+
+
+def word_neighbours(
+    encoder: Encoder, vocabulary: Iterable[str], *, most: int = 3, min_cosine: float = 0.4
+) -> dict[str, tuple[str, ...]]:
+    """Return for each word of the vocabulary, in lower case, up to `most` others of it, nearest first."""
+    pieces, vectors = encoder.word_vectors()
+    wanted = {word.lower() for word in vocabulary}
+    rows: dict[str, int] = {}
+    for row, piece in enumerate(pieces):
+        word = piece.removeprefix(WORD_START)
+        if word in wanted and word.isalpha() and len(word) > 1 and not piece.startswith(CONTINUED):
+            rows.setdefault(word, row)
+    words = sorted(rows)
+    if not words:
+        return {}
+    table = vectors[[rows[word] for word in words]]
+    table = table - vectors.mean(0)  # all pieces share one large direction, which says nothing
+    table /= np.linalg.norm(table, axis=1, keepdims=True) + 1e-9
+    neighbours = {}
+    for place, word in enumerate(words):
+        cosines = table @ table[place]
+        cosines[place] = -1
+        nearest = np.argsort(-cosines, kind="stable")[:most]
+        found = tuple(words[other] for other in nearest if cosines[other] >= min_cosine)
+        if found:
+            neighbours[word] = found
+    return neighbours

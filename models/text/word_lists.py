@@ -1,0 +1,55 @@
+"""Short lists of function words, negations and rating words, committed beside this file.
+
+In Chinese one character makes a negation, whatever word it is in. Start at is_negation.
+"""
+
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "lists"
+MARKS = ".,;:!?\"'()[]，。！？；：、“”‘’（）…~～ "
+CHINESE_NEGATIONS = frozenset("不没无未别莫勿非否")
+CHINESE_RATINGS = frozenset("好坏差缺棒赞烂假满喜爱恨优劣退错慢快贵值垃圾失望推荐但却可太很最")
+
+
+class WordListError(ValueError):
+    """A language for which there is no list: the text says what was found, expected and to do."""
+
+
+@cache
+def word_list(name: str) -> frozenset[str]:
+    """Return the words of a committed list."""
+    return frozenset((FOLDER / f"{name}.txt").read_text(encoding="utf-8").split())
+
+
+def stop_words(language: str) -> frozenset[str]:
+    """Return the words of a language that say nothing of a shop's goods; negations are never among them.
+
+    Raises:
+        WordListError: there is no list for the language.
+    """
+    if not (FOLDER / f"stop_{language}.txt").is_file():
+        known = ", ".join(sorted(path.stem.removeprefix("stop_") for path in FOLDER.glob("stop_*.txt")))
+        raise WordListError(f"found language {language!r}, expected one with stop words ({known}): leave the ablation out")
+    return word_list(f"stop_{language}")
+
+
+def bare(word: str) -> str:
+    """Return a word in lower case without the marks around it."""
+    return word.lower().replace("\u2019", "'").strip(MARKS)
+
+
+def is_negation(word: str) -> bool:
+    """Tell whether a word, marks on it or not, turns an opinion round."""
+    return bare(word) in word_list("negations") or not CHINESE_NEGATIONS.isdisjoint(word)
+
+
+def bears_opinion(word: str) -> bool:
+    """Tell whether stars depend on a word: negations, rating words, what limits them, and numbers."""
+    plain = bare(word)
+    return (
+        is_negation(word)
+        or plain in word_list("ratings")
+        or not CHINESE_RATINGS.isdisjoint(plain)
+        or any(character.isdigit() for character in plain)
+    )

@@ -1,0 +1,88 @@
+"""Texts → words, for baselines that count words, with stop words and parts of speech to leave out as an ablation.
+
+Chinese is cut by rjieba, other languages at what is no letter. The encoder has its own tokenizer and needs none of this.
+Start at words.
+"""
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+
+from models.text.word_lists import is_negation, stop_words
+
+WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)*")
+
+Analyser = Callable[[str], list[str]]
+
+
+class WordError(ValueError):
+    """A language whose parts of speech cannot be told: the text says what was found, expected and to do."""
+
+
+class Part(StrEnum):
+    """The parts of speech that matter to opinions."""
+
+    NOUN = "noun"
+    VERB = "verb"
+    ADJECTIVE = "adjective"
+    ADVERB = "adverb"
+    OTHER = "other"
+
+
+CONTENT_PARTS = frozenset({Part.NOUN, Part.VERB, Part.ADJECTIVE, Part.ADVERB})
+CHINESE_PARTS = {"n": Part.NOUN, "v": Part.VERB, "a": Part.ADJECTIVE, "d": Part.ADVERB, "z": Part.ADJECTIVE}
+ENGLISH_PARTS = {"NN": Part.NOUN, "VB": Part.VERB, "JJ": Part.ADJECTIVE, "RB": Part.ADVERB}
+
+
+def words(text: str, language: str) -> list[str]:
+    """Return a text's words in lower case, without marks."""
+    if language != "zh":
+        return [word.replace("\u2019", "'") for word in WORD.findall(text.lower())]
+    return [word for word in pieces(text.lower(), language) if WORD.search(word)]
+
+
+def pieces(text: str, language: str) -> list[str]:
+    """Cut a text into words with the marks on them, as augmentation moves them; joined by `joint` they are the text."""
+    if language != "zh":
+        return text.split()
+    import rjieba
+
+    return list(rjieba.cut(text))
+
+
+def joint(language: str) -> str:
+    """Return what stands between two words of a language."""
+    return "" if language == "zh" else " "
+
+
+def tagged(text: str, language: str) -> list[tuple[str, Part]]:
+    """Return a text's words in lower case, each with its part of speech.
+
+    Raises:
+        WordError: there is no tagger for the language, or its package is not installed.
+    """
+    if language == "zh":
+        import rjieba
+
+        found = [(word, CHINESE_PARTS.get(tag[:1], Part.OTHER)) for word, tag in rjieba.tag(text)]
+    elif language == "en":
+        try:
+            from textblob.en import tag as tag_english
+        except ImportError as error:
+            raise WordError("found no package textblob, expected it for parts of speech: pip install textblob") from error
+        found = [(word, ENGLISH_PARTS.get(tag[:2], Part.OTHER)) for word, tag in tag_english(text)]
+    else:
+        raise WordError(f"found language {language!r}, expected en or zh for parts of speech: leave the ablation out")
+    return [(word.lower(), part) for word, part in found if WORD.search(word)]
+
+
+def analysers(language: str) -> dict[str, Analyser]:
+    """Return by name the ways of cutting a text that are compared; each raises where the language lacks it."""
+    stop = stop_words(language)
+    return {
+        "words": lambda text: words(text, language),
+        "words without stop words": lambda text: [word for word in words(text, language) if word not in stop],
+        "nouns, verbs, adjectives, adverbs": lambda text: [
+            word for word, part in tagged(text, language) if part in CONTENT_PARTS or is_negation(word)
+        ],
+    }

