@@ -61,7 +61,7 @@ def auc(scores: Floats, labels: Floats) -> Statistic:
         positives = np.add.reduceat(sorted_weights * ones, starts, axis=1)
         negatives = np.add.reduceat(sorted_weights * (1 - ones), starts, axis=1)
         below = np.cumsum(negatives, axis=1) - negatives / 2
-        return (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
+        return np.asarray((positives * below).sum(1) / (positives.sum(1) * negatives.sum(1)))
 
     return statistic
 
@@ -76,7 +76,7 @@ def average_precision(scores: Floats, labels: Floats) -> Statistic:
         positives = np.add.reduceat(sorted_weights * ones, starts, axis=1)
         found = np.cumsum(positives, axis=1)
         taken = np.cumsum(np.add.reduceat(sorted_weights, starts, axis=1), axis=1)
-        return (positives * found / np.maximum(taken, 1e-12)).sum(1) / found[:, -1]
+        return np.asarray((positives * found / np.maximum(taken, 1e-12)).sum(1) / found[:, -1])
 
     return statistic
 
@@ -93,7 +93,7 @@ def lift(scores: Floats, labels: Floats, share: float = LIFT_SHARE) -> Statistic
         limit = share * mass.sum(1, keepdims=True)
         taken = np.clip(limit - (np.cumsum(mass, axis=1) - mass), 0, mass)
         found = (positives * taken / np.maximum(mass, 1e-12)).sum(1)
-        return found / limit[:, 0] / (positives.sum(1) / mass.sum(1))
+        return np.asarray(found / limit[:, 0] / (positives.sum(1) / mass.sum(1)))
 
     return statistic
 
@@ -105,7 +105,7 @@ def ece(probabilities: Floats, labels: Floats, bins: int = ECE_BINS) -> Statisti
     gaps = (probabilities - labels)[order]
 
     def statistic(weights: Floats) -> Floats:
-        return np.abs(np.add.reduceat(weights[:, order] * gaps, starts, axis=1)).sum(1) / weights.sum(1)
+        return np.asarray(np.abs(np.add.reduceat(weights[:, order] * gaps, starts, axis=1)).sum(1) / weights.sum(1))
 
     return statistic
 

@@ -12,13 +12,16 @@ import numpy as np
 
 from models.bootstrap import Floats
 from models.examples import Example
+from models.outcomes import DAY_MS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 TOP = 20
-DISTANCE_DECAY = 0.8  # per place between two items of one sequence
-RECENCY_DECAY = 0.8  # per place from the end of the sequence that is asked about
+DISTANCE_DECAY = 0.6  # per place between two items of one sequence
+RECENCY_DECAY = 0.5  # per place from the end of the sequence that is asked about
+BACKWARD = 0.5  # what an item just before counts beside one just after
+HALF_LIFE_DAYS = 30  # of what training sequences count, by their newest landmark
 MAX_SEQUENCE = 50
 NEIGHBOURS, MAX_NEIGHBOUR_SEQUENCES = 100, 20_000
 ROWS = 512  # of one product of sparse matrices
@@ -31,12 +34,16 @@ def rank_items(train: Sequence[Example], test: Sequence[Example]) -> dict[str, l
     What is known of a test user from training examples, whose labels end before the test slice, counts as history.
     """
     known = sequences_of(train)
-    asked = [known.get(example.request.user_id, []) + _seen(example) for example in test]
-    learnt = list(known.values())
+    newest = {example.request.user_id: example.landmark_ms for example in sorted(train, key=_landmark)}
+    users = sorted(known, key=newest.__getitem__)
+    last_ms = max(newest.values(), default=0)
+    weights = [0.5 ** ((last_ms - newest[user]) / DAY_MS / HALF_LIFE_DAYS) for user in users]
+    asked = [_joined(known.get(example.request.user_id, []), example) for example in test]
+    learnt = [known[user] for user in users]
     return {
         "popularity": popularity(learnt, asked),
         "personal_frequency": personal_frequency(learnt, asked),
-        "co_occurrence": co_occurrence(learnt, asked),
+        "co_occurrence": co_occurrence(learnt, asked, weights),
         "nearest_sequences": nearest_sequences(learnt, asked),
     }
 
@@ -45,7 +52,7 @@ def sequences_of(examples: Sequence[Example]) -> dict[str, list[str]]:
     """Return user → items in order: of the history of all their examples, and what followed the newest."""
     seen: dict[str, dict[tuple[int, str], None]] = defaultdict(dict)
     followed: dict[str, tuple[str, ...]] = {}
-    for example in sorted(examples, key=lambda example: example.landmark_ms):
+    for example in sorted(examples, key=_landmark):
         user = example.request.user_id
         for entry in example.request.history:
             if entry.item_id is not None:
@@ -53,7 +60,7 @@ def sequences_of(examples: Sequence[Example]) -> dict[str, list[str]]:
         for item in followed.pop(user, ()):
             seen[user].setdefault((example.landmark_ms - 1, item))
         followed[user] = example.items or ()
-    return {user: [item for _, item in sorted(found)] + list(followed[user]) for user, found in _all(seen, followed)}
+    return {user: [item for _, item in sorted(seen.get(user, {}))] + list(after) for user, after in followed.items()}
 
 
 def popularity(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -71,10 +78,15 @@ def personal_frequency(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence
     return _best(counts, place, popular)
 
 
-def co_occurrence(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Rank what stood near the user's newest items in other sequences; near counts more than far."""
+def co_occurrence(
+    learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]], weights: Sequence[float] | None = None
+) -> list[list[str]]:
+    """Rank what stood near the user's newest items in other sequences, each of which counts as its weight says.
+
+    Near counts more than far and after more than before: the decays are those that did best on public click sessions.
+    """
     place, popular = _catalogue(learnt)
-    together = _together(learnt, place)
+    together = _together(learnt, place, [1.0] * len(learnt) if weights is None else weights)
     recent = _matrix(asked, place, [_recency(len(sequence)) for sequence in asked])
     return _best(recent, place, popular, together)
 
@@ -94,14 +106,15 @@ def nearest_sequences(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[
     return _best(_stack(neighbours), place, popular, normed)
 
 
-def _all(
-    seen: Mapping[str, dict[tuple[int, str], None]], followed: Mapping[str, tuple[str, ...]]
-) -> list[tuple[str, dict[tuple[int, str], None]]]:
-    return [(user, seen.get(user, {})) for user in followed]
+def _joined(known: Sequence[str], example: Example) -> list[str]:
+    """Put what a test user's request remembers after what training knew of them; what both hold counts once."""
+    seen = [entry.item_id for entry in example.request.history if entry.item_id is not None]
+    remembered = set(seen)
+    return [item for item in known if item not in remembered] + seen
 
 
-def _seen(example: Example) -> list[str]:
-    return [entry.item_id for entry in example.request.history if entry.item_id is not None]
+def _landmark(example: Example) -> int:
+    return example.landmark_ms
 
 
 def _catalogue(*parts: Sequence[Sequence[str]]) -> tuple[dict[str, int], Floats]:
@@ -137,22 +150,22 @@ def _matrix(sequences: Sequence[Sequence[str]], place: Mapping[str, int], weight
     return matrix
 
 
-def _together(sequences: Sequence[Sequence[str]], place: Mapping[str, int]) -> "csr_array[Any, Any]":
-    """Return (items, items): how often and how near two items stood in one sequence, in either order."""
+def _together(sequences: Sequence[Sequence[str]], place: Mapping[str, int], weights: Sequence[float]) -> "csr_array[Any, Any]":
+    """Return (items, items): how often and how near the second stood to the first in one sequence."""
     from scipy.sparse import csr_array
 
     rows, columns, values = [], [], []
-    for sequence in sequences:
+    for sequence, weight in zip(sequences, weights, strict=True):
         items = np.array([place[item] for item in sequence[-MAX_SEQUENCE:]], np.int64)
         first, second = np.triu_indices(len(items), 1)
         rows.append(items[first])
         columns.append(items[second])
-        values.append(DISTANCE_DECAY ** (second - first - 1))
+        values.append(weight * DISTANCE_DECAY ** (second - first - 1))
     shape = (len(place), len(place))
     if not rows:
         return csr_array(shape, dtype=np.float64)
     one_way = csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
-    both = (one_way + one_way.T).tocsr()
+    both = (one_way + BACKWARD * one_way.T).tocsr()
     both.setdiag(0)
     return both
 
