@@ -126,7 +126,7 @@ def label_statistics(scores: Floats, wanted: Floats, *, predicted: int) -> dict[
         return np.asarray((2 * found / np.maximum(total, 1e-12) * met).sum(1) / met.sum(1))
 
     return {
-        "map": mean(_label_average_precision(ranks, wanted)),
+        "map": mean(label_precision(scores, wanted)),
         "hit_rate_3": mean(np.asarray((((ranks <= 3) * wanted) > 0).any(1), np.float64)),
         "ndcg_3": mean(_label_ndcg(ranks, wanted, 3)),
         "micro_f1": ratio(2 * hits.sum(1), both.sum(1)),
@@ -148,24 +148,25 @@ def ranking_statistics(ranked: Sequence[Sequence[str]], wanted: Sequence[Sequenc
     The lists are of the whole catalogue, cut at 20 or more. HR, NDCG and MRR at 10 count any of the items that
     followed; those named `next` count only the first of them.
     """
-    n = len(ranked)
-    hits, first = np.zeros((n, 20)), np.zeros((n, 20))
-    for row, (items, following) in enumerate(zip(ranked, wanted, strict=True)):
-        sought = set(following)
-        for place, item in enumerate(items[:20]):
-            hits[row, place] = item in sought
-            first[row, place] = bool(following) and item == following[0]
+    hits = _hits(ranked, wanted)
+    first = _hits(ranked, [following[:1] for following in wanted])
     discount = 1 / np.log2(np.arange(2, 22))
     reciprocal = 1 / np.arange(1, 21)
-    ideal = np.array([discount[: min(len(set(following)), 10)].sum() for following in wanted])
     return {
         "hit_rate_10": mean(hits[:, :10].max(1)),
-        "ndcg_10": mean((hits[:, :10] @ discount[:10]) / np.maximum(ideal, 1e-12)),
+        "ndcg_10": mean(item_ndcg(ranked, wanted)),
         "mrr_10": mean((hits[:, :10] * reciprocal[:10]).max(1, initial=0)),
         "next_hit_rate_20": mean(first.sum(1)),
         "next_mrr_20": mean(first @ reciprocal),
         "next_ndcg_20": mean(first @ discount),
     }
+
+
+def item_ndcg(ranked: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]], top: int = 10) -> Floats:
+    """Return (N,): each list's discounted gain at `top`, as a share of the best possible."""
+    discount = 1 / np.log2(np.arange(2, top + 2))
+    ideal = np.array([discount[: min(len(set(following)), top)].sum() for following in wanted])
+    return np.asarray((_hits(ranked, wanted)[:, :top] @ discount) / np.maximum(ideal, 1e-12))
 
 
 def class_statistics(probabilities: Floats, truth: Indices) -> dict[str, Statistic]:
@@ -251,11 +252,21 @@ def _tied_groups(scores: Floats) -> tuple[Indices, Indices]:
     return order, starts
 
 
-def _label_average_precision(ranks: Indices, wanted: Floats) -> Floats:
-    """Return (N,): the precision at each wanted label's rank, averaged over the wanted labels."""
+def label_precision(scores: Floats, wanted: Floats) -> Floats:
+    """Return (N,): the precision at each wanted label's rank, averaged over the row's wanted labels."""
+    ranks = rank_of_labels(scores)
     by_rank = np.take_along_axis(wanted, np.argsort(ranks, axis=1), axis=1)
     precision = np.cumsum(by_rank, axis=1) / np.arange(1, wanted.shape[1] + 1)
     return np.asarray((precision * by_rank).sum(1) / np.maximum(wanted.sum(1), 1))
+
+
+def _hits(ranked: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Floats:
+    """Return (N, 20): 1 where the item at a place is wanted."""
+    hits = np.zeros((len(ranked), 20))
+    for row, (items, following) in enumerate(zip(ranked, wanted, strict=True)):
+        sought = set(following)
+        hits[row, : len(items[:20])] = [item in sought for item in items[:20]]
+    return hits
 
 
 def _label_ndcg(ranks: Indices, wanted: Floats, top: int) -> Floats:

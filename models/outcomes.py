@@ -9,15 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.bootstrap import Floats
-from models.examples import Example
-
-DAY_MS = 86_400_000
-
-
-def seen_until_ms(example: Example) -> int:
-    """Return the time of the newest event that an example's request rests on."""
-    request = example.request
-    return max(request.event_time_ms, request.history[-1].event_time_ms if request.history else 0)
+from models.examples import DAY_MS, Example, churned_within, silent_ms
 
 
 def silent_days(examples: Sequence[Example]) -> Floats:
@@ -40,13 +32,12 @@ def stayed_away(examples: Sequence[Example], horizon_days: int) -> Floats:
 
     A return seen by one who was not watched to the end is left out too: else returning would look likelier than it is.
     """
-    horizon_ms = horizon_days * DAY_MS
-    away = ~(_absent_ms(examples) <= horizon_ms)
-    return np.where(_watched_ms(examples) >= horizon_ms, away.astype(np.float64), np.nan)
+    churned = [churned_within(example, horizon_days) for example in examples]
+    return np.array([np.nan if away is None else away for away in churned], np.float64)
 
 
 def _silent_ms(examples: Sequence[Example]) -> Floats:
-    return np.array([example.landmark_ms - seen_until_ms(example) for example in examples], np.float64)
+    return np.array([silent_ms(example) for example in examples], np.float64)
 
 
 def _absent_ms(examples: Sequence[Example]) -> Floats:

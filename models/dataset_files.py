@@ -1,0 +1,210 @@
+"""Labelled examples ↔ a directory: dataset.json, examples.parquet, reviews.parquet, and categories.json where made.
+
+The manifest is written last, so a directory without one is no dataset. A request is kept as the JSON that the live
+role sends, which gives it back bit for bit; the columns beside it are for queries. Start at read_examples.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from models.examples import Example, ReviewExample, Slice
+from models.labels import Labelling
+from models.landmarks import Period, Sampling
+from schemas.scoring import ScoreRequest
+
+MANIFEST, EXAMPLES, REVIEWS, CATEGORIES = "dataset.json", "examples.parquet", "reviews.parquet", "categories.json"
+FORMAT_VERSION = 1
+EMBARGO = "labels end where their slice ends, so no label reaches into a later slice; an embargo is further distance"
+
+_EXAMPLE_COLUMNS = {
+    "slice": "VARCHAR",
+    "user_id": "VARCHAR",
+    "landmark_ms": "BIGINT",
+    "since_ms": "BIGINT",
+    "observed_ms": "BIGINT",
+    "absent_ms": "BIGINT",
+    "categories": "VARCHAR[]",
+    "items": "VARCHAR[]",
+    "event_time_ms": "BIGINT",
+    "kind": "VARCHAR",
+    "due": "VARCHAR",
+    "request_id": "VARCHAR",
+    "request": "VARCHAR",
+}
+_REVIEW_COLUMNS = {
+    "slice": "VARCHAR",
+    "user_id": "VARCHAR",
+    "event_time_ms": "BIGINT",
+    "text": "VARCHAR",
+    "language": "VARCHAR",
+    "stars": "DOUBLE",
+    "positive": "BOOLEAN",
+    "category": "VARCHAR",
+}
+_decode_request = msgspec.json.Decoder(ScoreRequest).decode
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used: the text says what was found, expected and what to do."""
+
+
+class DatasetManifest(Struct, frozen=True, kw_only=True):
+    """What a dataset holds and how it was cut; `periods` are the slices' times, `counts` are by slice and label.
+
+    `fingerprint` is the SHA-256 of every record of the log; `feature_names` is the order of a request's features.
+    """
+
+    source: str
+    fingerprint: str
+    spec_version: str
+    feature_names: tuple[str, ...]
+    periods: tuple[Period, ...]
+    embargo_days: float
+    sampling: Sampling
+    labelling: Labelling
+    cluster_categories: int
+    horizons_days: tuple[int, ...]
+    counts: dict[str, dict[str, Any]]
+    reviews: dict[str, dict[str, int]]
+    reviews_left_out: dict[str, int] = {}
+    lint: dict[str, Any] = {}
+    embargo: str = EMBARGO
+    format_version: int = FORMAT_VERSION
+
+
+def write_examples(
+    directory: Path, examples: Iterable[Example], reviews: Iterable[ReviewExample], categories: Mapping[str, str]
+) -> None:
+    """Write everything but the manifest; equal examples in equal order give equal rows.
+
+    Raises:
+        DatasetError: the directory holds something already.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise DatasetError(f"{directory} is not an empty directory: choose another or delete it")
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_parquet(directory / EXAMPLES, _EXAMPLE_COLUMNS, map(_example_row, examples))
+    _write_parquet(directory / REVIEWS, _REVIEW_COLUMNS, map(msgspec.structs.asdict, reviews))
+    if categories:
+        (directory / CATEGORIES).write_bytes(msgspec.json.format(msgspec.json.encode(categories)) + b"\n")
+
+
+def write_manifest(directory: Path, manifest: DatasetManifest) -> None:
+    """Make a dataset of what was written."""
+    (directory / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+
+
+def read_manifest(directory: Path) -> DatasetManifest:
+    """Read what a dataset holds.
+
+    Raises:
+        DatasetError: there is no dataset, or one of another format.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise DatasetError(
+            f"{directory} has no {MANIFEST}, expected a dataset: make one with footfall dataset LOG --out {directory}"
+        )
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=DatasetManifest)
+    except msgspec.DecodeError as error:
+        raise DatasetError(f"{path} is not a dataset's manifest ({error}): make the dataset again") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise DatasetError(f"{path} has format {manifest.format_version}, expected {FORMAT_VERSION}: make the dataset again")
+    return manifest
+
+
+def read_examples(directory: Path, slices: Sequence[Slice] | None = None) -> list[Example]:
+    """Read the examples of some slices, or of all, in order of slice, landmark and user.
+
+    Raises:
+        DatasetError: there is no dataset.
+    """
+    read_manifest(directory)
+    columns = ("request", "landmark_ms", "slice", "categories", "items", "observed_ms", "absent_ms", "since_ms")
+    return [
+        Example(
+            request=_decode_request(request),
+            landmark_ms=landmark_ms,
+            slice=Slice(name),
+            categories=None if categories is None else tuple(categories),
+            items=None if items is None else tuple(items),
+            observed_ms=observed_ms,
+            absent_ms=absent_ms,
+            since_ms=since_ms,
+        )
+        for request, landmark_ms, name, categories, items, observed_ms, absent_ms, since_ms in _rows(
+            directory / EXAMPLES, columns, slices
+        )
+    ]
+
+
+def read_reviews(directory: Path, slices: Sequence[Slice] | None = None) -> list[ReviewExample]:
+    """Read the reviews of some slices, or of all, in order of time.
+
+    Raises:
+        DatasetError: there is no dataset.
+    """
+    read_manifest(directory)
+    columns = ReviewExample.__struct_fields__
+    rows = (dict(zip(columns, row, strict=True)) for row in _rows(directory / REVIEWS, columns, slices))
+    return [ReviewExample(**row | {"slice": Slice(row["slice"])}) for row in rows]
+
+
+def read_categories(directory: Path) -> dict[str, str]:
+    """Read the categories made of titles (item → name); none where the log's own categories were used."""
+    path = directory / CATEGORIES
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.is_file() else {}
+
+
+def _example_row(example: Example) -> dict[str, Any]:
+    request = example.request
+    return {
+        "slice": example.slice,
+        "user_id": request.user_id,
+        "landmark_ms": example.landmark_ms,
+        "since_ms": example.since_ms,
+        "observed_ms": example.observed_ms,
+        "absent_ms": example.absent_ms,
+        "categories": example.categories,
+        "items": example.items,
+        "event_time_ms": request.event_time_ms,
+        "kind": request.kind,
+        "due": request.due,
+        "request_id": request.request_id,
+        "request": msgspec.json.encode(request).decode(),
+    }
+
+
+def _write_parquet(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows through a file of JSON lines, which DuckDB reads faster than it takes rows one by one."""
+    import duckdb
+
+    encode = msgspec.json.Encoder().encode
+    with TemporaryDirectory(prefix="footfall-dataset-") as folder, duckdb.connect() as database:
+        lines = Path(folder) / "rows.jsonl"
+        with lines.open("wb") as file:
+            file.writelines(encode(row) + b"\n" for row in rows)
+        types = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in columns.items()) + "}"
+        database.execute("SET threads = 1")  # one thread keeps the order and the row groups the same
+        database.execute(
+            f"COPY (SELECT {', '.join(columns)} FROM read_json(?, format = 'newline_delimited', columns = {types}, "
+            "maximum_object_size = 33554432)) TO '" + str(path).replace("'", "''") + "' (FORMAT parquet, COMPRESSION zstd)",
+            [str(lines)],
+        )
+
+
+def _rows(path: Path, columns: Sequence[str], slices: Sequence[Slice] | None) -> list[tuple[Any, ...]]:
+    import duckdb
+
+    with duckdb.connect() as database:
+        database.execute("SET threads = 1")
+        return database.execute(
+            f"SELECT {', '.join(columns)} FROM read_parquet(?) WHERE list_contains(?, slice)",
+            [str(path), [str(name) for name in (tuple(Slice) if slices is None else slices)]],
+        ).fetchall()
