@@ -18,8 +18,8 @@ from models.groups import hashed, measure_groups, user_facts, user_groups
 from models.metrics import auc, binary_statistics, gain_points, precision_recall_points, reliability, roc_points
 from models.outcomes import absent_days, silent_days, stayed_away, watched_days
 from models.report_document import Head, Mistake
-from models.survival import survival_at
-from models.survival_metrics import concordance, first_alert_days, kaplan_meier, lead_time
+from models.survival import risk, survival_at
+from models.survival_metrics import LeadTime, concordance, first_alert_days, kaplan_meier, lead_time
 
 BASELINES = {
     "majority": majority,
@@ -53,11 +53,11 @@ def evaluate_churn(
         baselines, notes = _baselines(train, test, days)
         risks[days] = {name: found.risk[days] for name, found in candidates.items() if days in found.risk} | baselines
         labels = away[known]
-        scores = {name: risk[known] for name, risk in risks[days].items()}
+        scores = {name: found[known] for name, found in risks[days].items()}
         statistics = {name: binary_statistics(score, labels) for name, score in scores.items()}
         compared = compare(statistics, weights[:, known], setup.served, notes)
         draws.append(compared.replicates)
-        heads.append(_head(days, [test[place] for place in known], labels, scores, weights[:, known], compared, setup))
+        heads.append(_head(days, [test[place] for place in known.tolist()], labels, scores, weights[:, known], compared, setup))
     if risks and candidates[setup.served].hazards is not None:
         heads.append(_curve(test, candidates, risks, weights, setup))
     return heads, draws
@@ -161,12 +161,9 @@ def _curve(
     predicted = {}
     for name, candidate in candidates.items():
         if candidate.hazards is not None:
-            start = survival_at(candidate.hazards, silent)
-            curve = [float((survival_at(candidate.hazards, silent + days) / start).mean()) for days in grid]
-            predicted[name] = [round(value, 4) for value in curve]
+            curve = [risk(candidate.hazards, silent, days, candidate.horizons_days).mean() for days in grid.tolist()]
+            predicted[name] = [round(float(value), 4) for value in curve]
     actual = kaplan_meier(until, returned, grid)
-    hazards = candidates[setup.served].hazards
-    assert hazards is not None  # the caller looked
     return Head(
         head="churn curve",
         n=len(test),
@@ -180,20 +177,20 @@ def _curve(
             "days": grid.tolist(),
             "kaplan_meier": [round(float(value), 4) for value in actual],
             "predicted": predicted,
-            "lead_time": _lead_times(test, hazards, silent, setup.grace_days),
+            "lead_time": _lead_times(test, candidates[setup.served], silent, setup.grace_days),
         },
         notes=["C-index: users in the order of their mean risk over the horizons; positives are returns that were seen."],
     )
 
 
-def _lead_times(test: Sequence[Example], hazards: Floats, silent: Floats, grace_days: int) -> list[object]:
+def _lead_times(test: Sequence[Example], served: Candidate, silent: Floats, grace_days: int) -> list[LeadTime]:
     """Ask of users at an event: on which day of silence would the risk to be away for the grace period reach a threshold."""
     fresh = np.flatnonzero(silent < 1)
-    if not len(fresh):
+    if served.hazards is None or not len(fresh):
         return []
-    asked = [test[place] for place in fresh]
+    asked, hazards = [test[place] for place in fresh.tolist()], served.hazards[fresh]
     days = np.arange(grace_days + 1, dtype=np.float64)
-    curve = np.column_stack([survival_at(hazards[fresh], np.full(len(fresh), day)) for day in days])
-    risk = curve[:, -1:] / curve
+    away = [survival_at(hazards, np.full(len(fresh), day), served.horizons_days) for day in days.tolist()]
+    reach = away[-1][:, None] / np.column_stack(away)
     absent, watched = absent_days(asked) + silent[fresh], watched_days(asked) + silent[fresh]
-    return [lead_time(first_alert_days(risk, at), absent, watched, grace_days, at) for at in THRESHOLDS]
+    return [lead_time(first_alert_days(reach, at), absent, watched, grace_days, at) for at in THRESHOLDS]

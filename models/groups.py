@@ -68,7 +68,7 @@ def measure_groups(
     for kind, names in groups.items():
         column = np.asarray(names, dtype=object)
         found, counts = np.unique(column.astype(str), return_counts=True)
-        largest = sorted(found[np.argsort(-counts, kind="stable")[:MAX_GROUPS]])
+        largest = sorted(found[np.argsort(-counts, kind="stable")[:MAX_GROUPS]].tolist())
         for name in largest:
             picked = np.flatnonzero(column == name)
             count = 0 if positives is None else int(positives[picked].sum())

@@ -36,7 +36,7 @@ def evaluate_categories(
     known = np.flatnonzero(np.nan_to_num(wanted_all).sum(1) > 0)
     if served.categories is None or not len(known):
         return None
-    asked, wanted = [test[place] for place in known], wanted_all[known]
+    asked, wanted = [test[place] for place in known.tolist()], wanted_all[known]
     baselines = rank_categories(train, asked, served.labels, clusters)
     scores = {
         name: found.categories[known]

@@ -156,7 +156,7 @@ def _statistics(head: str, scores: Floats, truth: Indices) -> dict[str, Statisti
         classes = class_statistics(scores, truth)
         return binary_statistics(scores[:, 1], truth.astype(np.float64)) | {"macro_f1": classes["macro_f1"]}
     if head == "rating":
-        return rating_statistics(scores, truth + 1.0)
+        return rating_statistics(scores, truth.astype(np.float64) + 1)
     return class_statistics(scores, truth)
 
 
