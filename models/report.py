@@ -13,6 +13,12 @@ from models.report_document import Head, Report
 from models.report_plots import draw_few_labels, draw_head, draw_horizons
 
 TEMPLATE = "report.html.j2"
+STANDINGS = {
+    "beaten": "it beats, beyond noise",
+    "ahead": "above, within noise",
+    "behind": "below, within noise",
+    "lost": "it loses to, beyond noise",
+}
 SHOWN_HORIZON_DAYS = 30  # the horizon whose details are open, or else the longest
 
 
@@ -27,6 +33,7 @@ def render(report: Report) -> str:
     churn = [head for head in report.heads if head.horizon_days is not None]
     return environment.get_template(TEMPLATE).render(
         report=report,
+        standings=STANDINGS,
         churn=churn,
         shown=_shown(churn),
         others=[head for head in report.heads if head.horizon_days is None],

@@ -6,7 +6,7 @@ Text stays text, so that a reader's own fonts show every language. Start at draw
 import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from models.report_document import Head, Part
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 COLOURS = ("#0b57a4", "#d55e00", "#009e73", "#cc79a7", "#7f6000", "#56b4e9", "#555555", "#e69f00", "#000000")
 SQUARE = (3.7, 3.4)
 CURVES = {"reliability": "Reliability", "roc": "ROC", "precision_recall": "Precision and recall", "gains": "Gains and lift"}
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "footfall",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+STYLE = cast(  # matplotlib types its settings one by one
+    Any,
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "footfall",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    },
+)
 
 
 class Drawing(NamedTuple):
@@ -53,10 +56,10 @@ def draw_horizons(heads: Sequence[Head]) -> Drawing:
     rows = []
     for place, name in enumerate(_names(heads)):
         found = [(head.horizon_days, head.scorers[name].metrics.get(measure)) for head in heads if name in head.scorers]
-        points = [(days, value) for days, value in found if value is not None and value.value is not None]
+        points = [(days, value) for days, value in found if value is not None]
         axes.plot(
             [str(days) for days, _ in points],
-            [value.value for _, value in points],
+            [float("nan") if value.value is None else value.value for _, value in points],
             marker="o",
             color=COLOURS[place % len(COLOURS)],
             linewidth=2.4 if name == heads[0].served else 1.2,
