@@ -91,7 +91,10 @@ def co_occurrence(
 
 
 def nearest_sequences(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Rank the items of the NEIGHBOURS sequences most like the user's newest items, by cosine."""
+    """Rank the items of the NEIGHBOURS sequences most like the user's newest items, by cosine.
+
+    The newest item itself, which all neighbours tend to hold, goes last.
+    """
     learnt = learnt[-MAX_NEIGHBOUR_SEQUENCES:]
     place, popular = _catalogue(learnt)
     others = _matrix(learnt, place, [np.ones(len(sequence)) for sequence in learnt])
@@ -102,7 +105,9 @@ def nearest_sequences(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[
     transposed, neighbours = normed.T.tocsr(), []
     for start in range(0, len(asked), ROWS):
         neighbours.append(_strongest(recent[start : start + ROWS] @ transposed, NEIGHBOURS))
-    return _best(_stack(neighbours), place, popular, normed)
+    return _best(
+        _stack(neighbours), place, popular, normed, [place.get(sequence[-1]) if sequence else None for sequence in asked]
+    )
 
 
 def _joined(known: Sequence[str], example: Example) -> list[str]:
@@ -170,15 +175,25 @@ def _together(sequences: Sequence[Sequence[str]], place: Mapping[str, int], weig
 
 
 def _best(
-    asked: "csr_array[Any, Any]", place: Mapping[str, int], popular: Floats, learnt: "csr_array[Any, Any] | None" = None
+    asked: "csr_array[Any, Any]",
+    place: Mapping[str, int],
+    popular: Floats,
+    learnt: "csr_array[Any, Any] | None" = None,
+    last: Sequence[int | None] = (),
 ) -> list[list[str]]:
-    """Return the TOP items of every row of `asked`, times `learnt` where given; popularity breaks ties."""
+    """Return the TOP items of every row of `asked`, times `learnt` where given; popularity breaks ties.
+
+    `last` names an item per row, by its place, that goes last.
+    """
     names = np.array(list(place), dtype=object)
     ties = POPULARITY_SHARE * popular / max(popular.max(initial=0), 1)
     ranked: list[list[str]] = []
     for start in range(0, asked.shape[0], ROWS):
         part = asked[start : start + ROWS]
         scores = (part if learnt is None else part @ learnt).toarray() + ties
+        for row, item in enumerate(last[start : start + ROWS]):
+            if item is not None:
+                scores[row, item] = -1
         top = np.argpartition(-scores, min(TOP, scores.shape[1] - 1), axis=1)[:, :TOP]
         order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
         ranked += names[np.take_along_axis(top, order, axis=1)].tolist()
