@@ -37,6 +37,8 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "import": ("stream.cli.logs", "import_app", "Read foreign event files into an event log."),
     "replay": ("stream.cli.replay", "replay_command", "Replay an event log through all roles, without a broker."),
     "train": ("stream.cli.train", "train_command", "Train, calibrate and test a model."),
+    "evaluate": ("stream.cli.evaluate", "evaluate_command", "Measure a model beside every baseline; write a report."),
+    "report": ("stream.cli.report", "app", "Compare reports of footfall evaluate."),
     "bench": ("stream.cli.bench", "app", "Measure this machine."),
     "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),
 }
