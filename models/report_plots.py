@@ -74,15 +74,23 @@ def draw_horizons(heads: Sequence[Head]) -> Drawing:
 
 
 def draw_few_labels(points: Sequence[Mapping[str, float]]) -> Drawing:
-    """Draw what a model reaches when it is given fewer labels."""
-    figure, axes = _figure(SQUARE)
-    measure = next(name for name in points[0] if name != "labels")
-    axes.plot([point["labels"] for point in points], [point[measure] for point in points], marker="o", color=COLOURS[0])
+    """Draw what is reached with fewer labels; every key of a point but `labels` is a line."""
+    figure, axes = _figure((6.4, 3.4))
+    names = list(dict.fromkeys(name for point in points for name in point if name != "labels"))
+    for place, name in enumerate(names):
+        known = [point for point in points if name in point]
+        axes.plot(
+            [point["labels"] for point in known],
+            [point[name] for point in known],
+            marker="o",
+            color=COLOURS[place % len(COLOURS)],
+            label=name.replace("_", "-"),
+        )
     axes.set_xscale("log")
     axes.set_xlabel("labels in training")
-    axes.set_ylabel(measure.replace("_", " "))
-    rows = [(point["labels"], point[measure]) for point in points]
-    return Drawing("Few labels", f"{measure} by the number of labels in training.", _svg(figure), ("labels", measure), rows)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    rows = [(point["labels"], *(point.get(name) for name in names)) for point in points]
+    return Drawing("Few labels", "What is reached by the number of labels in training.", _svg(figure), ("labels", *names), rows)
 
 
 def _names(heads: Sequence[Head]) -> list[str]:
