@@ -12,7 +12,7 @@ import numpy as np
 
 from models.bootstrap import Floats
 from models.candidates import Candidate
-from models.checkpoint import load_checkpoint
+from models.checkpoint import encoder_address, load_checkpoint
 from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
 from models.predict import predict_with
@@ -50,7 +50,8 @@ def load_candidates(
     """Score the test slice as the model serves it, and as it was before: network without blend, encoder without tuning.
 
     Raises:
-        CheckpointError, TunedError: the folder must not be used.
+        CheckpointError: the checkpoint must not be used.
+        TunedError: the folder of a tuned encoder must not be used.
         EncoderError: the encoder cannot be loaded.
         MismatchError: model and dataset do not mean the same return.
     """
@@ -59,7 +60,8 @@ def load_candidates(
         return _text_candidates(folder, reviews, asked, threads)
     test = [example for example in examples if example.slice is Slice.TEST]
     checkpoint = load_checkpoint(folder)
-    scorer = Scorer.load(folder, threads=threads)
+    encoder = Encoder.load(encoder_address(folder, checkpoint.manifest.contract), threads=threads)
+    scorer = Scorer(checkpoint, encoder)
     if scorer.returns != returns:
         raise MismatchError(
             f"model {scorer.model_version} was trained on the return of {scorer.returns!r}, the dataset asks for {returns!r}: "
@@ -70,7 +72,7 @@ def load_candidates(
     if bool((shares < 1).any()):
         network = deepcopy(checkpoint.network)
         network.plain.shares.fill_(1.0)
-        alone = Scorer(checkpoint._replace(network=network), scorer.encoder)
+        alone = Scorer(checkpoint._replace(network=network), encoder)
         candidates[ALONE] = _user_candidate(alone, test, [], horizons_days)
     manifest = checkpoint.manifest
     facts = {
