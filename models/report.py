@@ -14,10 +14,10 @@ from models.report_plots import draw_few_labels, draw_head, draw_horizons
 
 TEMPLATE = "report.html.j2"
 STANDINGS = {
-    "beaten": "it beats, beyond noise",
-    "ahead": "above, within noise",
-    "behind": "below, within noise",
-    "lost": "it loses to, beyond noise",
+    "beaten": "the model is above, beyond noise:",
+    "ahead": "above, within noise:",
+    "behind": "below, within noise:",
+    "lost": "below, beyond noise:",
 }
 SHOWN_HORIZON_DAYS = 30  # the horizon whose details are open, or else the longest
 
