@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from models.dataset_files import read_manifest
-from models.encoder import RANDOM_TINY
 from models.report_document import read_report
 from stream.cli.main import app
 from stream.event_log import write_log
@@ -32,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("evaluate")
     events = [event.logged for event in simulate(SimulatorConfig(seed=5, shoppers=150, days=120))]
     write_log(directory / "log", events, source="made")
-    tiny = ("--encoder", RANDOM_TINY, "--epochs", 1)
+    tiny = ("--encoder", "random:bert-tiny", "--epochs", 1)
     succeed("dataset", directory / "log", "--out", directory / "dataset", "--landmarks", "3")
     succeed("train", directory / "dataset", "--out", directory / "model", "--runs", directory / "runs", "--threads", 1, *tiny)
     succeed("train-text", directory / "dataset", "--out", directory / "text", "--peft", "head", *tiny)
