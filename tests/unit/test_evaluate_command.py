@@ -29,7 +29,7 @@ def succeed(*arguments: object) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hold a made shop's dataset, a user model and a tuned text encoder."""
     directory = tmp_path_factory.mktemp("evaluate")
-    events = [event.logged for event in simulate(SimulatorConfig(seed=5, shoppers=150, days=120))]
+    events = [event.logged for event in simulate(SimulatorConfig(seed=5, shoppers=90, days=120))]
     write_log(directory / "log", events, source="made")
     tiny = ("--encoder", "random:bert-tiny", "--epochs", 1)
     succeed("dataset", directory / "log", "--out", directory / "dataset", "--landmarks", "3")
@@ -45,7 +45,7 @@ def test_a_model_is_measured_and_its_report_lies_where_it_is_asked_for(folder: P
     )
     report = read_report(out)
     heads = {head.head for head in report.heads}
-    assert {"churn", "churn curve", "categories", "items"} <= heads
+    assert {"churn", "churn curve", "categories", "sentiment"} <= heads
     assert report.data_fingerprint == read_manifest(folder / "dataset").fingerprint
     assert json.loads(printed)["model_version"] == report.model_version
     assert set(json.loads(printed)["verdict"]) == set(report.verdict) == heads - {"churn curve"}
