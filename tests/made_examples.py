@@ -94,7 +94,7 @@ def made_reviews(count: int = 400, seed: int = 1) -> list[ReviewExample]:
         positive = rng.random() < 0.6
         shown = positive if rng.random() < 0.9 else not positive
         text = " ".join(["the", rng.choice(("mug", "book")), *rng.choices(words[shown], k=3), f"n{rng.randrange(50)}"])
-        name = Slice.TRAIN if number < count * 0.6 else Slice.TEST
+        name = Slice.TRAIN if number < count * 0.6 else Slice.VALIDATION if number < count * 0.7 else Slice.TEST
         stars = float(rng.choice((4, 5) if positive else (1, 2)))
         found.append(
             ReviewExample(
