@@ -50,7 +50,7 @@ def judge(found: Sequence[Replicates], served: str, others: Sequence[str], measu
     """Say who wins a head by the mean of each measure over its horizons.
 
     A baseline wins if the served scorer is below it beyond noise, or by more than MEANS_NOTHING; a trivial one also if
-    the served scorer is not above it beyond noise. `others` are the baselines.
+    the served scorer is not above it beyond noise. `others` are the baselines; where none could be fitted nobody wins.
     """
     against, beaten_by = [], []
     for name in others:
@@ -67,7 +67,7 @@ def judge(found: Sequence[Replicates], served: str, others: Sequence[str], measu
             not_above = name in TRIVIAL and measure == measures[0] and not (low is not None and low > 0)
             if (loses or not_above) and name not in beaten_by:
                 beaten_by.append(name)
-    return Verdict(not beaten_by, beaten_by, _text(against, beaten_by, measures), against)
+    return Verdict(bool(against) and not beaten_by, beaten_by, _text(against, beaten_by, measures), against)
 
 
 def _status(difference: Interval) -> Status:
@@ -80,6 +80,8 @@ def _status(difference: Interval) -> Status:
 
 
 def _text(against: Sequence[Against], beaten_by: Sequence[str], measures: Sequence[str]) -> str:
+    if not against:
+        return "no baseline could be fitted, so nothing is shown: evaluate on a longer log"
     parts = []
     for measure in measures:
         for status, verb in (

@@ -45,7 +45,9 @@ def test_of_an_error_less_is_better() -> None:
     assert not verdict_of(0.5, 0.3, metric="mae").wins
 
 
-def test_a_baseline_that_could_not_be_fitted_says_why_and_wins_nothing() -> None:
+def test_a_baseline_that_could_not_be_fitted_says_why_and_a_model_beside_none_has_not_won() -> None:
     compared = compare({"model": {"auc": mean(np.ones(400))}}, WEIGHTS, "model", {"bg_nbd": "does not converge"})
     assert compared.scorers["bg_nbd"].note == "does not converge"
-    assert judge([compared.replicates], "model", ["bg_nbd"], ("auc",)).wins
+    verdict = judge([compared.replicates], "model", ["bg_nbd"], ("auc",))
+    assert (verdict.wins, verdict.beaten_by) == (False, [])
+    assert "no baseline could be fitted" in verdict.text
