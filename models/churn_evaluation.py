@@ -105,6 +105,7 @@ def _head(
         measures=MEASURES,
         scorers=compared.scorers,
         differences=compared.differences,
+        parts_measure=MEASURES[0],
         parts=parts,
         mistakes=_mistakes(test, served, away, days, setup.mistakes),
         curves={

@@ -65,6 +65,7 @@ def evaluate_categories(
         measures=CATEGORY_MEASURES,
         scorers=compared.scorers,
         differences=compared.differences,
+        parts_measure=CATEGORY_MEASURES[0],
         parts=parts,
         mistakes=_category_mistakes(asked, scores[setup.served], wanted, served.labels, setup.mistakes),
         curves={"reliability": {setup.served: reliability(scores[setup.served].ravel(), wanted.ravel())}},
@@ -111,6 +112,7 @@ def evaluate_items(
         measures=ITEM_MEASURES,
         scorers=compared.scorers,
         differences=compared.differences,
+        parts_measure=ITEM_MEASURES[0],
         parts=parts,
         notes=[
             f"Of {len(test)} test examples, {len(test) - len(asked)} are left out: what followed is unknown.",

@@ -29,7 +29,7 @@ class Scorer(Struct, frozen=True):
 
 
 class Part(Struct, frozen=True):
-    """One slice of the test examples: the served scorer and the best baseline there, by the head's first measure."""
+    """One slice of the test examples: the served scorer and the best baseline there, by the head's `parts_measure`."""
 
     by: str
     name: str
@@ -61,6 +61,7 @@ class Head(Struct, frozen=True, kw_only=True):
     measures: tuple[str, ...]
     scorers: dict[str, Scorer]
     differences: dict[str, dict[str, Interval]]
+    parts_measure: str = ""
     parts: list[Part] = []
     mistakes: list[Mistake] = []
     curves: dict[str, Any] = {}

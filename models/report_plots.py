@@ -45,7 +45,7 @@ def draw_head(head: Head) -> list[Drawing]:
     if "kaplan_meier" in head.curves:
         drawings.append(_draw_survival(head))
     if head.parts:
-        drawings.append(_draw_parts(head.parts, head.measures[0]))
+        drawings.append(_draw_parts(head.parts, head.parts_measure))
     return drawings
 
 

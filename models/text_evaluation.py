@@ -129,6 +129,7 @@ def _head(question: Question, said: Mapping[str, Floats], setup: Setup) -> tuple
         measures=question.measures,
         scorers=compared.scorers,
         differences=compared.differences,
+        parts_measure="auc" if question.head == "sentiment" else "accuracy",
         parts=parts,
         mistakes=_mistakes(question, served, truth, setup.mistakes),
         curves=curves,
