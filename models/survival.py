@@ -5,6 +5,7 @@ before). Within a bin the hazard is constant, so a part f of it is survived with
 bin its hazard goes on. Knows neither users nor networks. Shapes: N rows, H bins. Start at exposures.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-DAY_MS = 86_400_000
-HORIZONS_DAYS = (1, 3, 7, 14, 30, 60, 90, 180, 360)
+from models.labels import DAY_MS, HORIZONS_DAYS
+
 LEAST_EXPOSURE = 1e-4  # of a bin, for one in which a user returned: a return at once would else cost infinitely much
 Floats = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ class Exposures(NamedTuple):
 
 
 def exposures(
-    absent_ms: ArrayLike, observed_ms: ArrayLike, silent_ms: ArrayLike, horizons_days: tuple[int, ...] = HORIZONS_DAYS
+    absent_ms: ArrayLike, observed_ms: ArrayLike, silent_ms: ArrayLike, horizons_days: Sequence[int] = HORIZONS_DAYS
 ) -> Exposures:
     """Cut the watched time of N users into bins.
 
@@ -56,7 +57,7 @@ def hazard_loss(logits: Tensor, exposure: Tensor, returned: Tensor) -> Tensor:
     A part f of a bin survived costs f softplus(z); a return in it -log(1 - exp(-f softplus(z))). With f = 1 that is the
     binary cross-entropy.
     """
-    survived = exposure * softplus(logits.float())
+    survived = exposure * softplus(logits)
     come_back = -torch.log(-torch.expm1(-survived.clamp(min=1e-7)))
     return torch.where(returned > 0, come_back, survived).sum(-1)
 
@@ -67,21 +68,26 @@ def prior_logits(seen: Exposures) -> Floats:
     return np.asarray(np.log(np.expm1(np.clip(rate, 1e-4, 10.0))))
 
 
-def survival_at(hazards: Floats, days: ArrayLike, horizons_days: tuple[int, ...] = HORIZONS_DAYS) -> Floats:
+def survival_at(hazards: Floats, days: ArrayLike, horizons_days: Sequence[int] = HORIZONS_DAYS) -> Floats:
     """Return (N,) probabilities of no return within `days` (N,) of the last seen event, from hazards (N, H)."""
-    ends = np.array(horizons_days, np.float64)
-    starts = np.concatenate([[0.0], ends[:-1]])
-    parts = np.maximum((np.asarray(days, np.float64)[:, None] - starts) / (ends - starts), 0)
-    parts[:, :-1] = np.minimum(parts[:, :-1], 1)
-    return np.asarray(np.exp((parts * np.log1p(-np.minimum(hazards, 1 - 1e-12))).sum(1)))
+    return np.asarray(np.exp(_log_survival(hazards, days, horizons_days)))
 
 
-def risk(hazards: Floats, silent_days: ArrayLike, horizon_days: float, horizons: tuple[int, ...] = HORIZONS_DAYS) -> Floats:
+def risk(hazards: Floats, silent_days: ArrayLike, horizon_days: float, horizons: Sequence[int] = HORIZONS_DAYS) -> Floats:
     """Return (N,) probabilities that users silent for `silent_days` (N,) stay so for a further `horizon_days`."""
     silent = np.asarray(silent_days, np.float64)
-    return survival_at(hazards, silent + horizon_days, horizons) / survival_at(hazards, silent, horizons)
+    later, now = (_log_survival(hazards, days, horizons) for days in (silent + horizon_days, silent))
+    return np.asarray(np.exp(later - now))
 
 
 def survival_curve(hazards: Floats) -> Floats:
     """Return S (N, H), the probability of no return by the end of each bin."""
     return np.cumprod(1 - hazards, axis=1, dtype=np.float64)
+
+
+def _log_survival(hazards: Floats, days: ArrayLike, horizons_days: Sequence[int]) -> Floats:
+    ends = np.array(horizons_days, np.float64)
+    starts = np.concatenate([[0.0], ends[:-1]])
+    parts = np.maximum((np.asarray(days, np.float64)[:, None] - starts) / (ends - starts), 0)
+    parts[:, :-1] = np.minimum(parts[:, :-1], 1)
+    return np.asarray((parts * np.log1p(-np.minimum(hazards, 1 - 1e-12))).sum(1))
