@@ -93,8 +93,8 @@ def test_characters_come_near_their_floor_on_part_of_the_chinese_reviews(logs: P
     with zipfile.ZipFile(logs / "zh_reviews" / "online_shopping_10_cats.zip") as archive:
         text = archive.read(archive.namelist()[0]).decode("utf-8-sig")
     labels = {row["review"].strip(): row["label"] for row in csv.DictReader(io.StringIO(text)) if row["review"].strip()}
-    order = np.random.default_rng(0).permutation(len(labels))
-    texts = [list(labels)[row] for row in order.tolist()]
+    every = list(labels)
+    texts = [every[row] for row in np.random.default_rng(0).permutation(len(every)).tolist()]
     truth = [labels[text] for text in texts]
     asked, learnt = slice(6_000), slice(6_000, 26_000)  # all 56,000 would take a minute and reach .942
     found = tfidf_logistic(texts[learnt], truth[learnt], texts[asked], ("0", "1"), "zh")
