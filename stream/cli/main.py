@@ -43,6 +43,8 @@ VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or gro
     "tune": ("stream.cli.tune", "tune_command", "Search for the settings that validate best."),
     "models": ("stream.cli.models", "app", "Keep models, promote the one that serves, go back to the former."),
     "train-text": ("stream.cli.train_text", "train_text_command", "Fit a text encoder to reviews."),
+    "evaluate": ("stream.cli.evaluate", "evaluate_command", "Measure a model beside every baseline; write a report."),
+    "report": ("stream.cli.report", "app", "Compare reports of footfall evaluate."),
     "bench": ("stream.cli.bench", "app", "Measure this machine."),
     "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),
 }

@@ -1,0 +1,137 @@
+"""Labelled examples → the churn risk that simple scorers see: majority, recency, RFM logistic, gradient boosting.
+
+Each is fitted on examples whose outcome at the horizon is known and returns (N,) probabilities that the test users
+stay away. "Purchases" are all events where the log has no purchases. Start at rfm_features.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.bootstrap import Floats
+from models.examples import DAY_MS, Example
+from models.features.spec import FEATURE_SPEC, KINDS
+from models.outcomes import silent_days, stayed_away
+
+MIN_OUTCOMES = 10  # of each kind: fewer teach nothing
+HOUR_MS = 3_600_000
+_AT = {name: place for place, name in enumerate(FEATURE_SPEC.names)}
+
+
+class TooFewOutcomes(ValueError):
+    """The training slices hold too few known outcomes at a horizon: the text says how many."""
+
+
+def majority(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
+    """Give every user the share of training users who stayed away."""
+    _, away = known_outcomes(train, horizon_days)
+    return np.full(len(test), away.mean())
+
+
+def recency(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
+    """Rank by the time since the last event, as a probability by logistic regression on its logarithm."""
+    fitted, away = known_outcomes(train, horizon_days)
+    return logistic(np.log1p(silent_days(fitted))[:, None], away, np.log1p(silent_days(test))[:, None])
+
+
+def rfm_logistic(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
+    """Fit logistic regression on recency, frequency and money."""
+    fitted, away = known_outcomes(train, horizon_days)
+    return logistic(rfm_features(fitted), away, rfm_features(test))
+
+
+def gradient_boosting(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
+    """Fit boosted trees on every feature of the vector, the RFM features and the silence."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    fitted, away = known_outcomes(train, horizon_days)
+    trees = HistGradientBoostingClassifier(
+        max_iter=120, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=40, random_state=0
+    )
+    x, rows = _all_features(fitted), _all_features(test)
+    varies = np.isfinite(x).any(0) & (np.nan_to_num(x, nan=-1).std(0) > 0)
+    trees.fit(x[:, varies], away)
+    return np.asarray(trees.predict_proba(rows[:, varies])[:, 1])
+
+
+def known_outcomes(train: Sequence[Example], horizon_days: int) -> tuple[list[Example], Floats]:
+    """Return the examples whose outcome at the horizon is known, and it.
+
+    Raises:
+        TooFewOutcomes: fewer than MIN_OUTCOMES stayed away, or came back.
+    """
+    away = stayed_away(train, horizon_days)
+    known = ~np.isnan(away)
+    gone = int(np.nansum(away))
+    back = int(known.sum()) - gone
+    if min(gone, back) < MIN_OUTCOMES:
+        raise TooFewOutcomes(
+            f"found {gone} training users known to stay away for {horizon_days} days and {back} to return, expected "
+            f"{MIN_OUTCOMES} of each: the training slices are too short for this horizon, give a longer log"
+        )
+    return [example for example, is_known in zip(train, known, strict=True) if is_known], away[known]
+
+
+def logistic(x: Floats, labels: Floats, test: Floats) -> Floats:
+    """Fit logistic regression on standardised columns; an unknown number is the column's median."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), LogisticRegression(max_iter=1000)
+    )
+    model.fit(x, labels)
+    return np.asarray(model.predict_proba(test)[:, 1])
+
+
+def rfm_features(examples: Sequence[Example]) -> Floats:
+    """Return (N, 10): log frequency, recency, tenure, span, mean gap, recency/gap, log money, purchase days in 30/60/90 d.
+
+    Days are as of the landmark. The purchase days rest on a history that is bounded per kind, so of a busy user the
+    longer windows count fewer than there were. Who bought once has a gap as long as the tenure.
+    """
+    rows = np.zeros((len(examples), 10))
+    for row, (example, silent) in enumerate(zip(examples, silent_days(examples), strict=True)):
+        values = example.request.features
+        days = _action_days(example)
+        frequency, recency_days = _frequency(values), days[0] if days else silent
+        tenure = (values[_AT["user.tenure_ms"]] or 0) / DAY_MS + silent
+        span = max(tenure - recency_days, 0.0)
+        gap_hours = values[_AT["purchase.gap_mean_hours"]]
+        gap = gap_hours / 24 if gap_hours else span / (frequency - 1) if frequency > 1 and span else max(tenure, 1.0)
+        money = max(values[_AT["purchase.amount.life"]] or 0, 0)
+        rows[row] = (
+            np.log1p(frequency),
+            recency_days,
+            tenure,
+            span,
+            gap,
+            min(recency_days / max(gap, 0.5), 20),
+            np.log1p(money),
+            *(len({int(ago) for ago in days if ago <= window}) for window in (30, 60, 90)),
+        )
+    return rows
+
+
+def purchase_frequency(examples: Sequence[Example]) -> Floats:
+    """Return (N,) how many purchases each user made, or events where they made none."""
+    return np.array([_frequency(example.request.features) for example in examples])
+
+
+def _frequency(values: Sequence[float | None]) -> float:
+    purchases = values[_AT["purchase.count.life"]] or 0
+    return purchases or sum(values[_AT[f"{kind}.count.life"]] or 0 for kind in KINDS)
+
+
+def _action_days(example: Example) -> list[float]:
+    """Return how many days ago each remembered purchase was, newest first; each event where there is no purchase."""
+    history = example.request.history
+    bought = [entry for entry in history if entry.kind == "purchase" and entry.amount >= 0] or history
+    return [(example.landmark_ms - entry.event_time_ms) / DAY_MS for entry in reversed(bought)]
+
+
+def _all_features(examples: Sequence[Example]) -> Floats:
+    vectors = np.array([example.request.features for example in examples], np.float64).reshape(len(examples), -1)
+    return np.column_stack([vectors, rfm_features(examples), silent_days(examples)])

@@ -1,0 +1,76 @@
+"""The scores of a model and what came of the test examples → a report with every baseline beside it.
+
+Forward in time: baselines are fitted on the train and validation slices, all are measured on the test slice alone, by
+the same draws of users. Knows no model: scores come as candidates. Start at evaluate.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from models.baselines.churn import MIN_OUTCOMES
+from models.candidates import Candidate, Setup
+from models.churn_evaluation import BASELINES as CHURN_BASELINES
+from models.churn_evaluation import MEASURES as CHURN_MEASURES
+from models.churn_evaluation import evaluate_churn
+from models.comparison import Replicates, judge
+from models.examples import Example, ReviewExample, Slice
+from models.interest_evaluation import evaluate_categories, evaluate_items
+from models.report_document import Head, Verdict
+from models.text_evaluation import evaluate_texts
+
+FITTED_ON = (Slice.TRAIN, Slice.VALIDATION)
+
+
+class Evaluated(NamedTuple):
+    """Every head that could be measured, and who wins it."""
+
+    heads: list[Head]
+    verdict: dict[str, Verdict]
+
+
+class EvaluationError(ValueError):
+    """Examples that nothing can be measured on: the text says what was found, expected and to do."""
+
+
+def evaluate(
+    examples: Sequence[Example],
+    reviews: Sequence[ReviewExample],
+    candidates: Mapping[str, Candidate],
+    horizons_days: Sequence[int],
+    clusters: Mapping[str, str],
+    setup: Setup,
+) -> Evaluated:
+    """Measure every head on the test slice; candidates hold the scores of its examples and reviews, in this order.
+
+    Raises:
+        EvaluationError: no head could be measured.
+    """
+    train = [example for example in examples if example.slice in FITTED_ON]
+    test = [example for example in examples if example.slice == Slice.TEST]
+    heads, verdict = list[Head](), dict[str, Verdict]()
+    churn, draws = evaluate_churn(train, test, candidates, horizons_days, setup) if test else ([], [])
+    heads += churn
+    if draws:
+        verdict["churn"] = judge(draws, setup.served, tuple(CHURN_BASELINES), CHURN_MEASURES)
+    interest = (
+        [evaluate_categories(train, test, candidates, clusters, setup), evaluate_items(train, test, candidates, setup)]
+        if test
+        else []
+    )
+    known = [review for review in reviews if review.slice in FITTED_ON]
+    asked = [review for review in reviews if review.slice == Slice.TEST]
+    for found in [*interest, *evaluate_texts(known, asked, candidates, setup)]:
+        if found is not None:
+            head, replicates = found
+            heads.append(head)
+            verdict[head.head] = judge([replicates], setup.served, _baselines(replicates, candidates), head.measures)
+    if not heads:
+        raise EvaluationError(
+            f"found {len(test)} test examples and {len(asked)} test reviews, of which no head could be measured: expected "
+            f"{MIN_OUTCOMES} users known to stay away and to return, next categories or rated reviews; give a longer log"
+        )
+    return Evaluated(heads, verdict)
+
+
+def _baselines(replicates: Replicates, candidates: Mapping[str, Candidate]) -> list[str]:
+    return [name for name in replicates if name not in candidates]

@@ -1,0 +1,145 @@
+"""Categories and items that scorers expect next and those that came → how good each scorer is.
+
+Start at evaluate_categories and evaluate_items.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from models.baselines.categories import rank_categories, wanted_labels
+from models.baselines.items import rank_items
+from models.bootstrap import Floats, user_weights
+from models.candidates import Candidate, Setup
+from models.churn_evaluation import best_baseline
+from models.comparison import Replicates, compare
+from models.examples import Example
+from models.groups import hashed, measure_groups, user_facts, user_groups
+from models.metrics import item_ndcg, label_precision, label_statistics, mean, ranking_statistics, reliability
+from models.outcomes import silent_days
+from models.report_document import Head, Mistake
+
+CATEGORY_MEASURES = ("map",)
+ITEM_MEASURES = ("ndcg_10", "next_hit_rate_20", "next_mrr_20")
+
+
+def evaluate_categories(
+    train: Sequence[Example],
+    test: Sequence[Example],
+    candidates: Mapping[str, Candidate],
+    clusters: Mapping[str, str],
+    setup: Setup,
+) -> tuple[Head, Replicates] | None:
+    """Measure the category head on the test examples that one of its labels followed; None where there is none."""
+    served = candidates[setup.served]
+    wanted_all = wanted_labels(test, served.labels)
+    known = np.flatnonzero(np.nan_to_num(wanted_all).sum(1) > 0)
+    if served.categories is None or not len(known):
+        return None
+    asked, wanted = [test[place] for place in known.tolist()], wanted_all[known]
+    baselines = rank_categories(train, asked, served.labels, clusters)
+    scores = {
+        name: found.categories[known]
+        for name, found in candidates.items()
+        if found.categories is not None and found.labels == served.labels
+    } | baselines
+    predicted = max(1, round(float(wanted.sum(1).mean())))
+    statistics = {name: label_statistics(score, wanted, predicted=predicted) for name, score in scores.items()}
+    weights = user_weights([example.request.user_id for example in asked], setup.replicates, setup.seed)
+    compared = compare(statistics, weights, setup.served)
+    best = best_baseline(compared, baselines, CATEGORY_MEASURES[0])
+    every = {name: label_precision(scores[name], wanted) for name in (setup.served, best) if name}
+    parts = measure_groups(
+        user_groups(asked),
+        None,
+        weights,
+        lambda picked: mean(every[setup.served][picked]),
+        lambda picked: mean(every[best or setup.served][picked]),
+    )
+    head = Head(
+        head="categories",
+        n=len(asked),
+        positives=int(wanted.sum()),
+        users=len({example.request.user_id for example in asked}),
+        served=setup.served,
+        measures=CATEGORY_MEASURES,
+        scorers=compared.scorers,
+        differences=compared.differences,
+        parts_measure=CATEGORY_MEASURES[0],
+        parts=parts,
+        mistakes=_category_mistakes(asked, scores[setup.served], wanted, served.labels, setup.mistakes),
+        curves={"reliability": {setup.served: reliability(scores[setup.served].ravel(), wanted.ravel())}},
+        notes=[
+            f"Of {len(test)} test examples, {len(test) - len(asked)} are left out: what followed is unknown or no label.",
+            f"F1 is of the {predicted} best labels per user, as many as follow on average.",
+        ],
+    )
+    return head, compared.replicates
+
+
+def evaluate_items(
+    train: Sequence[Example], test: Sequence[Example], candidates: Mapping[str, Candidate], setup: Setup
+) -> tuple[Head, Replicates] | None:
+    """Measure ranked items on the test examples whose next items are known; None where there is none."""
+    known = [place for place, example in enumerate(test) if example.items]
+    if candidates[setup.served].items is None or not known:
+        return None
+    asked = [test[place] for place in known]
+    wanted = [example.items or () for example in asked]
+    baselines = rank_items(train, asked)
+    ranked = {
+        name: [found.items[place] for place in known] for name, found in candidates.items() if found.items is not None
+    } | baselines
+    weights = user_weights([example.request.user_id for example in asked], setup.replicates, setup.seed)
+    compared = compare({name: ranking_statistics(lists, wanted) for name, lists in ranked.items()}, weights, setup.served)
+    best = best_baseline(compared, baselines, ITEM_MEASURES[0])
+    every = {name: item_ndcg(ranked[name], wanted) for name in (setup.served, best) if name}
+    parts = measure_groups(
+        user_groups(asked),
+        None,
+        weights,
+        lambda picked: mean(every[setup.served][picked]),
+        lambda picked: mean(every[best or setup.served][picked]),
+    )
+    catalogue = {item for example in train for item in example.items or ()}
+    shown = {name: len({item for row in lists for item in row[:20]}) for name, lists in ranked.items()}
+    head = Head(
+        head="items",
+        n=len(asked),
+        positives=sum(map(len, wanted)),
+        users=len({example.request.user_id for example in asked}),
+        served=setup.served,
+        measures=ITEM_MEASURES,
+        scorers=compared.scorers,
+        differences=compared.differences,
+        parts_measure=ITEM_MEASURES[0],
+        parts=parts,
+        notes=[
+            f"Of {len(test)} test examples, {len(test) - len(asked)} are left out: what followed is unknown.",
+            f"Ranked over the whole catalogue; {len(catalogue)} items followed a training example. Distinct items shown "
+            "in the first 20 places: " + ", ".join(f"{name} {count}" for name, count in shown.items()) + ".",
+        ],
+    )
+    return head, compared.replicates
+
+
+def _category_mistakes(
+    asked: Sequence[Example], scores: Floats, wanted: Floats, labels: Sequence[str], count: int
+) -> list[Mistake]:
+    """Pick the users for whom the label called most probable did not follow, the surest first."""
+    top = scores.argmax(1)
+    rows = np.arange(len(asked))
+    sure = np.where(wanted[rows, top] == 0, scores[rows, top], -np.inf)
+    silent = silent_days(asked)
+    found: dict[str, Mistake] = {}
+    for place in np.argsort(-sure, kind="stable"):
+        if not np.isfinite(sure[place]) or len(found) == count:
+            break
+        example = asked[place]
+        came = ", ".join(name for name, one in zip(labels, wanted[place], strict=True) if one)
+        said = f"{labels[top[place]]} {scores[place, top[place]]:.3f}"
+        found.setdefault(
+            hashed(example.request.user_id),
+            Mistake(hashed(example.request.user_id), said, came, user_facts(example, silent[place])),
+        )
+    return list(found.values())

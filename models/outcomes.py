@@ -1,0 +1,49 @@
+"""Examples of a dataset → the outcomes that churn is measured by, as arrays; NaN is unknown.
+
+Times count from the landmark: an example's silence before it is taken off what was counted from the last event seen.
+Start at stayed_away.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.bootstrap import Floats
+from models.examples import DAY_MS, Example, churned_within, silent_ms
+
+
+def silent_days(examples: Sequence[Example]) -> Floats:
+    """Return (N,): how long each user has been silent at the landmark."""
+    return _silent_ms(examples) / DAY_MS
+
+
+def absent_days(examples: Sequence[Example]) -> Floats:
+    """Return (N,): the days from the landmark to the return; NaN where none was seen."""
+    return _absent_ms(examples) / DAY_MS
+
+
+def watched_days(examples: Sequence[Example]) -> Floats:
+    """Return (N,): the days from the landmark for which the user was watched."""
+    return _watched_ms(examples) / DAY_MS
+
+
+def stayed_away(examples: Sequence[Example], horizon_days: int) -> Floats:
+    """Return (N,): 1 for no return within the horizon after the landmark, 0 for one, NaN if watched for less.
+
+    A return seen by one who was not watched to the end is left out too: else returning would look likelier than it is.
+    """
+    churned = [churned_within(example, horizon_days) for example in examples]
+    return np.array([np.nan if away is None else away for away in churned], np.float64)
+
+
+def _silent_ms(examples: Sequence[Example]) -> Floats:
+    return np.array([silent_ms(example) for example in examples], np.float64)
+
+
+def _absent_ms(examples: Sequence[Example]) -> Floats:
+    absent = [np.nan if example.absent_ms is None else example.absent_ms for example in examples]
+    return np.array(absent, np.float64) - _silent_ms(examples)
+
+
+def _watched_ms(examples: Sequence[Example]) -> Floats:
+    return np.array([example.observed_ms for example in examples], np.float64) - _silent_ms(examples)

@@ -1,0 +1,135 @@
+"""What an evaluation found, as one JSON document: every number with its interval, and of how many examples.
+
+Written by footfall evaluate, read by footfall report diff, by the registry and by whatever draws it. Start at Report.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from models.bootstrap import Interval
+
+FORMAT_VERSION = 1
+REPORT, PAGE = "report.json", "report.html"
+LOWER_IS_BETTER = frozenset({"brier", "ece", "mae"})
+Status = Literal["beaten", "ahead", "behind", "lost"]
+
+
+class ReportError(ValueError):
+    """A report that cannot be read: the text says what was found, expected and what to do."""
+
+
+class Scorer(Struct, frozen=True):
+    """What one scorer reached, and why it reached nothing where it did not."""
+
+    metrics: dict[str, Interval] = {}
+    note: str | None = None
+
+
+class Part(Struct, frozen=True):
+    """One slice of the test examples: the served scorer and the best baseline there, by the head's `parts_measure`."""
+
+    by: str
+    name: str
+    n: int
+    positives: int
+    served: Interval
+    baseline: Interval
+    difference: Interval
+
+
+class Mistake(Struct, frozen=True):
+    """One example that the served scorer was sure of and wrong about; the user is a hash, a text is cut."""
+
+    user: str
+    said: str
+    was: str
+    facts: str
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """One head, at one horizon for churn: `differences` are the served scorer minus each other, pair by pair."""
+
+    head: str
+    horizon_days: int | None = None
+    n: int
+    positives: int
+    users: int
+    served: str
+    measures: tuple[str, ...]
+    scorers: dict[str, Scorer]
+    differences: dict[str, dict[str, Interval]]
+    parts_measure: str = ""
+    parts: list[Part] = []
+    mistakes: list[Mistake] = []
+    curves: dict[str, Any] = {}
+    notes: list[str] = []
+
+    @property
+    def title(self) -> str:
+        """Name the head and its horizon."""
+        return self.head if self.horizon_days is None else f"{self.head} {self.horizon_days} d"
+
+
+class Against(Struct, frozen=True):
+    """How the served scorer stands to one baseline by one measure: beaten and lost are beyond noise."""
+
+    baseline: str
+    measure: str
+    status: Status
+    difference: Interval
+
+
+class Verdict(Struct, frozen=True):
+    """Whether the served scorer may be promoted for one head: `beaten_by` names the baselines that win."""
+
+    wins: bool
+    beaten_by: list[str]
+    text: str
+    against: list[Against] = []
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """All of report.json; `settings` say how it was measured, `dataset` and `model` on what and of what."""
+
+    model_version: str
+    data_fingerprint: str
+    command: str
+    created_at: str
+    verdict: dict[str, Verdict]
+    heads: list[Head]
+    settings: dict[str, Any]
+    model: dict[str, Any] = {}
+    dataset: dict[str, Any] = {}
+    few_labels: list[dict[str, float]] = []
+    format_version: int = FORMAT_VERSION
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write report.json by renaming."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{REPORT}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    partial.replace(folder / REPORT)
+
+
+def read_report(path: Path) -> Report:
+    """Read a report.json, or that of a folder.
+
+    Raises:
+        ReportError: there is none, or one of another format.
+    """
+    path = path / REPORT if path.is_dir() else path
+    try:
+        report = msgspec.json.decode(path.read_bytes(), type=Report)
+    except OSError as error:
+        raise ReportError(
+            f"found no report at {path} ({error}): make one with footfall evaluate MODEL DATASET --out"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise ReportError(f"{path} is not a report ({error}): make it again with footfall evaluate") from error
+    if report.format_version != FORMAT_VERSION:
+        raise ReportError(f"{path} has format {report.format_version}, expected {FORMAT_VERSION}: run footfall evaluate again")
+    return report

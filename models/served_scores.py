@@ -1,0 +1,184 @@
+"""A model's folder and the test slice of a dataset → candidates: the scores that would be served, and those before.
+
+A folder holds a user model (footfall train) or a tuned text encoder (footfall train-text). Start at load_candidates.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models.bootstrap import Floats
+from models.candidates import Candidate
+from models.checkpoint import encoder_address, load_checkpoint
+from models.encoder import Encoder
+from models.examples import Example, ReviewExample, Slice
+from models.predict import predict_with
+from models.scorer import Scorer
+from models.text.tuned import HEADS, head_probabilities, load_tuned
+from models.text_evaluation import MOODS, STAR_NAMES
+from schemas.scoring import ScoreRequest, SourcePosition, Timings
+
+SERVED, ALONE, FROZEN = "model", "network alone", "before fine-tuning"
+FROZEN_TEXTS = 4000  # training reviews that the heads of the frozen encoder learn from
+FEW_LABELS = "few_labels.json"
+
+
+class Loaded(NamedTuple):
+    """What an evaluation measures, by name, and what its report says of the model."""
+
+    candidates: dict[str, Candidate]
+    model_version: str
+    facts: dict[str, Any]
+
+
+class MismatchError(ValueError):
+    """A model that was trained to answer another question than the dataset asks: the text says which."""
+
+
+def load_candidates(
+    folder: Path,
+    examples: Sequence[Example],
+    reviews: Sequence[ReviewExample],
+    horizons_days: Sequence[int],
+    returns: str,
+    *,
+    threads: int | None = None,
+) -> Loaded:
+    """Score the test slice as the model serves it, and as it was before: network without blend, encoder without tuning.
+
+    Raises:
+        CheckpointError: the checkpoint must not be used.
+        TunedError: the folder of a tuned encoder must not be used.
+        EncoderError: the encoder cannot be loaded.
+        MismatchError: model and dataset do not mean the same return.
+    """
+    asked = [review for review in reviews if review.slice is Slice.TEST]
+    if (folder / HEADS).is_file():
+        return _text_candidates(folder, reviews, asked, threads)
+    test = [example for example in examples if example.slice is Slice.TEST]
+    checkpoint = load_checkpoint(folder)
+    encoder = Encoder.load(encoder_address(folder, checkpoint.manifest.contract), threads=threads)
+    scorer = Scorer(checkpoint, encoder)
+    if scorer.returns != returns:
+        raise MismatchError(
+            f"model {scorer.model_version} was trained on the return of {scorer.returns!r}, the dataset asks for {returns!r}: "
+            f"evaluate on a dataset cut with --return {scorer.returns}"
+        )
+    candidates = {SERVED: _user_candidate(scorer, test, asked, horizons_days)}
+    shares = checkpoint.network.plain.shares
+    if bool((shares < 1).any()):
+        network = deepcopy(checkpoint.network)
+        network.plain.shares.fill_(1.0)
+        alone = Scorer(checkpoint._replace(network=network), encoder)
+        candidates[ALONE] = _user_candidate(alone, test, [], horizons_days)
+    manifest = checkpoint.manifest
+    facts = {
+        "trained by": manifest.provenance.command,
+        "trained on data": manifest.provenance.data_fingerprint[:16],
+        "encoder": manifest.contract.encoder_uri,
+        "licence": manifest.provenance.licence,
+        "network's share of the blend": ", ".join(
+            f"{name} {float(share):.2f}" for name, share in zip(("return", "categories"), shares, strict=True)
+        ),
+    }
+    return Loaded(candidates, scorer.model_version, facts)
+
+
+def _user_candidate(
+    scorer: Scorer, test: Sequence[Example], asked: Sequence[ReviewExample], horizons_days: Sequence[int]
+) -> Candidate:
+    found = predict_with(scorer, test, horizons_days)
+    positive = scorer.probabilities([_request(review, scorer.spec_version) for review in asked]).positive if asked else None
+    return Candidate(
+        risk=found.risk,
+        hazards=found.hazards,
+        horizons_days=found.horizons_days,
+        labels=found.labels,
+        categories=found.categories,
+        items=None if found.items is None else [[item for item, _ in row] for row in found.items],
+        positive=positive,
+    )
+
+
+def _request(review: ReviewExample, spec_version: str) -> ScoreRequest:
+    """Ask for a review's mood alone: of its author nothing is known."""
+    from models.features.spec import FEATURE_SPEC
+
+    return ScoreRequest(
+        request_id="review",
+        user_id=review.user_id or "nobody",
+        event_id="review",
+        event_time_ms=review.event_time_ms,
+        kind="review",
+        due="review",
+        source=SourcePosition(topic="reviews", partition=0, offset=0, timestamp_ms=review.event_time_ms),
+        guard={},
+        spec_version=spec_version,
+        features=[None] * len(FEATURE_SPEC.names),
+        history=[],
+        categories=[],
+        timings=Timings(sent_ms=0, folded_ms=0),
+        text=review.text,
+    )
+
+
+def _text_candidates(
+    folder: Path, reviews: Sequence[ReviewExample], asked: Sequence[ReviewExample], threads: int | None
+) -> Loaded:
+    encoder, heads, manifest = load_tuned(folder, threads=threads)
+    texts = [review.text for review in asked]
+    found = head_probabilities(heads, encoder.encode(texts))
+    kinds = manifest.heads.categories
+    candidates = {
+        SERVED: Candidate(
+            positive=None if found.sentiment is None else found.sentiment[:, 1],
+            stars=found.rating,
+            kind_labels=kinds,
+            kinds=found.category,
+        )
+    }
+    train = [review for review in reviews if review.slice is Slice.TRAIN]
+    if train and asked:
+        candidates[FROZEN] = _frozen(Encoder.load(manifest.base_encoder_uri, threads=threads), train, texts, kinds)
+    facts = {"base encoder": manifest.base_encoder_uri, "encoder": manifest.encoder_id[:16], "licence": manifest.licence}
+    return Loaded(candidates, f"text-{manifest.encoder_id[:12]}", facts)
+
+
+def _frozen(encoder: Encoder, train: Sequence[ReviewExample], texts: Sequence[str], kinds: tuple[str, ...]) -> Candidate:
+    """Fit logistic regressions on the vectors of the encoder as it was before tuning."""
+    drawn = np.random.default_rng(0).permutation(len(train))[:FROZEN_TEXTS]
+    taught = [train[place] for place in drawn.tolist()]
+    vectors, asked = encoder.encode([review.text for review in taught]), encoder.encode(list(texts))
+    positive = _regression(vectors, [None if r.positive is None else MOODS[r.positive] for r in taught], asked, MOODS)
+    stars = _regression(vectors, [None if r.stars is None else str(round(r.stars)) for r in taught], asked, STAR_NAMES)
+    found = _regression(vectors, [r.category if r.category in kinds else None for r in taught], asked, kinds)
+    return Candidate(positive=None if positive is None else positive[:, 1], stars=stars, kind_labels=kinds, kinds=found)
+
+
+def _regression(vectors: Any, truth: Sequence[str | None], asked: Any, classes: Sequence[str]) -> Floats | None:
+    """Return (M, C) probabilities of the classes; None where training does not know two of them."""
+    from sklearn.linear_model import LogisticRegression
+
+    known = [row for row, name in enumerate(truth) if name is not None]
+    if len({truth[row] for row in known}) < 2:
+        return None
+    model = LogisticRegression(C=10.0, max_iter=500).fit(vectors[known], [truth[row] for row in known])
+    probabilities = np.zeros((len(asked), len(classes)))
+    probabilities[:, [list(classes).index(name) for name in model.classes_]] = model.predict_proba(asked)
+    return probabilities
+
+
+def few_labels_points(result: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Flatten the few-label curve of footfall train-text: labels, and the accuracy of model and TF-IDF by head."""
+    points = []
+    for point in result.get("points", []):
+        found = {"labels": float(point["examples"])}
+        for head, scorers in point["metrics"].items():
+            for name in ("model", "tf_idf"):
+                if (accuracy := scorers.get(name, {}).get("accuracy")) is not None:
+                    found[f"{head}: accuracy of {name}"] = float(accuracy)
+        points.append(found)
+    return points

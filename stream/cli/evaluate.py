@@ -1,0 +1,154 @@
+"""`footfall evaluate MODEL DATASET --out REPORT`: a model beside every baseline → report.json and report.html.
+
+Parses and delegates: progress and a summary for people go to stderr, with --json the verdict goes to stdout. Start at
+evaluate_command.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from stream.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from models.candidates import Candidate
+    from models.report_document import Report
+
+
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(help="Checkpoint of footfall train, or folder of footfall train-text.")],
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write report.json and report.html to; MODEL itself lets it be promoted.")
+    ],
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Another checkpoint to show beside it, before tuning say; repeatable."),
+    ] = None,
+    replicates: Annotated[int, typer.Option(min=20, help="Draws of users behind every interval.")] = 300,
+    grace_days: Annotated[int, typer.Option(min=1, help="Days of silence that the lead time of alerts counts to.")] = 30,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw the same users.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model beside every baseline on the test slice, and say for each head who wins.
+
+    Baselines are fitted on the train and validation slices; every number has an interval from draws of whole users.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from models.report import render
+    from models.report_document import PAGE, write_report
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    options = {"--replicates": replicates, "--grace-days": grace_days, "--seed": seed}
+    parts = ["footfall", "evaluate", str(model), str(dataset), "--out", str(out)]
+    parts += [part for given in beside or () for part in ("--beside", given)]
+    command = shlex.join(parts + [str(part) for option in options.items() for part in option])
+    try:
+        others = dict(_named(given) for given in beside or ())
+        report = _measure(console, model, dataset, others, command, replicates, grace_days, seed, threads)
+        with console.status("drawing"):
+            write_report(out, report)
+            (out / PAGE).write_text(render(report), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        _fail(error)
+    _summarise(console, report, out / PAGE)
+    if as_json:
+        found = {"out": str(out), "model_version": report.model_version, "verdict": report.verdict}
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+
+
+def _measure(
+    console: "Console",
+    model: Path,
+    dataset: Path,
+    others: dict[str, Path],
+    command: str,
+    replicates: int,
+    grace_days: int,
+    seed: int,
+    threads: int | None,
+) -> "Report":
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    from models.candidates import Setup
+    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
+    from models.evaluate import FITTED_ON, evaluate
+    from models.report_document import Report
+    from models.served_scores import FEW_LABELS, SERVED, few_labels_points, load_candidates
+
+    manifest, clusters = read_manifest(dataset), read_categories(dataset)
+    with console.status("reading the dataset"):
+        examples, reviews = read_examples(dataset), read_reviews(dataset)
+    horizons, returns = manifest.horizons_days, manifest.labelling.returns
+    with console.status("scoring the test slice"):
+        loaded = load_candidates(model, examples, reviews, horizons, returns, threads=threads)
+        candidates: dict[str, Candidate] = dict(loaded.candidates)
+        for name, folder in others.items():
+            candidates[name] = load_candidates(folder, examples, reviews, horizons, returns, threads=threads).candidates[SERVED]
+    setup = Setup(served=SERVED, replicates=replicates, seed=seed, grace_days=grace_days)
+    with console.status("fitting baselines and measuring"):
+        found = evaluate(examples, reviews, candidates, horizons, clusters, setup)
+    few = model / FEW_LABELS
+    return Report(
+        model_version=loaded.model_version,
+        data_fingerprint=manifest.fingerprint,
+        command=command,
+        created_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        verdict=found.verdict,
+        heads=found.heads,
+        settings={
+            "replicates": replicates,
+            "seed": seed,
+            "grace_days": grace_days,
+            "baselines_fitted_on": ", ".join(FITTED_ON),
+            "beside": {name: str(folder) for name, folder in others.items()},
+        },
+        model=loaded.facts,
+        dataset={
+            "source": manifest.source,
+            "spec_version": manifest.spec_version,
+            "slices": ", ".join(
+                f"{name} {count['examples']} examples of {count['users']} users" for name, count in manifest.counts.items()
+            ),
+            "reviews": ", ".join(f"{name} {count['reviews']}" for name, count in manifest.reviews.items()),
+            "return": returns,
+            "embargo": manifest.embargo,
+        },
+        few_labels=few_labels_points(msgspec.json.decode(few.read_bytes())) if few.is_file() else [],
+    )
+
+
+def _named(given: str) -> tuple[str, Path]:
+    name, is_given, folder = given.partition("=")
+    if not is_given or not name or not folder:
+        raise ValueError(f"found --beside {given!r}, expected NAME=FOLDER such as 'before fine-tuning=models/first'")
+    return name, Path(folder)
+
+
+def _summarise(console: "Console", report: "Report", page: Path) -> None:
+    for head in report.heads:
+        measure = head.measures[0]
+        reached = [
+            f"{name.replace('_', ' ')} {scorer.metrics[measure].value:.4f}"
+            for name, scorer in head.scorers.items()
+            if measure in scorer.metrics and scorer.metrics[measure].value is not None
+        ]
+        console.print(f"{head.title}: {head.n} examples; {measure}: " + ", ".join(reached))
+    for name, verdict in report.verdict.items():
+        console.print(f"{name}: {verdict.text}")
+    console.print(f"{page}: written")
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(2)
