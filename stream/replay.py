@@ -1,23 +1,27 @@
 """A recorded log → the same rows, score requests, signals and decisions as the live roles, without a broker.
 
-Records get the partition and offset that `footfall send` into empty topics gives them, and are folded in the order of
-aligned topics: by arrival time, then topic, then offset. Start at Replay.
+Recorded events keep their partition and offset; others get what `footfall send` into empty topics gives them. They are
+folded in the order of aligned topics: by arrival time, then topic, then offset. Time is theirs; no clock is read. Start at
+Replay.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from heapq import heappop, heappush
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiokafka.partitioner import murmur2
 from msgspec import Struct
+from msgspec.structs import replace
 
 from models.features.spec import KINDS
-from models.features.user_state import UserState
+from models.features.user_state import UserState, encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
+from schemas.topics import DAY_MS
 from stream.event_log import LoggedEvent, read_log
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import ScoringPolicy, load_trigger_policy
@@ -28,6 +32,10 @@ from stream.trigger_row import TriggerState
 
 if TYPE_CHECKING:  # a replay without a model never loads torch
     from models.scorer import Scorer
+
+DECODED_ROWS = 20_000  # users whose rows are held decoded, 12 to 35 kB each, before all go back to bytes
+DISORDER_MS = 600_000  # how much earlier a record may be stamped than one before it in its partition and be put in its place
+FAR_MS = 1 << 62
 
 
 class LogRecord(Struct, frozen=True, gc=False):
@@ -50,12 +58,21 @@ class Replay:
         topics = settings.topics()
         self._names = {kind: topic.name for kind, topic in topics.items()}
         self._partitions = partitions
+        self.ttl_ms = round(settings.ttl_days * DAY_MS)
         self._next: dict[tuple[str, int], int] = defaultdict(int)
         self.features, self.triggers = features_fold(settings), triggers_fold(settings)
         self.rows: dict[int, dict[bytes, bytes | UserState]] = defaultdict(dict)
         self.trigger_rows: dict[int, dict[bytes, bytes | TriggerState]] = defaultdict(dict)
         self.totals: dict[int, PartitionTotals] = defaultdict(PartitionTotals)
         self.trigger_totals: dict[int, PartitionTotals] = defaultdict(PartitionTotals)
+
+    def number(self, event: LoggedEvent) -> LogRecord:
+        """Return an event as the record it was, or will be."""
+        if event.partition is None or event.offset is None:
+            record = self.record(event.kind, self.partition_of(event.key), event.record_ms, event.key, event.value)
+            return replace(record, headers=event.headers) if event.headers else record
+        topic = self._names[event.kind]
+        return LogRecord(topic, event.partition, event.offset, event.record_ms, event.key, event.value, event.headers)
 
     def record(self, kind: str, partition: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> LogRecord:
         """Number a message with the next offset of its topic and partition."""
@@ -64,20 +81,28 @@ class Replay:
         self._next[topic, partition] = offset + 1
         return LogRecord(topic, partition, offset, timestamp_ms, key, value)
 
-    def number(self, event: LoggedEvent) -> LogRecord:
-        """Give a logged event the partition and offset that it has in a replay."""
-        return self.record(event.kind, self.partition_of(event.key), event.record_ms, event.key, event.value)
-
     def partition_of(self, key: bytes | None) -> int:
         """Choose the partition of a key among this replay's."""
         return partition_of(key, self._partitions)
 
     def fold(self, events: Iterable[LoggedEvent]) -> Iterator[Output]:
         """Fold a log's events in order and yield what role features sends: score requests and dead letters."""
+        touched, fold = set[bytes | None](), self.features.fold
         for event in aligned(events):
             record = self.number(event)
             partition = record.partition
-            yield from self.features.fold(self.rows[partition], self.totals[partition], [record], event.record_ms).outputs
+            yield from fold(self.rows[partition], self.totals[partition], [record], event.record_ms).outputs
+            touched.add(event.key)
+            if len(touched) > DECODED_ROWS:
+                self.pack()
+                touched.clear()
+
+    def pack(self) -> None:
+        """Put decoded rows of role features back to bytes: no output depends on when."""
+        for rows in self.rows.values():
+            for key, row in rows.items():
+                if isinstance(row, UserState):
+                    rows[key] = encode_row(row)
 
     def signals(self, events: Iterable[LoggedEvent], scorer: "Scorer", *, batch: int = 64) -> Iterator[Output]:
         """Yield every output of all roles: requests, signals, decisions and dead letters, signals in micro-batches.
@@ -130,9 +155,40 @@ def partition_of(key: bytes | None, partitions: int) -> int:
 
 
 def aligned(events: Iterable[LoggedEvent]) -> Iterator[LoggedEvent]:
-    """Order events of one arrival time by topic, as alignment does; a log's own order decides the rest."""
-    for _, together in groupby(events, key=lambda event: event.record_ms):
+    """Order events of one arrival time by topic, as alignment does; offsets or a log's own order decide the rest."""
+    for _, together in groupby(in_offset_order(events), key=lambda event: event.record_ms):
         yield from sorted(together, key=lambda event: KINDS.index(event.kind))
+
+
+def in_offset_order(events: Iterable[LoggedEvent]) -> Iterator[LoggedEvent]:
+    """Put recorded events of each partition in the order of their offsets, which producers' clocks need not follow.
+
+    An event waits for those before it, but no longer than DISORDER_MS of log time: offsets may be missing for good.
+    """
+    waiting: dict[tuple[str, int], list[tuple[int, int, LoggedEvent]]] = defaultdict(list)
+    following: dict[tuple[str, int], int] = defaultdict(int)
+    looked_ms = 0
+
+    def released(place: tuple[str, int], stamped_before_ms: int) -> Iterator[LoggedEvent]:
+        heap = waiting[place]
+        while heap and (heap[0][0] <= following[place] or heap[0][2].record_ms < stamped_before_ms):
+            offset, _, event = heappop(heap)
+            following[place] = offset + 1
+            yield event
+
+    for number, event in enumerate(events):
+        if event.partition is None or event.offset is None:
+            yield event
+            continue
+        place = (event.kind, event.partition)
+        heappush(waiting[place], (event.offset, number, event))
+        yield from released(place, -FAR_MS)
+        if event.record_ms > looked_ms + DISORDER_MS // 10:
+            looked_ms = event.record_ms
+            for held in waiting:
+                yield from released(held, event.record_ms - DISORDER_MS)
+    for held in waiting:
+        yield from released(held, FAR_MS)
 
 
 def features_fold(settings: Settings) -> FeaturesFold:
@@ -148,7 +204,7 @@ def features_fold(settings: Settings) -> FeaturesFold:
         ),
         rates=settings.rates,
         lateness_ms=round(settings.lateness_hours * 3_600_000),
-        ttl_ms=round(settings.ttl_days * 86_400_000),
+        ttl_ms=round(settings.ttl_days * DAY_MS),
     )
 
 

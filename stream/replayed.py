@@ -1,29 +1,76 @@
-"""A replay → files: what each role would have sent, the rows it would have left, and a summary. Start at write_replay."""
+"""A replay → Parquet files: what each role would have sent, the rows it would have left, and a summary.
 
-from base64 import b64encode
+Start at write_replay.
+"""
+
+import re
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
-from models.features.user_state import UserState, encode_row
-from schemas.codec import encode
+from models.features.snapshot import snapshot
+from models.features.spec import FEATURE_SPEC, SENTIMENT
+from models.features.user_state import UserState, decode_row, encode_row
 from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
-from schemas.signals import AdTrigger, Signal, Suppression
+from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, ReviewSentiment, Signal, Suppression
 from stream.event_log import LoggedEvent
+from stream.parquet import Columns, ParquetFiles
 from stream.records import Output, Totals
 from stream.replay import Replay
 
 if TYPE_CHECKING:
     from models.scorer import Scorer
 
-FILES = ("signals.jsonl", "score-requests.jsonl", "decisions.jsonl", "dead-letters.jsonl")
-ROWS, SUMMARY = "rows.jsonl", "summary.json"
+SUMMARY = "summary.json"
+FEATURES = [f"feature_{re.sub('[^a-z0-9]', '_', name)}" for name in FEATURE_SPEC.names]  # columns, in the order of the spec
+FEATURE_COLUMNS: Columns = dict.fromkeys(FEATURES, "DOUBLE")
+SOURCE_COLUMNS: Columns = {"topic": "VARCHAR", "partition": "INTEGER", "offset": "BIGINT", "record_ms": "BIGINT"}
+UNKNOWN = [None] * len(FEATURES)
+
+SCORE_REQUESTS, SIGNALS, DECISIONS = "score_requests.parquet", "signals.parquet", "decisions.parquet"
+DEAD_LETTERS, ROWS = "dead_letters.parquet", "rows.parquet"
+TABLES: dict[str, Columns] = {
+    SCORE_REQUESTS: {
+        **dict.fromkeys(("request_id", "user_id", "event_id", "kind", "due"), "VARCHAR"),
+        "event_time_ms": "BIGINT",
+        **SOURCE_COLUMNS,
+        **dict.fromkeys(("guard", "spec_version", "text", "review_id", "history", "categories"), "VARCHAR"),
+        **FEATURE_COLUMNS,
+    },
+    SIGNALS: {
+        **dict.fromkeys(("kind", "signal_id", "request_id", "user_id", "event_id"), "VARCHAR"),
+        "event_time_ms": "BIGINT",
+        **SOURCE_COLUMNS,
+        **dict.fromkeys(("guard", "spec_version", "model_version"), "VARCHAR"),
+        "interests": "VARCHAR",
+        "horizon_days": "INTEGER",
+        "probability": "DOUBLE",
+        **dict.fromkeys(("horizons_days", "survival", "review_id"), "VARCHAR"),
+        "sentiment": "DOUBLE",
+    },
+    DECISIONS: {
+        **dict.fromkeys(("outcome", "decision_id", "user_id"), "VARCHAR"),
+        "event_time_ms": "BIGINT",
+        **dict.fromkeys(("campaign_id", "signal_id", "signal", "label"), "VARCHAR"),
+        "score": "DOUBLE",
+        "threshold": "DOUBLE",
+        **dict.fromkeys(("reason", "model_version", "policy_version"), "VARCHAR"),
+        "until_ms": "BIGINT",
+    },
+    DEAD_LETTERS: {
+        **dict.fromkeys(("kind", "reason", "detail", "exception"), "VARCHAR"),
+        **SOURCE_COLUMNS,
+        "key": "BLOB",
+        "value": "BLOB",
+        "headers": 'STRUCT("name" VARCHAR, "value" BLOB)[]',
+    },
+    ROWS: {"user_id": "VARCHAR", "partition": "INTEGER", "row": "BLOB", **FEATURE_COLUMNS},
+}
 
 
 class ReplayError(ValueError):
@@ -47,20 +94,17 @@ def write_replay(replay: Replay, events: Iterable[LoggedEvent], scorer: "Scorer 
     Raises:
         ReplayError: the directory is in use.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ReplayError(f"{directory} is not an empty directory: choose another or delete it")
+    refuse_used(directory)
     directory.mkdir(parents=True, exist_ok=True)
     outputs: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    with ExitStack() as stack:
-        files = {name: stack.enter_context((directory / name).open("xb")) for name in FILES}
+    with ParquetFiles(directory, TABLES) as files:
         for output in replay.fold(events) if scorer is None else replay.signals(events, scorer):
             outputs[output.kind] += 1
             if isinstance(output.message, DeadLetter):
                 reasons[output.message.reason] += 1
-            files[_file(output)].write(_line(output))
-        with (directory / ROWS).open("xb") as rows:
-            users = _write_rows(replay, rows)
+            files.add(*table_row(output))
+        users = _add_rows(replay, files)
     totals = replay.summed()
     summary = ReplaySummary(
         totals=totals,
@@ -74,29 +118,97 @@ def write_replay(replay: Replay, events: Iterable[LoggedEvent], scorer: "Scorer 
     return summary
 
 
-def _file(output: Output) -> str:
+def refuse_used(directory: Path) -> None:
+    """Say that files cannot be written to a directory, before there is any work to lose.
+
+    Raises:
+        ReplayError: it holds something, or is none.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ReplayError(f"{directory} is not an empty directory: choose another or delete it")
+
+
+def table_row(output: Output) -> tuple[str, tuple[Any, ...]]:
+    """Turn an output into the name of its file and its row there."""
     match output.message:
-        case Signal():
-            return "signals.jsonl"
-        case ScoreRequest():
-            return "score-requests.jsonl"
-        case AdTrigger() | Suppression():
-            return "decisions.jsonl"
-    return "dead-letters.jsonl"
+        case ScoreRequest() as request:
+            return SCORE_REQUESTS, _request_row(request)
+        case Signal() as signal:
+            return SIGNALS, _signal_row(output.kind, signal)
+        case Decision() as decision:
+            return DECISIONS, _decision_row(output.kind, decision)
+        case DeadLetter() as letter:
+            at = (letter.topic, letter.partition, letter.offset, letter.timestamp_ms)
+            headers = [{"name": name, "value": value} for name, value in letter.headers]
+            return DEAD_LETTERS, (
+                *(output.kind.removesuffix(".dlq"), letter.reason.value, letter.detail, letter.exception),
+                *(*at, letter.key, letter.value, headers),
+            )
+    raise TypeError(f"found an output of kind {output.kind}, expected one that a role sends")
 
 
-def _line(output: Output) -> bytes:
-    if isinstance(output.message, DeadLetter):
-        return msgspec.json.encode(output.message) + b"\n"
-    return encode(output.message) + b"\n"
+def _request_row(request: ScoreRequest) -> tuple[Any, ...]:
+    return (
+        *(request.request_id, request.user_id, request.event_id, request.kind, request.due, request.event_time_ms),
+        *_source(request),
+        *(_json(request.guard), request.spec_version, request.text, request.review_id),
+        *(_json(request.history), _json(request.categories), *request.features),
+    )
 
 
-def _write_rows(replay: Replay, file: IO[bytes]) -> int:
+def _signal_row(kind: str, signal: Signal) -> tuple[Any, ...]:
+    interests = _json(signal.interests) if isinstance(signal, Interest) else None
+    churn: tuple[Any, ...] = (None,) * 4
+    if isinstance(signal, ChurnRisk):
+        churn = (signal.horizon_days, signal.probability, _json(signal.horizons_days), _json(signal.survival))
+    review = (signal.review_id, signal.sentiment) if isinstance(signal, ReviewSentiment) else (None, None)
+    return (
+        *(kind, signal.signal_id, signal.request_id, signal.user_id, signal.event_id, signal.event_time_ms),
+        *_source(signal),
+        *(_json(signal.guard), signal.spec_version, signal.model_version),
+        *(interests, *churn, *review),
+    )
+
+
+def _decision_row(kind: str, decision: Decision) -> tuple[Any, ...]:
+    match decision:
+        case AdTrigger():
+            name, reason, until_ms = decision.trigger_id, decision.reason, decision.expires_at_ms
+        case Suppression():
+            name, reason, until_ms = decision.suppression_id, decision.reason.value, decision.until_ms
+        case _:
+            raise TypeError(f"found a decision of kind {kind}, expected an ad trigger or a suppression")
+    return (
+        *(kind, name, decision.user_id, decision.event_time_ms, decision.campaign_id, decision.signal_id, decision.signal),
+        *(
+            decision.label,
+            decision.score,
+            decision.threshold,
+            reason,
+            decision.model_version,
+            decision.policy_version,
+            until_ms,
+        ),
+    )
+
+
+def _source(message: ScoreRequest | Signal) -> tuple[str, int, int, int]:
+    source = message.source
+    return source.topic, source.partition, source.offset, source.timestamp_ms
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _add_rows(replay: Replay, files: ParquetFiles) -> int:
     users = 0
     for partition, rows in sorted(replay.rows.items()):
         for key, row in sorted(rows.items()):
-            packed = encode_row(row) if isinstance(row, UserState) else row
-            line = {"partition": partition, "user_id": key.decode(errors="replace"), "row_b64": b64encode(packed).decode()}
-            file.write(msgspec.json.encode(line) + b"\n")
+            state = row if isinstance(row, UserState) else decode_row(row)
+            known = any(topic is not None for topic in state.topics[:SENTIMENT])
+            features = snapshot(state, replay.ttl_ms).features if known else UNKNOWN
+            packed = row if isinstance(row, bytes) else encode_row(row)
+            files.add(ROWS, (key.decode(errors="replace"), partition, packed, *features))
             users += 1
     return users

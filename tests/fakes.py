@@ -1,12 +1,16 @@
-"""Test doubles, all of them: a clock, a transactional producer, what the barrier and the transport need, and bugs.
+"""Test doubles, all of them: a clock, a transactional producer, what the barrier and the transport need, bugs, a model.
 
 Start at FakeProducer.
 """
 
 import asyncio
+from collections.abc import Sequence
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from models.features.spec import FEATURE_SPEC
+from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy, TriggerPolicy
@@ -180,10 +184,10 @@ class BrokenRequests(FeaturesFold):
 
     broken: set[str | None]
 
-    def _request(self, kind: int, event: Any, record: Any, state: Any, due: str, folded_ms: int) -> Any:
+    def request(self, kind: int, event: Any, record: Any, state: Any, due: str, folded_ms: int) -> Any:
         if event.event_id in self.broken:
             raise AttributeError(f"no attribute of {event.user_id}")
-        return super()._request(kind, event, record, state, due, folded_ms)
+        return super().request(kind, event, record, state, due, folded_ms)
 
 
 class BrokenTriggers:
@@ -197,6 +201,27 @@ class BrokenTriggers:
         if signal.signal_id in self._ids:
             raise IndexError("list index out of range")
         return decisions
+
+
+class FixedScorer:
+    """A model whose scores follow from the request's id alone, but for a fixed error of those of one user."""
+
+    labels = ("garden", "kitchen")
+    horizons_days = (7, 30)
+    spec_version = FEATURE_SPEC.version
+
+    def __init__(self, model_version: str = "fixed-1", *, off_by: float = 0.0, user: str = "") -> None:
+        self.model_version, self._off_by, self._user = model_version, off_by, user
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Any]:
+        return [self._scores(request) for request in requests]
+
+    def _scores(self, request: ScoreRequest) -> Any:
+        from models.scorer import Scores  # loads torch, which no other double needs
+
+        drawn = Random(request.request_id).random() / 2 + (self._off_by if request.user_id == self._user else 0.0)
+        sentiment = drawn if request.kind == "review" and request.text else None
+        return Scores([("kitchen", drawn), ("garden", drawn / 2)], [drawn, drawn / 2], sentiment)
 
 
 class CutOff:

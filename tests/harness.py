@@ -22,7 +22,6 @@ from aiokafka.admin import NewTopic
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import TopicPartition
 
-from models.features.user_state import UserState, encode_row
 from schemas.topics import Topic
 from stream.clients import admin_client, output_producer, plain_consumer
 from stream.event_log import LoggedEvent
@@ -236,7 +235,8 @@ class Deployment:
 
 def folded_rows(replay: Replay) -> dict[bytes, bytes]:
     """Return the rows that a replay folded, encoded as the changelog holds them."""
-    return {key: encode_row(row) for rows in replay.rows.values() for key, row in rows.items() if isinstance(row, UserState)}
+    replay.pack()
+    return {key: row for rows in replay.rows.values() for key, row in rows.items() if isinstance(row, bytes)}
 
 
 def decided_rows(replay: Replay) -> dict[bytes, bytes]:

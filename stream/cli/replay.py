@@ -1,9 +1,12 @@
-"""`footfall replay LOG --out DIR`: what the live roles would make of a log, without a broker. Start at replay_command."""
+"""`footfall replay LOG --out DIR`: what the live roles would make of a log, without a broker, or whether they made it.
+
+Parses and delegates. Start at replay_command.
+"""
 
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -11,7 +14,11 @@ from stream.cli.options import AsJson, with_settings
 from stream.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from models.scorer import Scorer
+
+EXIT_MISMATCH = 3
 
 
 @with_settings
@@ -20,20 +27,41 @@ def replay_command(
     out: Annotated[Path, typer.Option("--out", help="Directory to write; must be new or empty.")],
     settings: Settings,
     no_score: Annotated[bool, typer.Option("--no-score", help="End at the score requests; needs no model.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute every score that a recorded log holds; code 3 if one differs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Replay a log through all roles: signals, decisions, dead letters, rows and a summary as files."""
-    import msgspec
+    """Replay a log through all roles into Parquet files, or hold what a live run recorded against its own events.
+
+    Writes score_requests, signals, decisions, dead_letters and rows, or with --verify verification, one row a request.
+    """
     from rich.console import Console
+
+    from stream.event_log import LogError
+    from stream.replayed import ReplayError
+    from stream.verification import VerificationError
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    try:
+        if verify:
+            _verify(log, out, settings, console, no_score, as_json)
+        else:
+            _replay(log, out, settings, console, no_score, as_json)
+    except (LogError, ReplayError, VerificationError) as error:
+        _fail(error)
+
+
+def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_score: bool, as_json: bool) -> None:
     from rich.progress import track
 
     from schemas.topics import SOURCES
     from stream.event_log import read_log, read_manifest
     from stream.replay import Replay
-    from stream.replayed import write_replay
+    from stream.replayed import refuse_used, write_replay
 
     manifest = read_manifest(log)
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    refuse_used(out)
     scorer = None if no_score else _load_scorer(settings)
     replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
     total, started = sum(manifest.events.get(kind, 0) for kind in SOURCES), time.monotonic()
@@ -47,7 +75,43 @@ def replay_command(
     )
     console.print(f"{out}: {seconds:.1f} s, {total / seconds:.0f} events a second")
     if as_json:
-        sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+        _print_json(summary)
+
+
+def _verify(log: Path, out: Path, settings: Settings, console: "Console", no_score: bool, as_json: bool) -> None:
+    from rich.progress import Progress
+
+    from stream.verification import summary_tables, write_verification
+
+    scorer = None if no_score else _load_scorer(settings)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("verifying", total=None)
+        found = write_verification(
+            log, settings, scorer, out, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    _print_tables(console, summary_tables(found))
+    if not found.equal and not found.mismatched:
+        console.print(f"nothing in {log} could be verified: record the topics from their beginning")
+    if as_json:
+        _print_json(found)
+    if not found.agrees:
+        raise typer.Exit(EXIT_MISMATCH)
+
+
+def _print_tables(console: "Console", tables: dict[str, list[tuple[str, str]]]) -> None:
+    from rich.table import Table
+
+    for title, rows in tables.items():
+        table = Table(title=title, title_justify="left", show_header=False)
+        for name, value in rows:
+            table.add_row(name, value)
+        console.print(table)
+
+
+def _print_json(result: object) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
 
 
 def _load_scorer(settings: Settings) -> "Scorer":
@@ -59,3 +123,8 @@ def _load_scorer(settings: Settings) -> "Scorer":
             "`footfall train`, or replay with --no-score"
         )
     return Scorer.load(settings.checkpoint, threads=settings.model_threads)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(2)

@@ -7,10 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
+from msgspec.structs import replace
 
 from stream.cli.main import VERBS
-from stream.settings import Settings
+from stream.event_log import write_log
+from stream.settings import Settings, load_settings
+from stream.simulate import simulate
+from stream.simulate_shopper import SimulatorConfig
+from tests.fakes import FixedScorer
+from tests.recording import live_run
 
 HEAVY = ("torch", "transformers", "faust", "aiokafka", "numpy")
 COMMANDS = [
@@ -122,24 +129,49 @@ def test_an_unknown_verb_is_a_usage_error() -> None:
 def test_replay_without_a_model_writes_its_files_and_its_summary_adds_up(tmp_path: Path) -> None:
     made = footfall("simulate", "--out", "log", "--shoppers", "20", "--days", "20", "--malformed", "0.05", directory=tmp_path)
     assert made.returncode == 0, made.stderr
-    ended = footfall("replay", "log", "--out", "out", "--no-score", "--json", directory=tmp_path)
+    ended, out = footfall("replay", "log", "--out", "out", "--no-score", "--json", directory=tmp_path), tmp_path / "out"
     assert ended.returncode == 0, ended.stderr
     summary = json.loads(ended.stdout)
     totals = summary["totals"]
     assert totals["events_in"] == totals["applied"] + totals["dead_lettered"] + summary["declared_dropped"]
     assert totals["dead_lettered"] == sum(summary["dead_letters"].values()) > 0
-    lines = {path.name: len(path.read_bytes().splitlines()) for path in (tmp_path / "out").glob("*.jsonl")}
-    assert lines == {
-        "signals.jsonl": 0,
-        "decisions.jsonl": 0,
-        "score-requests.jsonl": summary["outputs"]["score-request"],
-        "dead-letters.jsonl": totals["dead_lettered"],
-        "rows.jsonl": summary["users"],
+    files = {path.name: duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall()[0][0] for path in out.glob("*.parquet")}
+    assert files == {
+        "signals.parquet": 0,
+        "decisions.parquet": 0,
+        "score_requests.parquet": summary["outputs"]["score-request"],
+        "dead_letters.parquet": totals["dead_lettered"],
+        "rows.parquet": summary["users"],
     }
-    assert json.loads((tmp_path / "out" / "summary.json").read_bytes()) == summary
+    assert json.loads((out / "summary.json").read_bytes()) == summary
+    assert {path.name for path in out.iterdir()} == {*files, "summary.json"}
 
 
 def test_replay_does_not_write_into_a_directory_in_use(tmp_path: Path) -> None:
     footfall("simulate", "--out", "log", "--shoppers", "2", "--days", "5", directory=tmp_path)
     ended = footfall("replay", "log", "--out", "log", "--no-score", directory=tmp_path)
-    assert ended.returncode == 1 and "choose another" in ended.stderr
+    assert ended.returncode == 2 and "choose another" in ended.stderr
+
+
+def test_verify_refuses_a_log_that_no_live_run_left(tmp_path: Path) -> None:
+    footfall("simulate", "--out", "log", "--shoppers", "2", "--days", "5", directory=tmp_path)
+    ended = footfall("replay", "log", "--verify", "--no-score", "--out", "out", directory=tmp_path)
+    assert ended.returncode == 2 and "footfall record" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_ends_with_0_where_all_agrees_and_with_3_where_a_feature_differs(tmp_path: Path) -> None:
+    events = [event.logged for event in simulate(SimulatorConfig(seed=3, shoppers=5, days=20))]
+    log = live_run(load_settings(), events, FixedScorer())
+    write_log(tmp_path / "log", log, source="test")
+    command = ("replay", "log", "--verify", "--no-score", "--json", "--out")
+    ended = footfall(*command, "right", directory=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["agrees"] and found["equal"] == found["requests"] > 0
+    place = next(place for place, event in enumerate(log) if event.kind == "score-request")
+    wrong = log[place].value.replace(b'"features":[', b'"features":[7')  # type: ignore[union-attr]
+    write_log(tmp_path / "wrong-log", [*log[:place], replace(log[place], value=wrong), *log[place + 1 :]], source="test")
+    ended = footfall(command[0], "wrong-log", *command[2:], "wrong", directory=tmp_path)
+    assert (ended.returncode, json.loads(ended.stdout)["differing"]) == (3, {"visit.count.5m": 1})
+    assert "visit.count.5m" in ended.stderr

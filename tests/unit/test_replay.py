@@ -10,10 +10,11 @@ from models.features.spec import KINDS
 from models.features.user_state import encode_row
 from stream.event_log import LoggedEvent
 from stream.records import Output, PartitionTotals
-from stream.replay import LogRecord, Replay, aligned, features_fold, partition_of
+from stream.replay import DISORDER_MS, LogRecord, Replay, aligned, features_fold, in_offset_order, partition_of
 from stream.settings import Settings, load_settings
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
+from tests.harness import folded_rows
 
 PARTITIONS = 3
 DIRTY = SimulatorConfig(seed=5, shoppers=12, days=25, late=0.05, duplicates=0.05, malformed=0.05)
@@ -125,6 +126,47 @@ def test_offsets_are_numbered_per_topic_and_partition(settings: Settings) -> Non
     numbered = [replay.record(kind, p, 0, None, None).offset for kind, p in [("click", 0), ("click", 1), ("visit", 0)] * 2]
 
     assert numbered == [0, 0, 0, 1, 1, 1]
+
+
+def recorded(kind: str, offset: int, at: int, partition: int = 0) -> LoggedEvent:
+    return LoggedEvent(kind, at, b"u-1", b"{}", partition, offset)
+
+
+def test_a_recorded_event_keeps_its_place_and_headers_in_a_replay(settings: Settings) -> None:
+    event = LoggedEvent("click", 5, b"u-1", b"{}", 11, 70, (("x-event-id", b"first"),))
+
+    found = Replay(settings, partitions=PARTITIONS).number(event)
+
+    assert found == LogRecord("shop.clicks.v1", 11, 70, 5, b"u-1", b"{}", (("x-event-id", b"first"),))
+
+
+def test_recorded_events_of_a_partition_are_folded_by_offset_where_producers_clocks_disagree() -> None:
+    log = [recorded("click", 1, 10), recorded("click", 0, 12), recorded("visit", 0, 12), recorded("click", 2, 13)]
+
+    found = [(event.kind, event.offset) for event in aligned(log)]
+
+    assert found == [("click", 0), ("click", 1), ("visit", 0), ("click", 2)]
+
+
+def test_an_offset_that_the_log_lacks_is_awaited_for_a_while_of_its_time_and_no_event_is_lost() -> None:
+    late = DISORDER_MS + 1
+    log = [recorded("click", 0, 10), recorded("click", 2, 20), recorded("visit", 0, 30), recorded("visit", 1, 30 + 2 * late)]
+
+    found = [(event.kind, event.offset) for event in in_offset_order([*log, recorded("click", 5, 40 + 2 * late)])]
+
+    assert found == [("click", 0), ("visit", 0), ("visit", 1), ("click", 2), ("click", 5)]
+
+
+def test_putting_rows_back_to_bytes_changes_no_output(
+    settings: Settings, log: list[LoggedEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay, outputs = replayed(settings, log)
+    monkeypatch.setattr("stream.replay.DECODED_ROWS", 3)
+
+    other, again = replayed(settings, log)
+
+    assert outputs == again
+    assert folded_rows(other) == folded_rows(replay)
 
 
 def test_events_of_one_arrival_time_are_folded_in_the_order_of_topics_and_else_as_the_log_has_them() -> None:

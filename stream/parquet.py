@@ -1,0 +1,87 @@
+"""Rows, one after the other → Parquet files, one for each table, in memory that does not grow with them.
+
+Rows are written in parts, and the parts become files at the end: whole, or not at all. Knows nothing of what the columns
+mean. Start at ParquetFiles.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import numpy as np
+
+PART_ROWS, GROUP_ROWS = 4_096, 16_384  # held in memory while parts are written, and while they are joined
+UNFINISHED = "unfinished"
+MEMORY = "512MB"
+
+Columns = Mapping[str, str]  # name → SQL type
+
+
+class ParquetFiles:
+    """Tables while they are written: file name → columns; leaving the block without an error makes the files."""
+
+    def __init__(self, directory: Path, tables: Mapping[str, Columns]) -> None:
+        """Begin files in a directory that exists."""
+        self._directory, self._tables = directory, tables
+        self._unfinished = directory / UNFINISHED
+        self._unfinished.mkdir()
+        self._waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in tables}
+        self._parts: dict[str, list[Path]] = {name: [] for name in tables}
+        self._database = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(self._unfinished / "spilled")})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None:
+                for name in self._tables:
+                    self._write_part(name)
+                for name, parts in self._parts.items():
+                    joined, groups = ", ".join(map(_quoted, parts)), f", ROW_GROUP_SIZE {GROUP_ROWS}"
+                    query = f"SELECT * FROM read_parquet([{joined}])"
+                    self._database.execute(_copy(query, self._directory / name, "zstd", groups))
+        finally:
+            self._database.close()
+            shutil.rmtree(self._unfinished)
+
+    def add(self, name: str, row: tuple[Any, ...]) -> None:
+        """Take one row, its values in the order of the columns; None is null."""
+        waiting = self._waiting[name]
+        waiting.append(row)
+        if len(waiting) >= PART_ROWS:
+            self._write_part(name)
+
+    def _write_part(self, name: str) -> None:
+        waiting, parts, columns = self._waiting[name], self._parts[name], self._tables[name]
+        if not waiting and parts:
+            return
+        values = zip(*waiting, strict=True) if waiting else [()] * len(columns)
+        batch = {column: _array(kind, found) for (column, kind), found in zip(columns.items(), values, strict=True)}
+        typed = ", ".join(f'CAST("{column}" AS {kind}) AS "{column}"' for column, kind in columns.items())
+        path = self._unfinished / f"{len(parts)}-{name}"
+        self._database.register("batch", batch)
+        self._database.execute(_copy(f"SELECT {typed} FROM batch", path, "snappy"))
+        self._database.unregister("batch")
+        parts.append(path)
+        waiting.clear()
+
+
+def _copy(query: str, path: Path, compression: str, options: str = "") -> str:
+    return f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION {compression}{options})"
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _array(kind: str, values: Any) -> np.ndarray[Any, Any]:
+    """Return (B,) values of a column; in one of numbers null is NaN, which the database reads as null."""
+    if kind == "DOUBLE":
+        return np.array(values, dtype=np.float64)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

@@ -1,0 +1,284 @@
+"""A recorded log of a live run → verification.parquet, a row for each score request, and what they come to in sum.
+
+Users are taken a share at a time, so that memory grows with PASS_RECORDS and not with the log. Start at
+write_verification.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct, field
+
+from schemas.codec import DecodeError, decode_keyed
+from schemas.scoring import ScoreRequest
+from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
+from schemas.topics import SIGNALS, SOURCES
+from stream.event_log import read_log, read_manifest
+from stream.parquet import Columns, ParquetFiles
+from stream.pipeline import FeaturesFold
+from stream.replay import LogRecord, Replay
+from stream.replayed import refuse_used
+from stream.settings import Settings
+from stream.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
+from stream.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
+
+if TYPE_CHECKING:
+    from models.scorer import Scorer
+
+PASS_RECORDS = 200_000  # held in memory at a time, about 600 MB
+SCORED_AT_ONCE = 512
+SHOWN = 20  # ids and names that a summary lists
+FOLDED = (*SOURCES, "review-sentiment")
+RECORDED = (*SOURCES, "score-request", *SIGNALS)
+STRUCTS: dict[str, type[Interest] | type[ChurnRisk] | type[ReviewSentiment]] = {
+    "interest": Interest,
+    "churn-risk": ChurnRisk,
+    "review-sentiment": ReviewSentiment,
+}
+FILE = "verification.parquet"
+COLUMNS: Columns = {
+    **dict.fromkeys(("request_id", "user_id", "topic"), "VARCHAR"),
+    **{"partition": "INTEGER", "offset": "BIGINT"},
+    **dict.fromkeys(("state_hash", "guard", "spec_version", "model_version", "verdict", "why"), "VARCHAR"),
+    **{"differing": "VARCHAR[]", "signals": "INTEGER", "score_difference": "DOUBLE"},
+}
+
+Progress = Callable[[int, int], None]
+
+
+class VerificationError(ValueError):
+    """A log that cannot be verified: the text says what was found, what was expected and what to do."""
+
+
+class Verification(Struct, kw_only=True):
+    """What a verification found; counts are of recorded score requests unless named otherwise."""
+
+    requests: int = 0
+    equal: int = 0
+    mismatched: int = 0
+    unverifiable: Counter[str] = field(default_factory=Counter)  # by why
+    differing: Counter[str] = field(default_factory=Counter)  # by feature or field
+    repeated: int = 0  # their id had come before: outputs go out at least once
+    undecodable: int = 0  # records of the request topic that are no request
+    ids_missing: int = 0
+    ids_extra: int = 0
+    ids_not_reached: int = 0
+    ids_not_comparable: int = 0
+    some_ids: list[str] = []  # of those missing or extra
+    scored: int = 0
+    unscored: int = 0  # no signal of theirs is in the log
+    score_difference: float = 0.0
+    score_tolerance: float = TOLERANCE
+    batch_sizes: tuple[int, ...] = BATCHES
+    model_version: str | None = None
+    made_by: Counter[str] = field(default_factory=Counter)  # by model version
+    orphans: int = 0  # signals whose request is not in the log
+    agrees: bool = False  # no mismatch, no id missing or extra
+
+    def count(self, verdict: Verdict, why: str, differing: Sequence[str], scored: Scored) -> None:
+        """Count what came of one request."""
+        self.requests += 1
+        self.equal += verdict is Verdict.EQUAL
+        self.mismatched += verdict is Verdict.MISMATCH
+        if verdict is Verdict.UNVERIFIABLE:
+            self.unverifiable[why] += 1
+        self.differing.update(differing)
+        self.unscored += not scored.signals
+        self.made_by.update(scored.model_versions)
+        if scored.difference is not None:
+            self.scored += 1
+            self.score_difference = max(self.score_difference, scored.difference)
+
+
+class UserRecords(Struct):
+    """What a log holds of one user in one partition: `folded` by kind, requests and signals as they were sent."""
+
+    folded: dict[str, list[LogRecord]] = {}
+    requests: list[LogRecord] = []
+    signals: list[tuple[str, LogRecord]] = []
+
+
+def write_verification(
+    log: Path, settings: Settings, scorer: "Scorer | None", directory: Path, progress: Progress = lambda done, total: None
+) -> Verification:
+    """Verify every score request of a recorded log and write what came of each.
+
+    Without a scorer, features and ids are verified and scores are not.
+
+    Raises:
+        LogError: there is no log.
+        ReplayError: the directory is in use.
+        VerificationError: the log is none of a live run, or of one with other topics than the settings name.
+    """
+    counts = read_manifest(log).events
+    refuse_used(directory)
+    spans = _survey(log, counts, settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    found, ids = Verification(model_version=None if scorer is None else scorer.model_version), Ids()
+    replay, passes = Replay(settings, partitions=1), -(-sum(counts.values()) // PASS_RECORDS)
+    with ParquetFiles(directory, {FILE: COLUMNS}) as files:
+        for number in range(passes):
+            waiting: list[tuple[ScoreRequest, Checked, list[Signal]]] = []
+            for key, records in _users(log, replay, number, passes):
+                waiting += verify_user(key, records, replay.features, spans, ids, found)
+                if len(waiting) >= SCORED_AT_ONCE:
+                    _add(waiting, scorer, files, found)
+                    progress(found.requests, counts["score-request"])
+            _add(waiting, scorer, files, found)
+    found.ids_missing, found.ids_extra = len(ids.missing), len(ids.extra)
+    found.ids_not_reached, found.ids_not_comparable = ids.not_reached, ids.not_comparable
+    found.some_ids = [*ids.missing, *ids.extra][:SHOWN]
+    found.agrees = not (found.mismatched or found.ids_missing or found.ids_extra)
+    return found
+
+
+def verify_user(
+    key: bytes, records: UserRecords, fold: FeaturesFold, spans: Spans, ids: Ids, found: Verification
+) -> Iterator[tuple[ScoreRequest, Checked, list[Signal]]]:
+    """Verify one user's requests in the order they were sent, each with the signals that were made of it."""
+    requests = list(_decoded(records.requests, found))
+    signals: dict[tuple[str, bytes], list[Signal]] = defaultdict(list)
+    for signal in _signals(records.signals, found):
+        signals[_evidence(signal)].append(signal)
+    ids.add(requests, plain_requests(fold, records.folded), spans)
+    user, seen = UserFold(fold, key, records.folded), set[str]()
+    answered = set[tuple[str, bytes]]()
+    for request in requests:
+        found.repeated += request.request_id in seen
+        seen.add(request.request_id)
+        evidence = _evidence(request)
+        answered.add(evidence)
+        yield request, user.check(request, spans), signals.get(evidence, [])
+    found.orphans += sum(len(made) for evidence, made in signals.items() if evidence not in answered)
+
+
+def _evidence(message: ScoreRequest | Signal) -> tuple[str, bytes]:
+    """Name the request and the events it rests on: one that was sent again after a crash may rest on others."""
+    return message.request_id, msgspec.json.encode(message.guard, order="sorted")
+
+
+def _decoded(records: Iterable[LogRecord], found: Verification) -> Iterator[ScoreRequest]:
+    for record in records:
+        try:
+            yield decode_keyed(ScoreRequest, record.key, record.value)
+        except DecodeError:
+            found.undecodable += 1
+
+
+def _signals(records: Iterable[tuple[str, LogRecord]], found: Verification) -> Iterator[Signal]:
+    for kind, record in records:
+        try:
+            yield decode_keyed(STRUCTS[kind], record.key, record.value)
+        except DecodeError:
+            found.undecodable += 1
+
+
+def _survey(log: Path, counts: dict[str, int], settings: Settings) -> dict[tuple[str, int], Span]:
+    """Return the offsets that a log holds, once it is known to be one of this deployment's live runs."""
+    if not counts.get("score-request"):
+        raise VerificationError(
+            f"{log} holds no score requests, expected what a live run sent: record one with `footfall record`, "
+            "or replay this log without --verify"
+        )
+    names = {kind: topic.name for kind, topic in settings.topics().items()}
+    for event in read_log(log, ("score-request",)):
+        if event.partition is None or event.offset is None:
+            raise VerificationError(f"{log} holds score requests without offsets: record the log again")
+        try:
+            request = decode_keyed(ScoreRequest, event.key, event.value)
+        except DecodeError:
+            continue
+        if request.source.topic != names[request.kind]:
+            raise VerificationError(
+                f"{log} holds a score request of topic {request.source.topic}, the settings name {names[request.kind]}: verify "
+                "with the topic_prefix and topic_names of the live run"
+            )
+        break
+    if recorded := read_manifest(log).recorded:
+        return {(found.kind, found.partition): Span(found.first, found.next) for found in recorded if found.kind in FOLDED}
+    return spans_of(read_log(log, FOLDED))
+
+
+def _users(log: Path, replay: Replay, number: int, passes: int) -> Iterator[tuple[bytes, UserRecords]]:
+    """Yield the users of one pass, each with all that the log holds of them in one partition."""
+    users: dict[tuple[int, bytes], UserRecords] = {}
+    for event in read_log(log, RECORDED):
+        if event.key is None or crc32(event.key) % passes != number:
+            continue
+        record = replay.number(event)
+        user = users.get((record.partition, event.key))
+        if user is None:
+            user = users[record.partition, event.key] = UserRecords()
+        if event.kind == "score-request":
+            user.requests.append(record)
+            continue
+        if event.kind in STRUCTS:
+            user.signals.append((event.kind, record))
+        if event.kind in FOLDED:
+            user.folded.setdefault(event.kind, []).append(record)
+    for (_, key), user in users.items():
+        for records in (user.requests, *user.folded.values()):
+            records.sort(key=attrgetter("offset"))
+        yield key, user
+
+
+def _add(
+    waiting: list[tuple[ScoreRequest, Checked, list[Signal]]],
+    scorer: "Scorer | None",
+    files: ParquetFiles,
+    found: Verification,
+) -> None:
+    """Score what waits, write its rows and count it."""
+    requests, checked, signals = [request for request, _, _ in waiting], [c for _, c, _ in waiting], [s for _, _, s in waiting]
+    for request, check, scored in zip(requests, checked, score_differences(requests, signals, scorer), strict=True):
+        verdict, differing = check.verdict, check.differing
+        if scored.difference is not None and scored.difference > TOLERANCE:
+            verdict, differing = Verdict.MISMATCH, (*differing, "score")
+        found.count(verdict, check.why, differing, scored)
+        files.add(
+            FILE,
+            (
+                *(request.request_id, request.user_id, request.source.topic, request.source.partition, request.source.offset),
+                *(check.state_hash, msgspec.json.encode(request.guard).decode(), request.spec_version),
+                *(" ".join(scored.model_versions) or None, verdict.value, check.why or None, list(differing)),
+                *(scored.signals, scored.difference),
+            ),
+        )
+    waiting.clear()
+
+
+def summary_tables(found: Verification) -> dict[str, list[tuple[str, str]]]:
+    """Render what was found as tables: title → rows of name and value."""
+    counts = [
+        ("score requests", found.requests),
+        ("equal", found.equal),
+        ("mismatched", found.mismatched),
+        *((f"unverifiable: {why}", count) for why, count in sorted(found.unverifiable.items())),
+        ("sent again with the same id", found.repeated),
+        ("ids missing of those a plain replay gives", found.ids_missing),
+        ("ids in addition to them", found.ids_extra),
+        ("ids of events that the run had not come to", found.ids_not_reached),
+        ("ids not comparable: their topic began before the log", found.ids_not_comparable),
+        ("records that are no message of ours", found.undecodable),
+    ]
+    compared = [
+        ("scores compared", str(found.scored)),
+        (f"largest difference, batches of {' and '.join(map(str, found.batch_sizes))}", f"{found.score_difference:.2e}"),
+    ]
+    scores = [
+        *(compared if found.model_version else [("scores compared", "none: no model was loaded")]),
+        ("requests without a recorded signal", str(found.unscored)),
+        ("signals without a recorded request", str(found.orphans)),
+        *((f"made by model {version}", str(count)) for version, count in sorted(found.made_by.items())),
+    ]
+    tables = {"verification": [(name, str(count)) for name, count in counts], "scores": scores}
+    if found.differing:
+        tables["differing"] = [(name, str(count)) for name, count in found.differing.most_common()]
+    if found.some_ids:
+        tables["some ids missing or extra"] = [(name, "") for name in found.some_ids]
+    return tables

@@ -1,0 +1,86 @@
+"""Recorded requests and the signals made of them → how far the model's scores of today lie from those recorded.
+
+Each request is scored again in batches of two sizes, since a forward pass depends on its batch mates in the last bits.
+Blocking; knows no log. Start at score_differences.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from schemas.scoring import ScoreRequest
+from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
+from stream.signals import render_signals
+
+if TYPE_CHECKING:  # a verification without a model never loads torch
+    from models.scorer import Scorer, Scores
+
+BATCHES = (8, 64)  # requests per batch
+TOLERANCE = 2e-3
+UNLIKE = 1.0  # the difference of signals that do not say the same thing
+
+
+class Scored(Struct, frozen=True):
+    """What became of a request's signals: whose they are, and how far they lie from today's scores.
+
+    `difference` is the largest over signals and batch sizes; None where none was compared: no signal was recorded, no
+    model is at hand, or another model made them.
+    """
+
+    signals: int
+    model_versions: tuple[str, ...]
+    difference: float | None
+
+
+def score_differences(
+    requests: Sequence[ScoreRequest], signals: Sequence[Sequence[Signal]], scorer: "Scorer | None"
+) -> list[Scored]:
+    """Compare signals with new scores of their requests; result i answers request i."""
+    largest: list[float | None] = [None] * len(requests)
+    if scorer is not None:
+        own = [
+            i
+            for i, (request, made) in enumerate(zip(requests, signals, strict=True))
+            if request.spec_version == scorer.spec_version and any(s.model_version == scorer.model_version for s in made)
+        ]
+        for size in BATCHES:
+            for batch in (own[first : first + size] for first in range(0, len(own), size)):
+                for i, scores in zip(batch, scorer.score([requests[i] for i in batch]), strict=True):
+                    found = difference(requests[i], scores, signals[i], scorer)
+                    largest[i] = max(found, largest[i] or 0.0)
+    return [
+        Scored(len(made), tuple(sorted({signal.model_version for signal in made})), found)
+        for made, found in zip(signals, largest, strict=True)
+    ]
+
+
+def difference(request: ScoreRequest, scores: "Scores", recorded: Sequence[Signal], scorer: "Scorer") -> float:
+    """Return the largest difference of one request's scores to its recorded signals that the scorer's model made."""
+    rendered = render_signals(
+        request,
+        scores,
+        horizons_days=list(scorer.horizons_days),
+        model_version=scorer.model_version,
+        received_ms=0,
+        scored_ms=0,
+    )
+    again = {output.message.signal_id: output.message for output in rendered if isinstance(output.message, Signal)}
+    own = [signal for signal in recorded if signal.model_version == scorer.model_version]
+    return max(distance(signal, again.get(signal.signal_id)) for signal in own)
+
+
+def distance(recorded: Signal, again: Signal | None) -> float:
+    """Return the largest difference of any number of two signals, UNLIKE where they cannot be compared."""
+    match recorded, again:
+        case Interest(), Interest():
+            before = {score.label: score.probability for score in recorded.interests}
+            now = {score.label: score.probability for score in again.interests}
+            if before.keys() == now.keys():
+                return max([abs(before[label] - now[label]) for label in now], default=0.0)
+        case ChurnRisk(), ChurnRisk() if recorded.horizons_days == again.horizons_days:
+            pairs = zip((*recorded.survival, recorded.probability), (*again.survival, again.probability), strict=False)
+            return max(abs(a - b) for a, b in pairs) if len(recorded.survival) == len(again.survival) else UNLIKE
+        case ReviewSentiment(), ReviewSentiment() if recorded.review_id == again.review_id:
+            return abs(recorded.sentiment - again.sentiment)
+    return UNLIKE
