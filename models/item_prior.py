@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 KEPT_PER_ITEM = 200
 SEQUENCE_SIGHT = 10  # events on each side that count as near
 BACKWARD = 0.5  # what a step back counts for
-FADE = 0.6  # of one event to the one before it
+FADE = 0.6  # of one event to the one before it, for what is near
+OWN_FADE = 0.95  # and for a user's own items, which are counted rather than remembered
 PARTS = ("network", "co_occurrence", "own", "popularity")
 NETWORK_SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 OWN_SHARES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0)  # of what is left, the rest is co-occurrence
@@ -81,13 +82,14 @@ def counted_chances(prior: ItemPrior, items: NDArray[np.int32], lengths: NDArray
     size = len(prior.popularity)
     near, own = np.zeros((len(items), size), np.float32), np.zeros((len(items), size), np.float32)
     for row, (met, length) in enumerate(zip(items, lengths, strict=True)):
-        weight = 1.0
+        weight, own_weight = 1.0, 1.0
         for item in met[:length][::-1] - 1:
             if 0 <= item < size:
                 part = slice(prior.indptr[item], prior.indptr[item + 1])
                 near[row, prior.indices[part]] += weight * prior.values[part]
-                own[row, item] += weight
+                own[row, item] += own_weight
                 weight *= FADE
+                own_weight *= OWN_FADE
     return _shares(near), _shares(own)
 
 

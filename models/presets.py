@@ -48,7 +48,7 @@ PRESETS = {
         width=48,
         blocks=1,
         heads=2,
-        max_events=16,
+        max_events=32,
         items=4_000,
         negatives=512,
     ),

@@ -3,6 +3,7 @@ import pytest
 
 from models.item_prior import (
     LEAST_POPULARITY,
+    OWN_FADE,
     ItemPrior,
     Journey,
     choose_mix,
@@ -44,7 +45,7 @@ def test_a_step_back_counts_half(prior: ItemPrior) -> None:
 def test_own_items_fade_and_unknown_ones_are_passed_over(prior: ItemPrior) -> None:
     _, own = chances(prior, A, 17, D)
 
-    assert own[D] / own[A] == pytest.approx(1 / 0.6)
+    assert own[D] / own[A] == pytest.approx(1 / OWN_FADE)
     assert sum(chances(prior, 17)[0]) == 0
 
 
