@@ -13,7 +13,7 @@ from models.baselines.churn import MIN_OUTCOMES, TooFewOutcomes, gradient_boosti
 from models.bootstrap import Floats, user_weights
 from models.candidates import Candidate, Setup
 from models.comparison import Compared, Replicates, compare
-from models.examples import Example
+from models.examples import LANDMARK, Example
 from models.groups import hashed, measure_groups, user_facts, user_groups
 from models.metrics import auc, binary_statistics, gain_points, precision_recall_points, reliability, roc_points
 from models.outcomes import absent_days, silent_days, stayed_away, watched_days
@@ -43,6 +43,7 @@ def evaluate_churn(
 ) -> tuple[list[Head], list[Replicates]]:
     """Measure every horizon that the test users were watched for, then the survival curve as a whole."""
     weights = user_weights([example.request.user_id for example in test], setup.replicates, setup.seed)
+    asked = asked_alike(train, test)
     heads, draws, risks = [], [], dict[int, dict[str, Floats]]()
     for days in horizons_days:
         away = stayed_away(test, days)
@@ -50,7 +51,7 @@ def evaluate_churn(
         gone = int(np.nansum(away))
         if min(gone, len(known) - gone) < MIN_OUTCOMES or days not in candidates[setup.served].risk:
             continue
-        baselines, notes = _baselines(train, test, days)
+        baselines, notes = _baselines(asked, test, days)
         risks[days] = {name: found.risk[days] for name, found in candidates.items() if days in found.risk} | baselines
         labels = away[known]
         scores = {name: found[known] for name, found in risks[days].items()}
@@ -61,6 +62,16 @@ def evaluate_churn(
     if risks and candidates[setup.served].hazards is not None:
         heads.append(_curve(test, candidates, risks, weights, setup))
     return heads, draws
+
+
+def asked_alike(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
+    """Return the training examples that ask as the test does: not right after an event, where no test user is asked there.
+
+    Users are not drawn alike for both, so that silence would teach a baseline the wrong lesson.
+    """
+    if any(example.request.due != LANDMARK for example in test):
+        return list(train)
+    return [example for example in train if example.request.due == LANDMARK] or list(train)
 
 
 def _baselines(train: Sequence[Example], test: Sequence[Example], days: int) -> tuple[dict[str, Floats], dict[str, str]]:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from schemas.scoring import ScoreRequest
 
 DAY_MS = 86_400_000
+LANDMARK = "landmark"  # what a request is due for that no event caused: a question asked at a drawn time
 
 
 class Slice(StrEnum):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from models.examples import Example, ReviewExample, seen_until_ms
+from models.examples import LANDMARK, Example, ReviewExample, seen_until_ms
 from models.features.spec import KINDS
 from models.features.user_state import UserState
 from models.labels import Activity, Labelling, activities_of, by_time, label
@@ -28,7 +28,7 @@ from stream.records import PartitionTotals
 from stream.replay import LogRecord, Replay, aligned, features_fold
 from stream.settings import Settings
 
-LANDMARK, AT_EVENT = "landmark", "event"  # sorts of look; the first is what its request is due for
+AT_EVENT = "event"  # a sort of look, beside LANDMARK
 AFTER_ALL_MS = 1 << 62
 
 

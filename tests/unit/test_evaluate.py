@@ -14,8 +14,9 @@ from models.baselines.categories import rank_categories
 from models.baselines.churn import rfm_logistic
 from models.baselines.items import rank_items
 from models.candidates import Candidate, Setup
+from models.churn_evaluation import asked_alike
 from models.evaluate import Evaluated, EvaluationError, evaluate
-from models.examples import Example, ReviewExample, Slice
+from models.examples import LANDMARK, Example, ReviewExample, Slice
 from models.outcomes import stayed_away
 from models.report import render
 from models.report_diff import diff_reports
@@ -118,6 +119,15 @@ def test_a_model_that_knows_what_comes_beats_every_baseline_beyond_noise(found: 
     churn = found.verdict["churn"]
     assert (churn.wins, churn.beaten_by) == (True, [])
     assert {entry.status for entry in churn.against} == {"beaten"}
+
+
+def test_baselines_learn_from_questions_asked_as_the_tests_are(examples: list[Example]) -> None:
+    train, test = parts(examples)
+    drawn = [msgspec.structs.replace(one, request=msgspec.structs.replace(one.request, due=LANDMARK)) for one in test]
+
+    assert asked_alike([*train, *drawn], test) == [*train, *drawn]
+    assert asked_alike([*train, *drawn], drawn) == drawn
+    assert asked_alike(train, drawn) == train
 
 
 def test_a_model_of_shuffled_scores_loses(examples: list[Example]) -> None:
