@@ -1,6 +1,6 @@
 """A model's folder and the test slice of a dataset → candidates: the scores that would be served, and those before.
 
-A folder holds a user model (footfall train) or a tuned text encoder (footfall train-text). Start at load_candidates.
+A folder holds a user model (footfall train) or a tuned text encoder (footfall train texts). Start at load_candidates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -172,7 +172,7 @@ def _regression(vectors: Any, truth: Sequence[str | None], asked: Any, classes: 
 
 
 def few_labels_points(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Flatten the few-label curve of footfall train-text: labels, and the accuracy of model and TF-IDF by head."""
+    """Flatten the few-label curve of footfall train texts: labels, and the accuracy of model and TF-IDF by head."""
     points = []
     for point in result.get("points", []):
         found = {"labels": float(point["examples"])}

@@ -23,7 +23,7 @@ from models.text.network import HeadsConfig, TextHeads, TextLogits
 
 ENCODER, HEADS, MANIFEST = "encoder", "heads.safetensors", "manifest.json"
 FORMAT_VERSION = 1
-RETRAIN = "train again with footfall train-text"
+RETRAIN = "train again with footfall train texts"
 
 
 class TunedError(ValueError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="Checkpoint of footfall train, or folder of footfall train-text.")],
+    model: Annotated[Path, typer.Argument(help="Checkpoint of footfall train, or folder of footfall train texts.")],
     dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write report.json and report.html to; MODEL itself lets it be promoted.")

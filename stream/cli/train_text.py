@@ -1,4 +1,4 @@
-"""`footfall train-text`: reviews → a text encoder fit for them, its heads and its metrics beside TF-IDF.
+"""`footfall train texts`: reviews → a text encoder fit for them, its heads and its metrics beside TF-IDF.
 
 Parses and delegates: progress and a summary for people go to stderr, with --json the facts go to stdout. Start at
 train_text_command.

@@ -27,6 +27,8 @@ COMMANDS = [
     ["topics", "apply"],
     ["import", "taobao"],
     ["import", "online-retail"],
+    ["train", "users"],
+    ["train", "texts"],
     ["dataset", "cut"],
     ["dataset", "lint"],
     ["features", "select"],

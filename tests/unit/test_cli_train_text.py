@@ -1,4 +1,4 @@
-"""footfall train-text: reviews in, a folder and figures out, bad input refused in one line."""
+"""footfall train texts: reviews in, a folder and figures out, bad input refused in one line."""
 
 import json
 import os
@@ -10,13 +10,15 @@ import msgspec
 import pytest
 
 from models.examples import ReviewExample, Slice
+from models.text.presets import PRESETS
+from stream.cli.training import TEXT_PRESETS, meant
 
 PARTS = (Slice.TRAIN, Slice.TRAIN, Slice.TRAIN, Slice.VALIDATION, Slice.TEST)
 
 
 def train_text(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "stream.cli.main", "train-text", *map(str, arguments)],
+        [sys.executable, "-m", "stream.cli.main", "train", "texts", *map(str, arguments)],
         env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -67,7 +69,7 @@ def test_a_run_prints_its_figures_as_json_and_says_them_for_people(reviews: Path
         found["run"]["settings"]["config"]["adaptation"] | {"peft": "lora", "rank": 2}
         == found["run"]["settings"]["config"]["adaptation"]
     )
-    assert found["run"]["command"].startswith("footfall train-text ")
+    assert found["run"]["command"].startswith("footfall train texts ")
     assert {"sentiment", "rating"} == set(found["run"]["metrics"])
     assert "parameters trained" in ended.stderr and "tf_idf accuracy" in ended.stderr
     assert (tmp_path / "out" / "encoder" / "model.safetensors").is_file()
@@ -101,3 +103,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(reviews: Path, tmp_path: Path, 
     assert ended.returncode == 2
     assert message in ended.stderr.splitlines()[-1]
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "zh"], ["--preset=article"], ["--peft", "lora"]])
+def test_a_preset_of_texts_or_peft_says_that_texts_are_meant(arguments: list[str]) -> None:
+    assert meant(["DATASET", "--out", "here", *arguments]) == "texts"
+
+
+def test_a_model_of_users_is_meant_without_one() -> None:
+    assert meant(["DATASET", "--preset", "uci", "--out", "zh"]) == "users"
+
+
+def test_every_preset_of_texts_is_known_to_the_command() -> None:
+    assert set(TEXT_PRESETS) == set(PRESETS)

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     succeed("train", directory / "dataset", "--out", directory / "model", "--runs", directory / "runs", "--threads", 1, *tiny)
     write_examples(directory / "reviews", [], made_reviews(), {})
     write_manifest(directory / "reviews", read_manifest(directory / "dataset"))
-    succeed("train-text", directory / "reviews", "--out", directory / "text", "--peft", "head", *tiny)
+    succeed("train", "texts", directory / "reviews", "--out", directory / "text", "--peft", "head", *tiny)
     return directory
 
 

@@ -189,7 +189,7 @@ def test_a_run_leaves_a_folder_that_says_what_it_is_and_is_refused_once_altered(
     (tmp_path / "heads.safetensors").write_bytes(b"altered")
     with pytest.raises(TunedError, match="fetch it again"):
         load_tuned(tmp_path)
-    with pytest.raises(TunedError, match="footfall train-text"):
+    with pytest.raises(TunedError, match="footfall train texts"):
         load_tuned(tmp_path / "nowhere")
 
 
