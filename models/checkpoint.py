@@ -1,12 +1,14 @@
 """A trained network ↔ a folder of model.safetensors and manifest.json, refused unless every byte is as it was written.
 
-A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; a network that ranks items has their names and
-what was counted of them there; all files are in the manifest. Knows what a checkpoint must say about itself (feature spec,
-encoder, labels, calibration), not how it was trained. Nothing is unpickled. Start at load_checkpoint.
+A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; of a network that ranks items their names and
+what was counted of them, and the categories of items where events do not say them; all files are in the manifest. Knows what
+a checkpoint must say about itself (feature spec, encoder, labels, calibration), not how it was trained. Nothing is unpickled.
+Start at load_checkpoint.
 """
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +27,7 @@ from models.rows import Normalisation
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 ITEM_NAMES, ITEM_PRIOR = "items.json", "items.safetensors"
+ITEM_CATEGORIES = "categories.json"  # item → category, where events do not say it; without any there is no such file
 OWN_ENCODER = "checkpoint:encoder"  # an encoder_uri: the Hugging Face folder of that name in the checkpoint's own
 ENCODER = "encoder"
 ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
@@ -99,11 +102,12 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(NamedTuple):
-    """A network in eval mode, what its folder says about it, and the items it ranks, if it does."""
+    """A network in eval mode, what its folder says about it, the items it ranks, if it does, and items' categories."""
 
     network: Network
     manifest: Manifest
     catalogue: "Catalogue | None" = None
+    item_categories: Mapping[str, str] = {}
 
 
 class Catalogue(NamedTuple):
@@ -121,6 +125,7 @@ def save_checkpoint(
     contract: Contract,
     provenance: Provenance,
     catalogue: Catalogue | None = None,
+    item_categories: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Write weights first and the manifest last, each by renaming; `name` begins the model version.
 
@@ -133,6 +138,8 @@ def save_checkpoint(
     if catalogue is not None:
         contents[ITEM_NAMES] = msgspec.json.encode(catalogue.items)
         contents[ITEM_PRIOR] = safetensors.numpy.save(catalogue.prior._asdict())
+    if item_categories:
+        contents[ITEM_CATEGORIES] = msgspec.json.encode(item_categories, order="sorted")
     files = {
         file: FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content)) for file, content in contents.items()
     }
@@ -168,7 +175,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     _check_encoder(folder, manifest)
     network = Network(contract.network)
     network.load_state_dict(_checked_weights(folder / WEIGHTS, manifest.files[WEIGHTS], network.state_dict()))
-    return Checkpoint(network.eval().requires_grad_(False), manifest, _read_catalogue(folder, manifest))
+    network.eval().requires_grad_(False)
+    return Checkpoint(network, manifest, _read_catalogue(folder, manifest), _read_item_categories(folder, manifest))
 
 
 def encoder_address(folder: Path, contract: Contract) -> str:
@@ -195,7 +203,7 @@ def read_manifest(folder: Path) -> Manifest:
     wanted = [WEIGHTS, ITEM_NAMES, ITEM_PRIOR] if manifest.contract.network.items else [WEIGHTS]
     tuned = manifest.contract.encoder_uri == OWN_ENCODER
     of_encoder = {file for file in manifest.files if ENCODER_FILE.fullmatch(file)}
-    if set(manifest.files) - of_encoder != set(wanted) or bool(of_encoder) != tuned:
+    if set(manifest.files) - of_encoder - {ITEM_CATEGORIES} != set(wanted) or bool(of_encoder) != tuned:
         also = f" and those of {ENCODER}/" if tuned else ""
         raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {wanted}{also}: {RETRAIN}")
     name = manifest.model_version.rpartition("-")[0]
@@ -293,6 +301,17 @@ def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
     if not len(items) == len(prior.popularity) == len(prior.indptr) - 1 == size:
         raise CheckpointError(f"{folder} names {len(items)} items, expected {size}: {RETRAIN}")
     return Catalogue(items, prior)
+
+
+def _read_item_categories(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Read the categories of items, where the model was trained with some."""
+    if ITEM_CATEGORIES not in manifest.files:
+        return {}
+    try:
+        content = _checked_content(folder / ITEM_CATEGORIES, manifest.files[ITEM_CATEGORIES])
+        return msgspec.json.decode(content, type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{folder} holds categories that cannot be read ({error}): {RETRAIN}") from error
 
 
 def _model_version(name: str, files: dict[str, FileFacts], contract: Contract) -> str:
