@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from models.features.spec import HALF_LIFE_DAYS, KIND_WEIGHTS
+from models.features.spec import KIND_WEIGHTS
 from models.labels import DAY_MS
 from schemas.scoring import HistoryEntry, ScoreRequest
+
+HALF_LIFE_DAYS = 30  # a history reaches further back than a state's days, whose weights halve sooner
 
 
 def with_item_categories(requests: Sequence[ScoreRequest], categories: Mapping[str, str]) -> Sequence[ScoreRequest]:
@@ -31,10 +33,7 @@ def _named(entry: HistoryEntry, categories: Mapping[str, str]) -> HistoryEntry:
 
 
 def shares_of(history: Sequence[HistoryEntry], at_ms: int) -> list[tuple[str, float]]:
-    """Return the categories of a history, heaviest first, as shares of kind weights that halve as those of features do.
-
-    All that is remembered counts, however old it is: unlike a state's days, a history is short.
-    """
+    """Return the categories of a history, heaviest first, as shares of kind weights that halve with age in whole days."""
     today, weights = at_ms // DAY_MS, defaultdict[str, float](float)
     for entry in history:
         if entry.category is not None and (weight := KIND_WEIGHTS.get(entry.kind, 0)):
