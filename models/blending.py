@@ -22,8 +22,8 @@ SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the 
 def blend(network: Network, data: Data) -> dict[str, Any]:
     """Fit the plain model on the train slice and choose the network's shares by loss on the validation slice.
 
-    Plain interest reads the user's category shares alone: what else it could read of a season misled it in the next. It is
-    fitted once more with the validation slice, which is nearer to what comes; hazards keep the level of training.
+    Plain interest reads the user's category shares alone, which other numbers add nothing to (DECISIONS.md). It is fitted
+    once more with the validation slice, which is nearer to what comes; hazards keep the level of training.
     """
     taught, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
     alone = predict_logits(network, data, held_out)  # the shares are 1: the network alone
