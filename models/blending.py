@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.examples import Slice
-from models.linear import Loss, best_share, fit_best
+from models.linear import Loss, best_share, fit_best, fit_linear
 from models.losses import binary_loss
 from models.network import Network
 from models.objective import mean_hazard_loss
@@ -20,7 +20,11 @@ SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the 
 
 
 def blend(network: Network, data: Data) -> dict[str, Any]:
-    """Fit the plain model on the train slice and choose the network's shares by loss on the validation slice."""
+    """Fit the plain model on the train slice and choose the network's shares by loss on the validation slice.
+
+    Plain interest reads the user's category shares alone, which other numbers add nothing to (DECISIONS.md). It is fitted
+    once more with the validation slice, which is nearer to what comes; hazards keep the level of training.
+    """
     taught, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
     alone = predict_logits(network, data, held_out)  # the shares are 1: the network alone
     numbers = [data.batch(picked).numbers if len(picked) else torch.zeros(0, 0) for picked in (taught, held_out)]
@@ -34,24 +38,29 @@ def blend(network: Network, data: Data) -> dict[str, Any]:
     def interest(rows: Tensor) -> Loss:
         return lambda logits: binary_loss(logits, categories[rows])
 
+    shares = torch.zeros(network.plain.interest.in_features)
+    shares[-network.config.labels :] = 1
+    only_shares = [part * shares if len(part) else part for part in numbers]  # weights of zeros stay zero
     chosen: dict[str, Any] = {}
     plain, rows = network.plain, (torch.from_numpy(taught), torch.from_numpy(held_out))
-    for place, (name, loss, layer, bias, logits) in enumerate(
+    for place, (name, loss, layer, bias, logits, read) in enumerate(
         (
-            ("hazards", hazards, plain.hazards, network.hazards.bias, alone.hazards),
-            ("interest", interest, plain.interest, network.interest.bias, alone.interest),
+            ("hazards", hazards, plain.hazards, network.hazards.bias, alone.hazards, numbers),
+            ("interest", interest, plain.interest, network.interest.bias, alone.interest, only_shares),
         )
     ):
         layer.bias.data.copy_(bias.detach())
-        penalty = fit_best(layer, numbers[0], loss(rows[0]), numbers[1], loss(rows[1]))
+        penalty = fit_best(layer, read[0], loss(rows[0]), read[1], loss(rows[1]))
         losses: dict[float, float] = {}
         if len(held_out) and not (network.config.decoder and name == "interest"):  # a decoder's says another thing
             with torch.no_grad():
-                other = layer(numbers[1])
+                other = layer(read[1])
                 losses = {share: float(loss(rows[1])(share * logits + (1 - share) * other)) for share in SHARES}
         plain.shares[place] = share = best_share(losses.items())
         by_share = {f"{share:g}": round(value, 5) for share, value in losses.items()}
         chosen[name] = {"network_share": share, "penalty": penalty, "validation_loss": by_share}
+    if len(held_out):
+        fit_linear(plain.interest, torch.cat(only_shares), interest(torch.cat(rows)), chosen["interest"]["penalty"])
     return chosen
 
 

@@ -78,6 +78,8 @@ class Block(nn.Module):
 class Plain(nn.Module):
     """Hazards and interest as linear functions of the numbers: the baseline that a network is blended with.
 
+    Interest is fitted to weigh the category shares alone.
+
     `shares` are what the network counts for in the hazards' and the interests' logits; 1 is the network alone.
     """
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
 from models.encoder import Encoder, Vectors, plan_batches
 from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
+from models.item_categories import with_item_categories
 from models.item_prior import counted_chances, mix_items
 from models.labels import DAY_MS
 from models.network import Logits
@@ -64,7 +65,7 @@ class Scorer:
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Raise CheckpointError when the encoder is not the one the checkpoint was trained with."""
-        self._network, manifest, self._catalogue = checkpoint
+        self._network, manifest, self._catalogue, self._item_categories = checkpoint
         contract = self._contract = manifest.contract
         if encoder.encoder_id != contract.encoder_id:
             raise CheckpointError(
@@ -155,6 +156,7 @@ class Scorer:
         """
         self._check_spec(requests)
         contract = self._contract
+        requests = with_item_categories(requests, self._item_categories)
         rows, texts = arrange(requests, self._known, contract.network.max_events)
         table = text_table(self.encoder, texts)
         n = len(requests)

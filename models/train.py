@@ -5,13 +5,14 @@ slice teaches, the validation slice stops and picks the blend, the calibration s
 measured. Start at train.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import xxhash
+from msgspec.structs import replace
 from torch import Tensor
 
 from models.blending import blend, fit_sentiment, moods
@@ -20,6 +21,7 @@ from models.checkpoint import Catalogue, Contract
 from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
+from models.item_categories import with_item_categories
 from models.item_prior import PARTS
 from models.item_training import choose_mixture, count_items, item_directions
 from models.measurement import measure
@@ -41,6 +43,7 @@ class Trained(NamedTuple):
     network: Network
     contract: Contract
     catalogue: Catalogue | None
+    item_categories: Mapping[str, str]
     fitted: Fitted
     examples: dict[str, int]
     metrics: dict[str, Any]
@@ -53,15 +56,21 @@ def train(
     encoder: Encoder,
     config: TrainConfig,
     *,
+    item_categories: Mapping[str, str] | None = None,
     state_folder: Path | None = None,
     curves: Curves | None = None,
 ) -> Trained:
     """Train a user model; with a `state_folder` a run that was cut off goes on. Progress is shown on a terminal.
 
+    Events without a category are read as of the one that `item_categories` names for their item.
+
     Raises:
         TrainingError: there are no training examples, no category is met often enough, or no user is watched for long.
     """
     examples = [example for example in examples if example.slice is not Slice.TRAIN or _is_kept(example, config)]
+    if item_categories:
+        requests = with_item_categories([example.request for example in examples], item_categories)
+        examples = [replace(example, request=request) for example, request in zip(examples, requests, strict=True)]
     taught = [example for example in examples if example.slice is Slice.TRAIN]
     if not taught:
         raise TrainingError("found no training examples, expected some: give more --landmarks or a longer log")
@@ -121,7 +130,7 @@ def train(
         contract,
     )
     counts = {str(kind): len(picked) for kind, picked in data.slices.items()}
-    return Trained(network.eval(), contract, catalogue, fitted, counts, {"choices": choices} | metrics)
+    return Trained(network.eval(), contract, catalogue, item_categories or {}, fitted, counts, {"choices": choices} | metrics)
 
 
 def start_at_base_rates(network: Network, data: Data) -> None:

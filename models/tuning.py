@@ -4,7 +4,7 @@ Trials are drawn by optuna's TPE from their forerunners; one that falls behind t
 train and validation slices are looked at. Start at tune.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +59,7 @@ def tune(
     trials: int,
     minutes: float,
     seed: int = 1,
+    item_categories: Mapping[str, str] | None = None,
     after_trial: Callable[[int, float | None], None] = lambda number, loss: None,
 ) -> Tuned:
     """Run trials until so many are in the study or so many minutes are over; the first one is `start` as it is.
@@ -83,8 +84,10 @@ def tune(
     learnt_from = [example for example in examples if example.slice in (Slice.TRAIN, Slice.VALIDATION)]
 
     def value(trial: "optuna.Trial") -> float:
-        config = draw(trial, start)
-        return train(learnt_from, [], returns, encoder, config, curves=TrialCurves(trial)).fitted.best_value
+        config, curves = draw(trial, start), TrialCurves(trial)
+        return train(
+            learnt_from, [], returns, encoder, config, item_categories=item_categories, curves=curves
+        ).fitted.best_value
 
     left = trials - sum(trial.state.is_finished() for trial in found.trials)
     if left > 0:

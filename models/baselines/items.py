@@ -30,18 +30,22 @@ POPULARITY_SHARE = 1e-6  # breaks ties, and fills lists that know too little
 def rank_items(train: Sequence[Example], test: Sequence[Example]) -> dict[str, list[list[str]]]:
     """Return the TOP items of every baseline for every test example.
 
-    What is known of a test user from training examples, whose labels end before the test slice, counts as history.
+    Personal frequency counts what the request remembers, as a live model could. All that ask what goes together, and
+    personal frequency with memory, also count what training examples of the user held and what followed them, whose labels
+    end before the test slice: no live request carries that.
     """
     known = sequences_of(train)
     newest = {example.request.user_id: example.landmark_ms for example in sorted(train, key=_landmark)}
     users = sorted(known, key=newest.__getitem__)
     last_ms = max(newest.values(), default=0)
     weights = [0.5 ** ((last_ms - newest[user]) / DAY_MS / HALF_LIFE_DAYS) for user in users]
-    asked = [_joined(known.get(example.request.user_id, []), example) for example in test]
+    carried = [_remembered(example) for example in test]
+    asked = [_joined(known.get(example.request.user_id, []), seen) for example, seen in zip(test, carried, strict=True)]
     learnt = [known[user] for user in users]
     return {
         "popularity": popularity(learnt, asked),
-        "personal_frequency": personal_frequency(learnt, asked),
+        "personal_frequency": personal_frequency(learnt, carried),
+        "personal_frequency_with_memory": personal_frequency(learnt, asked),
         "co_occurrence": co_occurrence(learnt, asked, weights),
         "nearest_sequences": nearest_sequences(learnt, asked),
     }
@@ -110,9 +114,12 @@ def nearest_sequences(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[
     )
 
 
-def _joined(known: Sequence[str], example: Example) -> list[str]:
+def _remembered(example: Example) -> list[str]:
+    return [entry.item_id for entry in example.request.history if entry.item_id is not None]
+
+
+def _joined(known: Sequence[str], seen: list[str]) -> list[str]:
     """Put what a test user's request remembers after what training knew of them; what both hold counts once."""
-    seen = [entry.item_id for entry in example.request.history if entry.item_id is not None]
     remembered = set(seen)
     return [item for item in known if item not in remembered] + seen
 

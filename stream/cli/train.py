@@ -98,7 +98,7 @@ def _train(
     import time
     from shutil import rmtree
 
-    from models.dataset_files import read_examples, read_manifest, read_reviews
+    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
     from models.encoder import Encoder
     from models.run_card import tensorboard
     from models.train import train
@@ -112,7 +112,10 @@ def _train(
     run = runs / _run_name(out, manifest, config, encoder)
     with tensorboard(run) as curves:
         returns, state = manifest.labelling.returns, run / "state"
-        trained = train(examples, reviews, returns, encoder, config, state_folder=state, curves=curves)
+        categories = read_categories(directory)
+        trained = train(
+            examples, reviews, returns, encoder, config, item_categories=categories, state_folder=state, curves=curves
+        )
     if CHURN_HORIZON_DAYS not in trained.contract.horizons_days:
         raise ValueError(
             f"found absences of {trained.contract.horizons_days[-1]} days at most in {directory}, expected "
@@ -132,7 +135,7 @@ def _few_labels(
     import msgspec
     from msgspec.structs import replace
 
-    from models.dataset_files import read_examples, read_manifest, read_reviews
+    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
     from models.encoder import Encoder
     from models.train import train
 
@@ -141,9 +144,10 @@ def _few_labels(
         raise ValueError(f"found --few-labels {given}, expected shares above 0 and up to 1, such as 0.05,0.2,1")
     returns, encoder = read_manifest(directory).labelling.returns, Encoder.load(encoder_uri, threads=threads)
     examples, reviews = read_examples(directory), read_reviews(directory)
-    points = []
+    categories, points = read_categories(directory), []
     for share in shares:
-        trained = train(examples, reviews, returns, encoder, replace(config, label_share=share))
+        some = replace(config, label_share=share)
+        trained = train(examples, reviews, returns, encoder, some, item_categories=categories)
         points.append({"share": share, "examples": trained.examples["train"], "metrics": trained.metrics})
         aucs = {horizon: found["auc"] for horizon, found in trained.metrics["churn"].items() if found["auc"] is not None}
         _say(f"{share:g} of the users, {trained.examples['train']} examples: churn AUC {aucs}")
@@ -187,6 +191,7 @@ def _write(
             f"{LICENCES.get(encoder.uri, encoder.uri)}, whose weights are not in this folder.",
         ),
         catalogue=trained.catalogue,
+        item_categories=trained.item_categories,
     )
     card = RunCard(
         command=command,

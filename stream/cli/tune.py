@@ -27,7 +27,7 @@ def tune_command(
     """Search for settings by validation loss; the test slice is not looked at. Can be stopped and run again."""
     import msgspec
 
-    from models.dataset_files import read_examples, read_manifest
+    from models.dataset_files import read_categories, read_examples, read_manifest
     from models.encoder import Encoder
     from models.examples import Slice
     from models.presets import PRESETS
@@ -48,6 +48,7 @@ def tune_command(
             trials=trials,
             minutes=minutes,
             seed=seed,
+            item_categories=read_categories(dataset),
             after_trial=say,
         )
         out.write_bytes(msgspec.json.format(msgspec.json.encode(found.settings)) + b"\n")

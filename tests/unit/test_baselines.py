@@ -133,6 +133,19 @@ def test_item_baselines_know_what_goes_together() -> None:
     assert item_baselines.personal_frequency(learnt, [["salt", "salt", "brush"]])[0][:2] == ["salt", "brush"]
 
 
+def test_personal_frequency_counts_earlier_slices_only_where_it_has_memory() -> None:
+    (example,) = examples_of({"u": [purchase()]}, NOW_MS, NOW_MS, Slice.TRAIN)
+    before, now = (
+        msgspec.structs.replace(
+            example, request=msgspec.structs.replace(example.request, history=[history_entry(item_id=item)]), items=after
+        )
+        for item, after in (("rake", ("rake", "rake")), ("mug", ()))
+    )
+    found = item_baselines.rank_items([before], [now])
+    assert found["personal_frequency"][0][0] == "mug"
+    assert found["personal_frequency_with_memory"][0][0] == "rake"
+
+
 def test_newer_sequences_count_more_where_they_are_weighted() -> None:
     learnt = [["tea", "milk"], ["tea", "sugar"]]
     assert item_baselines.co_occurrence(learnt, [["tea"]], [1.0, 0.1])[0][0] == "milk"

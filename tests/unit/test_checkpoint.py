@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from models.checkpoint import (
+    ITEM_CATEGORIES,
     MANIFEST,
     OWN_ENCODER,
     WEIGHTS,
@@ -190,6 +191,20 @@ def test_files_outside_the_folder_cannot_be_named(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="names files"):
         load_checkpoint(tmp_path)
+
+
+def test_the_categories_of_items_are_part_of_the_checkpoint_to_the_byte(tmp_path: Path) -> None:
+    known = {"rake": "garden", "mug": "kitchen"}
+    parts: dict[str, Any] = {"name": "demo", "network": network(), "contract": contract(), "provenance": PROVENANCE}
+    bare = save_checkpoint(tmp_path / "bare", **parts)
+    saved = save_checkpoint(tmp_path / "knows", item_categories=known, **parts)
+
+    assert load_checkpoint(tmp_path / "knows").item_categories == known
+    assert load_checkpoint(tmp_path / "bare").item_categories == {}
+    assert saved.model_version != bare.model_version
+    (tmp_path / "knows" / ITEM_CATEGORIES).write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"categories\.json has 2 bytes"):
+        load_checkpoint(tmp_path / "knows")
 
 
 def tuned(folder: Path, **changes: Any) -> Manifest:

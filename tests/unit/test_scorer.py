@@ -76,6 +76,20 @@ def test_whatever_a_decoded_request_may_hold_is_scored(scorer: Scorer) -> None:
     assert all(0 <= probability <= 1 for scores in scorer.score(read) for probability in scores.survival)
 
 
+def test_a_scorer_that_knows_items_scores_as_if_their_events_carried_the_category(scorer: Scorer) -> None:
+    items = {"mug": LABELS[0], "rake": LABELS[1]}
+    bare = [history_entry(item_id=item, category=None, text=None) for item in ("mug", "rake", "mug", "lamp")]
+    named = [msgspec.structs.replace(entry, category=items.get(entry.item_id or "")) for entry in bare]
+    provenance = Provenance(command="", created_at="", data_fingerprint="", settings={}, metrics={}, licence="")
+    manifest = Manifest(format_version=2, model_version="test-1", files={}, contract=scorer._contract, provenance=provenance)
+    knows = Scorer(Checkpoint(scorer._network, manifest, item_categories=items), scorer.encoder)
+
+    found = knows.score([request(history=bare, categories=[])])
+
+    assert found == scorer.score([request(history=named, categories=[(LABELS[0], 2 / 3), (LABELS[1], 1 / 3)])])
+    assert found != scorer.score([request(history=bare, categories=[])])
+
+
 def test_scores_do_not_depend_on_batch_mates(scorer: Scorer) -> None:
     requests = [request(i % 51, kind=KINDS[i % len(KINDS)], text="Lovely mug") for i in range(64)]
 

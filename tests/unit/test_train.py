@@ -200,6 +200,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(examples: 
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+def test_a_model_learns_as_much_of_items_categories_as_of_events_that_carry_them(
+    examples: list[Example], encoder: Encoder
+) -> None:
+    def with_history(example: Example, *, carried: bool) -> Example:
+        history = [
+            msgspec.structs.replace(look, item_id=f"{look.category}-look", category=look.category if carried else None)
+            for look in example.request.history
+        ]
+        return msgspec.structs.replace(example, request=msgspec.structs.replace(example.request, history=history))
+
+    few = [*of(examples, Slice.TRAIN)[:80], *of(examples, Slice.CALIBRATION)[:40]]
+    carried, bare = ([with_history(example, carried=carried) for example in few] for carried in (True, False))
+    items = {f"{category}-look": category for category in CATEGORIES}
+
+    from_events, from_items = weights(carried, encoder, TINY), weights(bare, encoder, TINY, item_categories=items)
+
+    assert all(torch.equal(from_events[key], from_items[key]) for key in from_events)
+
+
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(examples: list[Example], encoder: Encoder, tmp_path: Path) -> None:
     config = msgspec.structs.replace(TINY, dropout=0.3, loop=LoopConfig(epochs=3, validations_per_epoch=2))
     few = [*of(examples, Slice.TRAIN)[:120], *of(examples, Slice.VALIDATION)]

@@ -1,0 +1,86 @@
+"""Files of a checkpoint ↔ their bytes, refused unless they have the hash, the names and the shapes they must have.
+
+Knows what files a checkpoint may have, not what they mean; nothing is unpickled. Start at checked_content.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from msgspec import Struct
+
+ENCODER = "encoder"
+ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
+RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not be used: the text says what was found, what was expected and what to do."""
+
+
+class FileFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a file must be, to the byte."""
+
+    sha256: str
+    size: int
+
+
+def checked_content(path: Path, facts: FileFacts) -> bytes:
+    """Read a file that has the size and hash it must have."""
+    if not path.is_file():
+        raise CheckpointError(f"found no {path}, expected {facts.size} bytes: {RETRAIN}")
+    content = path.read_bytes()
+    if (digest := hashlib.sha256(content).hexdigest()) != facts.sha256:
+        raise CheckpointError(
+            f"{path} has {len(content)} bytes of SHA-256 {digest[:16]}, "
+            f"expected {facts.size} of {facts.sha256[:16]}: fetch the checkpoint again"
+        )
+    return content
+
+
+def checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read a weights file that has the hash, the names, the shapes and the type that it must have."""
+    content = checked_content(path, facts)
+    try:
+        found: dict[str, torch.Tensor] = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is no safetensors file ({error}): {RETRAIN}") from error
+    if missing := sorted(expected.keys() - found.keys()):
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: {RETRAIN}")
+    if extra := sorted(found.keys() - expected.keys()):
+        raise CheckpointError(f"{path} holds {', '.join(extra)}, which the network has not: {RETRAIN}")
+    for key, tensor in found.items():
+        if tensor.shape != expected[key].shape or tensor.dtype != torch.float32:
+            raise CheckpointError(
+                f"{path} holds {key} as {tensor.dtype} {list(tensor.shape)}, "
+                f"expected float32 {list(expected[key].shape)}: {RETRAIN}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path} holds {key} with values that are not finite: {RETRAIN}")
+    return found
+
+
+def encoder_files(folder: Path) -> dict[str, FileFacts]:
+    """Hash the files of a tuned encoder, by their path in the checkpoint."""
+    files: dict[str, FileFacts] = {}
+    for path in sorted((folder / ENCODER).rglob("*")):
+        if path.is_dir():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not ENCODER_FILE.fullmatch(name):
+            raise CheckpointError(f"found {path}, expected only files of a Hugging Face encoder there: remove it")
+        with path.open("rb") as file:
+            files[name] = FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)
+    if not files:
+        raise CheckpointError(f"found no files in {folder / ENCODER}, expected the tuned encoder: {RETRAIN}")
+    return files
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file by renaming, so that no reader meets half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
