@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from models.checkpoint import Contract
 from models.examples import Example, churned_within, silent_ms
 from models.labels import DAY_MS
+from models.metrics import auc, ece
 from models.scorer import Calibrated
 from models.survival import risk
 
 Floats = NDArray[np.float64]
-ECE_BINS = 15
 TOP = 3
 
 
@@ -33,9 +33,9 @@ def measure(
         churn[f"{days}d"] = {
             "examples": int(known.sum()),
             "away_share": _rounded(away[known].mean()) if known.any() else None,
-            "auc": auc(risks[known], away[known]),
+            "auc": _auc(risks[known], away[known]),
             "brier": _rounded(((risks[known] - away[known]) ** 2).mean()) if known.any() else None,
-            "ece": ece(risks[known], away[known]),
+            "ece": _rounded(ece(risks[known], away[known])(_once(known.sum()))[0]) if known.any() else None,
         }
     asked = [row for row, example in enumerate(examples) if example.categories]
     hits = []
@@ -54,29 +54,18 @@ def measure(
             "examples": len(moods),
             "positive_share": _rounded(moods.mean()) if len(moods) else None,
             "accuracy": _rounded(right.mean()) if len(moods) else None,
-            "auc": auc(positive, moods.astype(np.float64)),
+            "auc": _auc(positive, moods.astype(np.float64)),
         },
     }
 
 
-def auc(scores: Floats, labels: Floats) -> float | None:
-    """Return the probability that a one outscores a zero, ties counting half; None without both."""
-    ones = labels > 0.5
-    if not 0 < ones.sum() < len(labels):
-        return None
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    pairs = ones.sum() * (~ones).sum()
-    return _rounded((rank[ones].sum() - ones.sum() * (ones.sum() + 1) / 2) / pairs)
+def _auc(scores: Floats, labels: Floats) -> float | None:
+    return _rounded(auc(scores, labels)(_once(len(labels)))[0]) if 0 < labels.sum() < len(labels) else None
 
 
-def ece(probabilities: Floats, labels: Floats, bins: int = ECE_BINS) -> float | None:
-    """Return the mean distance of claimed and observed share over bins of equal mass."""
-    if not len(labels):
-        return None
-    order = np.argsort(probabilities, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return _rounded(float(sum(abs((probabilities[part] - labels[part]).sum()) for part in parts)) / len(labels))
+def _once(examples: int) -> Floats:
+    """Weigh every example alike."""
+    return np.ones((1, examples))
 
 
 def _rounded(value: float) -> float:

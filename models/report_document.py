@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import orjson
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from models.bootstrap import Interval
 
@@ -108,10 +110,11 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write report.json by renaming."""
+    """Write report.json by renaming; facts and curves may hold numpy's numbers and arrays, NaN becomes null."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{REPORT}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    partial.write_bytes(orjson.dumps(report, default=asdict, option=options))
     partial.replace(folder / REPORT)
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from models.training_loop import Curves, Fitted
 
+LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: nothing later was learnt from
 LIBRARIES = ("torch", "transformers", "peft", "scikit-learn", "numpy")
 
 

@@ -5,6 +5,7 @@ A folder holds a user model (footfall train) or a tuned text encoder (footfall t
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from models.checkpoint import encoder_address, load_checkpoint
 from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
 from models.predict import predict_with
+from models.run_card import LEARNT_UNTIL_MS
 from models.scorer import Scorer
 from models.text.tuned import HEADS, head_probabilities, load_tuned
 from models.text_evaluation import MOODS, STAR_NAMES
@@ -53,7 +55,7 @@ def load_candidates(
         CheckpointError: the checkpoint must not be used.
         TunedError: the folder of a tuned encoder must not be used.
         EncoderError: the encoder cannot be loaded.
-        MismatchError: model and dataset do not mean the same return.
+        MismatchError: model and dataset do not mean the same return, or the model may have learnt from the test slice.
     """
     asked = [review for review in reviews if review.slice is Slice.TEST]
     if (folder / HEADS).is_file():
@@ -66,6 +68,12 @@ def load_candidates(
         raise MismatchError(
             f"model {scorer.model_version} was trained on the return of {scorer.returns!r}, the dataset asks for {returns!r}: "
             f"evaluate on a dataset cut with --return {scorer.returns}"
+        )
+    until_ms = checkpoint.manifest.provenance.settings.get(LEARNT_UNTIL_MS, 0)
+    if (first_ms := min((example.landmark_ms for example in test), default=until_ms)) < until_ms:
+        raise MismatchError(
+            f"model {scorer.model_version} learnt from what happened until {_day(until_ms)}, the test slice begins at "
+            f"{_day(first_ms)}: evaluate on the dataset it was trained on, or on a later one"
         )
     candidates = {SERVED: _user_candidate(scorer, test, asked, horizons_days)}
     shares = checkpoint.network.plain.shares
@@ -85,6 +93,10 @@ def load_candidates(
         ),
     }
     return Loaded(candidates, scorer.model_version, facts)
+
+
+def _day(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
 
 
 def _user_candidate(

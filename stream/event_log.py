@@ -71,7 +71,7 @@ class ImportCounts(Struct, kw_only=True):
 
     def drop(self, reason: str) -> None:
         """Count a line that joined none."""
-        self.lines_dropped[reason] = self.lines_dropped.get(reason, 0) + 1
+        self.lines_dropped[str(reason)] = self.lines_dropped.get(reason, 0) + 1
 
     def make(self, kind: str) -> None:
         """Count an event."""

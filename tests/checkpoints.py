@@ -54,7 +54,7 @@ def tiny_checkpoint(folder: Path, *, seed: int = 0, encoder: Encoder | None = No
         calibration=Calibration(interest=Platt(), hazards=[Platt()] * len(horizons), sentiment=Platt(1.5, 0.0)),
     )
     provenance = Provenance(
-        command="footfall train log",
+        command="footfall train dataset",
         created_at="2026-11-01T00:00:00Z",
         data_fingerprint="f",
         settings={},

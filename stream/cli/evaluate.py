@@ -44,7 +44,7 @@ def evaluate_command(
     from rich.console import Console
 
     from models.report import render
-    from models.report_document import PAGE, write_report
+    from models.report_document import PAGE, REPORT, write_report
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     options = {"--replicates": replicates, "--grace-days": grace_days, "--seed": seed}
@@ -60,6 +60,8 @@ def evaluate_command(
     except (ValueError, OSError) as error:
         _fail(error)
     _summarise(console, report, out / PAGE)
+    if all(verdict.wins for verdict in report.verdict.values()):
+        console.print(f"next: footfall models promote {model}" + ("" if out == model else f" --report {out / REPORT}"))
     if as_json:
         found = {"out": str(out), "model_version": report.model_version, "verdict": report.verdict}
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")

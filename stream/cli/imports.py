@@ -6,6 +6,7 @@ leaves nothing behind. Start at app.
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -203,10 +204,12 @@ def _import(
             refuse_used(out)
         with console.status("reading"):
             events, counts = read(samples)
+            events = iter(events)
+            first = next(events, None)
             if out is None or dry_run:
                 deque(events, maxlen=0)  # they are counted as they are read
-        if out is not None and not dry_run:
-            manifest = write_events(console, out, events, source, counts)
+        if out is not None and not dry_run and first is not None:
+            manifest = write_events(console, out, chain([first], events), source, counts)
             summarise(console, out, manifest)
         else:
             console.print(f"nothing written; a log would hold {sum(counts.events.values())} events {counts.events}")
@@ -222,3 +225,5 @@ def _import(
     if as_json:
         log = None if manifest is None else str(out)
         print_json({"log": log, "manifest": manifest, "imports": counts, "samples": samples})
+    if first is None:
+        fail(ValueError("found no line that makes an event, expected some: correct the file, its map or the options"))

