@@ -12,9 +12,10 @@ import numpy as np
 
 from models.bootstrap import Floats
 from models.candidates import Candidate
-from models.checkpoint import encoder_address, load_checkpoint
+from models.checkpoint import Catalogue, encoder_address, load_checkpoint
 from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
+from models.item_prior import PARTS
 from models.predict import predict_with
 from models.scorer import Scorer
 from models.text.tuned import HEADS, head_probabilities, load_tuned
@@ -68,11 +69,11 @@ def load_candidates(
             f"evaluate on a dataset cut with --return {scorer.returns}"
         )
     candidates = {SERVED: _user_candidate(scorer, test, asked, horizons_days)}
-    shares = checkpoint.network.plain.shares
-    if bool((shares < 1).any()):
+    shares, catalogue = checkpoint.network.plain.shares, checkpoint.catalogue
+    if bool((shares < 1).any()) or (catalogue is not None and catalogue.prior.mix[0] < 1):
         network = deepcopy(checkpoint.network)
         network.plain.shares.fill_(1.0)
-        alone = Scorer(checkpoint._replace(network=network), encoder)
+        alone = Scorer(checkpoint._replace(network=network, catalogue=_without_counting(catalogue)), encoder)
         candidates[ALONE] = _user_candidate(alone, test, [], horizons_days)
     manifest = checkpoint.manifest
     facts = {
@@ -84,7 +85,19 @@ def load_candidates(
             f"{name} {float(share):.2f}" for name, share in zip(("return", "categories"), shares, strict=True)
         ),
     }
+    if catalogue is not None:
+        facts["next items"] = ", ".join(
+            f"{name.replace('_', ' ')} {share:.2f}" for name, share in zip(PARTS, catalogue.prior.mix.tolist(), strict=True)
+        )
     return Loaded(candidates, scorer.model_version, facts)
+
+
+def _without_counting(catalogue: Catalogue | None) -> Catalogue | None:
+    """Return a catalogue that ranks items by the network's chances alone."""
+    if catalogue is None:
+        return None
+    mix = np.array([part == "network" for part in PARTS], np.float32)
+    return Catalogue(catalogue.items, catalogue.prior._replace(mix=mix))
 
 
 def _user_candidate(
