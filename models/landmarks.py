@@ -5,9 +5,11 @@ a priority that depends on the seed, the user and the moment alone, so what is k
 grows with the sample, not with the log. Knows nothing of features or labels. Start at periods_of and Draws.
 """
 
+import re
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import translate
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -32,8 +34,10 @@ class Sampling(Struct, frozen=True, kw_only=True):
     """How many looks at each user, per user and slice, and which users count.
 
     `landmarks` are random moments, `at_events` are events that the live role would score. A slice that holds one of
-    `cuts_ms` has examples of all users at its cuts and no others; `max_examples` limits the rest. `eligible` says who is
-    looked at: whoever was seen, or whoever has bought something by then.
+    `cuts_ms` has examples of all users at its cuts and no others; `max_examples` limits the rest. With `before_last_item`
+    there is one look more per user and slice, without limit: just before the last item that followed another. `eligible`
+    says who is looked at: whoever was seen, or whoever has bought something by then; `users` are patterns of ids, and
+    users that match none are left out of everything.
     """
 
     seed: int = 1
@@ -41,7 +45,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
     at_events: int = 4
     max_examples: int = 40_000
     cuts_ms: tuple[int, ...] = ()
+    before_last_item: bool = False
     eligible: Literal["seen", "purchase"] = "seen"
+    users: tuple[str, ...] = ()
 
 
 class Look(NamedTuple):
@@ -99,6 +105,12 @@ def check_cuts(periods: Sequence[Period], cuts_ms: Sequence[int]) -> frozenset[S
             raise ValueError(f"found a cut at {cut_ms}, expected one inside a slice ({spans}): move it or the slices")
         found.add(period.slice)
     return frozenset(found)
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return what tells whether a user's id matches one of the patterns (`*`, `?`, `[…]`); no patterns match everybody."""
+    found = re.compile("|".join(map(translate, patterns)))
+    return (lambda user: found.match(user) is not None) if patterns else (lambda _: True)
 
 
 def draw_landmarks(user: str, periods: Sequence[Period], sampling: Sampling) -> list[int]:

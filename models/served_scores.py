@@ -13,9 +13,10 @@ import numpy as np
 
 from models.bootstrap import Floats
 from models.candidates import Candidate
-from models.checkpoint import encoder_address, load_checkpoint
+from models.checkpoint import Catalogue, encoder_address, load_checkpoint
 from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
+from models.item_prior import PARTS
 from models.predict import predict_with
 from models.run_card import LEARNT_UNTIL_MS
 from models.scorer import Scorer
@@ -76,11 +77,11 @@ def load_candidates(
             f"{_day(first_ms)}: evaluate on the dataset it was trained on, or on a later one"
         )
     candidates = {SERVED: _user_candidate(scorer, test, asked, horizons_days)}
-    shares = checkpoint.network.plain.shares
-    if bool((shares < 1).any()):
+    shares, catalogue = checkpoint.network.plain.shares, checkpoint.catalogue
+    if bool((shares < 1).any()) or (catalogue is not None and catalogue.prior.mix[0] < 1):
         network = deepcopy(checkpoint.network)
         network.plain.shares.fill_(1.0)
-        alone = Scorer(checkpoint._replace(network=network), encoder)
+        alone = Scorer(checkpoint._replace(network=network, catalogue=_without_counting(catalogue)), encoder)
         candidates[ALONE] = _user_candidate(alone, test, [], horizons_days)
     manifest = checkpoint.manifest
     facts = {
@@ -92,11 +93,23 @@ def load_candidates(
             f"{name} {float(share):.2f}" for name, share in zip(("return", "categories"), shares, strict=True)
         ),
     }
+    if catalogue is not None:
+        facts["next items"] = ", ".join(
+            f"{name.replace('_', ' ')} {share:.2f}" for name, share in zip(PARTS, catalogue.prior.mix.tolist(), strict=True)
+        )
     return Loaded(candidates, scorer.model_version, facts)
 
 
 def _day(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
+
+
+def _without_counting(catalogue: Catalogue | None) -> Catalogue | None:
+    """Return a catalogue that ranks items by the network's chances alone."""
+    if catalogue is None:
+        return None
+    mix = np.array([part == "network" for part in PARTS], np.float32)
+    return Catalogue(catalogue.items, catalogue.prior._replace(mix=mix))
 
 
 def _user_candidate(

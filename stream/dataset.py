@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from models.examples import LANDMARK, Example, ReviewExample, seen_until_ms
+from models.examples import LANDMARK, Example, ReviewExample, Slice, seen_until_ms
 from models.features.spec import KINDS
 from models.features.user_state import UserState
 from models.labels import Activity, Labelling, activities_of, by_time, label
-from models.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, period_at, priority
+from models.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, matcher, period_at, priority
 from models.review_labels import label_reviews
 from models.title_clusters import cluster_titles
 from schemas.codec import event_decoder
@@ -131,9 +131,12 @@ def cut_dataset(events: Iterable[LoggedEvent], settings: Settings, plan: Plan) -
         ValueError: a cut lies in no slice, or there are too few titles to cluster.
     """
     digest, watch, followed = hashlib.sha256(), Watch(), Followed(features_fold(settings))
+    is_asked_for = matcher(plan.sampling.users)
     lookout = Lookout(plan, followed, watch)
     for kind, record in numbered(events, settings, digest):
         if record.key is not None:
+            if not is_asked_for(record.key.decode(errors="replace")):
+                continue
             lookout.before(record.key, record.timestamp)
         taken = followed.fold(kind, record)
         if taken.event is not None and record.key is not None:
@@ -162,12 +165,17 @@ class Lookout:
         self._draws = Draws(sizes=sizes, limit=plan.sampling.max_examples)
         self._waiting: dict[bytes, list[int]] = {}
         self._cuts: list[Look] = []
+        self._arrived_ms: dict[bytes, int] = {}
+        self._now: Look | None = None  # at the user of the record that comes next
+        self._before_last: dict[tuple[bytes, Slice], Look] = {}
 
     def before(self, key: bytes, record_ms: int) -> None:
         """Look at a user at every landmark that passed before a record of theirs arrived."""
         landmarks = self._waiting.get(key, [])
         while landmarks and landmarks[-1] < record_ms:
             self._look(key, landmarks.pop())
+        if self._sampling.before_last_item:
+            self._now = self._look_now(key)
 
     def after(self, key: bytes, event: Event, record_ms: int, requests: Iterable[ScoreRequest]) -> None:
         """Take what a record caused; a user seen for the first time has only the landmarks that are yet to come."""
@@ -175,6 +183,8 @@ class Lookout:
         if key not in self._waiting:
             drawn = draw_landmarks(user, self._periods, self._sampling)
             self._waiting[key] = [at_ms for at_ms in reversed(drawn) if at_ms >= record_ms]
+        self._arrived_ms[key] = record_ms
+        self._keep_before_last(key, event)
         for request in requests:
             at_ms = seen_until_ms(request)
             period = period_at(self._periods, at_ms)
@@ -188,7 +198,7 @@ class Lookout:
         """Return the looks kept, once the log has passed: what is still to come of landmarks is looked at now."""
         for key in self._waiting:
             self.before(key, AFTER_ALL_MS)
-        return self._cuts + self._draws.kept()
+        return self._cuts + list(self._before_last.values()) + self._draws.kept()
 
     def _look(self, key: bytes, at_ms: int) -> None:
         user, period = key.decode(), period_at(self._periods, at_ms)
@@ -204,6 +214,26 @@ class Lookout:
             self._cuts.append(look)
         else:
             self._draws.offer(LANDMARK, rank, look)
+
+    def _look_now(self, key: bytes) -> Look | None:
+        """Look at a user who has met an item, at the arrival of what is known of them."""
+        user, request = key.decode(), self._followed.look(key) if key in self._arrived_ms else None
+        if request is None or not self._eligible(user) or all(entry.item_id is None for entry in request.history):
+            return None
+        at_ms = max(seen_until_ms(request), self._arrived_ms[key])
+        period = period_at(self._periods, at_ms)
+        if period is None or period.slice in self._by_cuts:
+            return None
+        return Look(request, at_ms, period.slice, self._watch.bought_ms.get(user))
+
+    def _keep_before_last(self, key: bytes, event: Event) -> None:
+        """Keep the look just before an event with an item in the same slice, until a later one follows."""
+        look = self._now
+        if look is None or event.event_time_ms <= look.landmark_ms:
+            return
+        period = period_at(self._periods, event.event_time_ms)
+        if period is not None and period.slice is look.slice and any(done.item_id for done in activities_of(event)):
+            self._before_last[key, look.slice] = look
 
     def _eligible(self, user: str) -> bool:
         return self._sampling.eligible == "seen" or user in self._watch.bought_ms

@@ -214,7 +214,7 @@ def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[
     wanted = list(SOURCES if kinds is None else kinds)
     expected = sum(manifest.events.get(kind, 0) for kind in wanted)
     last_ms, count = -(1 << 63), 0
-    with duckdb.connect(config={"memory_limit": MEMORY}) as database:
+    with duckdb.connect(config={"memory_limit": MEMORY, "threads": 1}) as database:  # more would mix a large file's rows
         for path in sorted(directory.glob("events-*.parquet")):
             for batch in _batches(database, path, wanted):
                 count += len(batch)

@@ -5,7 +5,6 @@ code 2, a leak with code 3. Start at cut_command.
 """
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from stream.cli.options import AsJson, with_settings
+from stream.cli.slices import day_of, milliseconds, periods_from
 from stream.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from models.leakage import Verdict
     from stream.dataset import Plan
     from stream.event_log import LogManifest
-
-DAY_MS = 86_400_000
 
 
 class CutUnlessNamed(TyperGroup):
@@ -64,9 +62,17 @@ def cut_command(
     landmarks: Annotated[int, typer.Option(min=0, help="Random landmarks per user and slice.")] = 4,
     at_events: Annotated[int, typer.Option(min=0, help="Events that the live role scores, per user and slice.")] = 4,
     max_examples: Annotated[int, typer.Option(min=1, help="Most examples of all slices, beside those at cuts.")] = 40_000,
+    before_last_item: Annotated[
+        bool,
+        typer.Option("--before-last-item", help="Look at users just before their last item in each slice, at no other moment."),
+    ] = False,
     eligible: Annotated[
         Literal["seen", "purchase"], typer.Option(help="Whom to look at: whoever was seen, or has bought something.")
     ] = "seen",
+    users: Annotated[
+        list[str] | None,
+        typer.Option("--users", metavar="PATTERN", help="Leave out users whose ids do not match, like 'shop-a-*'; repeatable."),
+    ] = None,
     returns: Annotated[
         Literal["any", "purchase"], typer.Option("--return", help="What counts as a return: any activity, or a purchase.")
     ] = "any",
@@ -99,14 +105,16 @@ def cut_command(
         _refuse_used(out)
         manifest = read_manifest(log)
         plan = Plan(
-            periods=_periods(manifest, shares, split, embargo_days),
+            periods=periods_from(manifest, shares, split, embargo_days),
             sampling=Sampling(
                 seed=seed,
-                landmarks=landmarks,
-                at_events=at_events,
+                landmarks=0 if before_last_item else landmarks,
+                at_events=0 if before_last_item else at_events,
                 max_examples=max_examples,
-                cuts_ms=tuple(_milliseconds(date) for date in cut or ()),
+                cuts_ms=tuple(milliseconds(date) for date in cut or ()),
+                before_last_item=before_last_item,
                 eligible=eligible,
+                users=tuple(users or ()),
             ),
             labelling=Labelling(returns=returns, sight_days=sight_days, item_days=item_days),
             cluster_categories=cluster_categories,
@@ -228,48 +236,17 @@ def _refuse_leaks(verdict: "Verdict", remedy: str) -> NoReturn:
     raise typer.Exit(3)
 
 
-def _periods(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":
-    from models.landmarks import periods_of
-    from stream.dataset import ends_of
-
-    first_ms, last_ms = manifest.first_record_ms, manifest.last_record_ms
-    if first_ms is None or last_ms is None:
-        raise ValueError("found an empty log, expected one of some weeks: import, record or simulate one")
-    if split is None:
-        try:
-            ends = ends_of(first_ms, last_ms + 1, [float(share) for share in shares.split(",")])
-        except ValueError as error:
-            raise ValueError(f"--shares {shares}: {error}") from error
-    else:
-        ends = [_milliseconds(date) for date in split.split(",")]
-        ends += [last_ms + 1] if len(ends) == 3 else []
-        if ends[-1] > last_ms + 1:
-            raise ValueError(f"found --split {split}, expected its end within the log, which ends {_day(last_ms)}")
-    return tuple(periods_of(first_ms, ends, round(embargo_days * DAY_MS)))
-
-
-def _milliseconds(date: str) -> int:
-    try:
-        return int(datetime.fromisoformat(date.strip()).replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError as error:
-        raise ValueError(f"found date {date!r}, expected YYYY-MM-DD or YYYY-MM-DDTHH:MM, in UTC") from error
-
-
 def _summarise(console: "Console", out: Path, manifest: "DatasetManifest", seconds: float) -> None:
     for period in manifest.periods:
         found, reviews = manifest.counts[period.slice.value], manifest.reviews[period.slice.value]
         churn = ", ".join(f"{days} {of['churned']:.3f} of {of['known']}" for days, of in found["churn"].items())
         console.print(
-            f"{period.slice.value:<11} {_day(period.start_ms)} to {_day(period.end_ms)}: {found['examples']} examples "
+            f"{period.slice.value:<11} {day_of(period.start_ms)} to {day_of(period.end_ms)}: {found['examples']} examples "
             f"({found['at_events']} at events) of {found['users']} users; churned within {churn or '- nothing known'}; "
             f"{found['with_categories']} with next categories, {found['with_items']} with next items; "
             f"{reviews['reviews']} reviews ({reviews['positive']} positive, {reviews['negative']} negative)"
         )
     console.print(f"{out}: {seconds:.1f} s")
-
-
-def _day(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
 def _refuse_used(out: Path) -> None:

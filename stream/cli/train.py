@@ -116,9 +116,9 @@ def _train(
             examples, reviews, returns, encoder, config, item_categories=categories, state_folder=state, curves=curves
         )
     if CHURN_HORIZON_DAYS not in trained.contract.horizons_days:
-        raise ValueError(
+        _say(
             f"found absences of {trained.contract.horizons_days[-1]} days at most in {directory}, expected "
-            f"{CHURN_HORIZON_DAYS}, which churn risk is published for: give a longer log"
+            f"{CHURN_HORIZON_DAYS}, which churn risk is published for: evaluate this model, but no role will serve it"
         )
     seconds = round(time.monotonic() - started, 1)
     facts = _write(out, run, manifest, config, encoder, trained, seconds)

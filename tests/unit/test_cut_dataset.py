@@ -162,6 +162,55 @@ def test_cuts_look_at_all_eligible_users_at_one_time(settings: Settings) -> None
     assert len(examples) == len(of_test) + 1
 
 
+def test_the_look_before_the_last_item_of_a_slice_asks_for_that_item(settings: Settings) -> None:
+    met = {"a": 1, "b": 2, "c": 3, "of test": 35, "and": 36, "the last": 37}
+    clicks = [click(event_id=item, item_id=item, event_time_ms=days_later(day)) for item, day in met.items()]
+    alone = [visit(user_id="alone", event_time_ms=NOW_MS), click(user_id="alone", event_time_ms=days_later(4))]
+    after = visit(event_id="after", event_time_ms=days_later(38))
+    sampling = Sampling(landmarks=0, at_events=0, before_last_item=True)
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=sampling, labelling=Labelling(sight_days=0))
+    log = sorted(logged(*clicks, *alone, after), key=lambda event: event.record_ms)
+
+    found = cut_dataset(log, settings, plan).examples
+
+    assert [(e.slice, e.landmark_ms, e.items) for e in found] == [
+        (Slice.TRAIN, days_later(2), ("c",)),
+        (Slice.TEST, days_later(36), ("the last",)),
+    ]
+    assert [entry.item_id for entry in found[1].request.history] == ["a", "b", "c", "of test", "and"]
+
+
+def test_what_was_bought_last_is_not_known_before_it(settings: Settings) -> None:
+    events = [click(event_time_ms=NOW_MS), purchase(event_time_ms=days_later(1))]
+    sampling = Sampling(landmarks=0, at_events=0, before_last_item=True)
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=sampling, labelling=Labelling(returns="purchase", sight_days=0))
+
+    (example,) = cut_dataset(logged(*events), settings, plan).examples
+
+    assert (example.landmark_ms, example.observed_ms, example.absent_ms) == (NOW_MS, 0, None)
+
+
+def test_the_looks_before_last_items_are_made_again_of_their_prefix(log: list[LoggedEvent], settings: Settings) -> None:
+    first_ms = log[0].record_ms
+    periods = tuple(periods_of(first_ms, [first_ms + days * DAY_MS for days in (20, 25, 30, 40)]))
+    plan = Plan(periods=periods, sampling=Sampling(landmarks=0, at_events=0, before_last_item=True))
+    found = cut_dataset(log, settings, plan).examples
+
+    again = make_again(log, settings, found, periods=periods, labelling=plan.labelling, categories={}, seed=1)
+
+    assert len(found) > 40
+    assert again == {place: found[place] for place in again}
+
+
+def test_users_that_match_no_pattern_are_left_out(settings: Settings) -> None:
+    log = logged(*(visit(user_id=user, event_time_ms=NOW_MS) for user in ("shop-a-1", "shop-b-1", "shop-b-2")))
+    plan = Plan(periods=slices(10, 20, 30, 40), sampling=Sampling(users=("shop-a-*", "*-2")))
+
+    found = cut_dataset(log, settings, plan).examples
+
+    assert {example.request.user_id for example in found} == {"shop-a-1", "shop-b-2"}
+
+
 def test_purchases_as_returns_are_counted_from_the_newest_purchase_seen(settings: Settings) -> None:
     events = [
         purchase(event_id="first", event_time_ms=NOW_MS),

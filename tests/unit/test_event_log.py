@@ -116,6 +116,15 @@ def test_many_events_with_few_timestamps_keep_the_order_given_over_batches(tmp_p
     assert list(read_log(tmp_path)) == sorted(events, key=lambda event: event.record_ms)
 
 
+def test_a_day_of_many_row_groups_is_read_in_order(tmp_path):
+    write_log(tmp_path, (logged(NOON_MS + number) for number in range(WRITE_BATCH)), source="test")
+    path = next(tmp_path.glob("*.parquet"))
+    with duckdb.connect(config={"threads": 1}) as database:
+        database.execute(f"CREATE TABLE day AS FROM '{path}'; COPY day TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 2048)")
+
+    assert [event.record_ms for event in read_log(tmp_path)] == list(range(NOON_MS, NOON_MS + WRITE_BATCH))
+
+
 @pytest.mark.parametrize("record_ms", [-1, 0, DAY_MS - 1, DAY_MS, -DAY_MS])
 def test_a_day_begins_at_midnight_before_1970_too(tmp_path, record_ms):
     write_log(tmp_path, [logged(record_ms)], source="test")

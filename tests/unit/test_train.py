@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
+from models.checkpoint import Catalogue, Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
 from models.encoder import Encoder
 from models.encoder_parts import RANDOM_TINY
 from models.examples import Example, ReviewExample, Slice
@@ -17,6 +18,7 @@ from models.optimisation import OptimiserConfig
 from models.predict import predict, predict_with
 from models.presets import PRESETS, TrainConfig
 from models.scorer import Scorer
+from models.served_scores import ALONE, SERVED, load_candidates
 from models.targets import TrainingError
 from models.train import Trained, train
 from models.training_loop import LoopConfig
@@ -155,6 +157,23 @@ def test_a_saved_model_predicts_risks_and_the_next_item_of_examples(
     scores = Scorer.load(tmp_path).score([example.request for example in test])
     assert [one.survival[4] for one in scores] == pytest.approx(found.risk[30].tolist(), abs=2e-3)
     assert scores[0].items[0][0] == found.items[0][0][0]
+
+
+def test_the_network_alone_ranks_items_without_what_was_counted(
+    trained: Trained, examples: list[Example], tmp_path: Path
+) -> None:
+    assert trained.catalogue is not None
+    items, prior = trained.catalogue
+    mixes = {"counted": [0, 1, 0, 0], "learnt": [1, 0, 0, 0]}
+    found = {}
+    for name, mix in mixes.items():
+        mixed = Catalogue(items, prior._replace(mix=np.array(mix, np.float32)))
+        saved(trained._replace(catalogue=mixed), tmp_path / name)
+        found[name] = load_candidates(tmp_path / name, examples, [], (30,), "any")
+
+    assert found["counted"].facts["next items"] == "network 0.00, co occurrence 1.00, own 0.00, popularity 0.00"
+    assert found["counted"].candidates[ALONE].items == found["learnt"].candidates[SERVED].items
+    assert found["counted"].candidates[ALONE].items != found["counted"].candidates[SERVED].items
 
 
 def test_silence_is_part_of_a_prediction(trained: Trained, examples: list[Example], encoder: Encoder) -> None:
