@@ -22,8 +22,9 @@ SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the 
 def blend(network: Network, data: Data) -> dict[str, Any]:
     """Fit the plain model on the train slice and choose the network's shares by loss on the validation slice.
 
-    Plain interest reads the user's category shares alone, which other numbers add nothing to (DECISIONS.md). It is fitted
-    once more with the validation slice, which is nearer to what comes; hazards keep the level of training.
+    Plain interest reads the user's category shares alone and plain hazards all other numbers: more gained nothing
+    (DECISIONS.md). Interest is fitted once more with the validation slice, which is nearer to what comes; hazards keep the
+    level of training.
     """
     taught, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
     alone = predict_logits(network, data, held_out)  # the shares are 1: the network alone
@@ -38,18 +39,17 @@ def blend(network: Network, data: Data) -> dict[str, Any]:
     def interest(rows: Tensor) -> Loss:
         return lambda logits: binary_loss(logits, categories[rows])
 
-    shares = torch.zeros(network.plain.interest.in_features)
-    shares[-network.config.labels :] = 1
-    only_shares = [part * shares if len(part) else part for part in numbers]  # weights of zeros stay zero
+    is_share = torch.arange(network.plain.interest.in_features) >= network.plain.interest.in_features - network.config.labels
+    shares, others = ([part * read if len(part) else part for part in numbers] for read in (is_share, ~is_share))
     chosen: dict[str, Any] = {}
     plain, rows = network.plain, (torch.from_numpy(taught), torch.from_numpy(held_out))
     for place, (name, loss, layer, bias, logits, read) in enumerate(
         (
-            ("hazards", hazards, plain.hazards, network.hazards.bias, alone.hazards, numbers),
-            ("interest", interest, plain.interest, network.interest.bias, alone.interest, only_shares),
+            ("hazards", hazards, plain.hazards, network.hazards.bias, alone.hazards, others),
+            ("interest", interest, plain.interest, network.interest.bias, alone.interest, shares),
         )
     ):
-        layer.bias.data.copy_(bias.detach())
+        layer.bias.data.copy_(bias.detach())  # weights begin at 0, and those of what is not read stay there
         penalty = fit_best(layer, read[0], loss(rows[0]), read[1], loss(rows[1]))
         losses: dict[float, float] = {}
         if len(held_out) and not (network.config.decoder and name == "interest"):  # a decoder's says another thing
@@ -60,7 +60,7 @@ def blend(network: Network, data: Data) -> dict[str, Any]:
         by_share = {f"{share:g}": round(value, 5) for share, value in losses.items()}
         chosen[name] = {"network_share": share, "penalty": penalty, "validation_loss": by_share}
     if len(held_out):
-        fit_linear(plain.interest, torch.cat(only_shares), interest(torch.cat(rows)), chosen["interest"]["penalty"])
+        fit_linear(plain.interest, torch.cat(shares), interest(torch.cat(rows)), chosen["interest"]["penalty"])
     return chosen
 
 

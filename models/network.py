@@ -78,7 +78,7 @@ class Block(nn.Module):
 class Plain(nn.Module):
     """Hazards and interest as linear functions of the numbers: the baseline that a network is blended with.
 
-    Interest is fitted to weigh the category shares alone.
+    Interest is fitted to weigh the category shares alone, hazards all else.
 
     `shares` are what the network counts for in the hazards' and the interests' logits; 1 is the network alone.
     """
