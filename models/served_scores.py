@@ -186,7 +186,7 @@ def _regression(vectors: Any, truth: Sequence[str | None], asked: Any, classes: 
 def few_labels_points(result: Mapping[str, Any]) -> list[dict[str, float]]:
     """Flatten a few-label curve: labels, and what was reached with them.
 
-    That is the accuracy of model and TF-IDF by head (footfall train-text), or the AUC of churn by horizon (footfall train).
+    That is the accuracy of model and TF-IDF by head (footfall train texts), or the AUC of churn by horizon (footfall train).
     """
     points = []
     for point in result.get("points", []):
