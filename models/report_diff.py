@@ -43,7 +43,7 @@ def diff_reports(a: Report, b: Report) -> ReportDiff:
     return ReportDiff(
         a=a.model_version,
         b=b.model_version,
-        same_data=a.data_fingerprint == b.data_fingerprint,
+        same_data=(a.data_fingerprint, a.dataset) == (b.data_fingerprint, b.dataset),
         verdicts=verdicts,  # type: ignore[arg-type]  # two reports give two words
         changes=list(_changes(a, b)),
     )

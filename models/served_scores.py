@@ -197,7 +197,10 @@ def _regression(vectors: Any, truth: Sequence[str | None], asked: Any, classes: 
 
 
 def few_labels_points(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Flatten the few-label curve of footfall train texts: labels, and the accuracy of model and TF-IDF by head."""
+    """Flatten a few-label curve: labels, and what was reached with them.
+
+    That is the accuracy of model and TF-IDF by head (footfall train texts), or the AUC of churn by horizon (footfall train).
+    """
     points = []
     for point in result.get("points", []):
         found = {"labels": float(point["examples"])}
@@ -205,5 +208,8 @@ def few_labels_points(result: Mapping[str, Any]) -> list[dict[str, float]]:
             for name in ("model", "tf_idf"):
                 if (accuracy := scorers.get(name, {}).get("accuracy")) is not None:
                     found[f"{head}: accuracy of {name}"] = float(accuracy)
+        for horizon, reached in point["metrics"].get("churn", {}).items():
+            if reached["auc"] is not None:
+                found[f"churn {horizon}: AUC"] = float(reached["auc"])
         points.append(found)
     return points

@@ -51,7 +51,7 @@ def _show(found: "ReportDiff", every: bool) -> None:
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     console.print(f"A {found.a}\nB {found.b}", markup=False)
     if not found.same_data:
-        console.print("of different data: a change may be the data's", markup=False)
+        console.print("of different data, or cut otherwise: a change may be the data's", markup=False)
     for head, (first, second) in found.verdicts.items():
         console.print(f"{head}: winner {first or '-'} in A, {second or '-'} in B", markup=False)
     table = Table(box=None, pad_edge=False)

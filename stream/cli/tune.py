@@ -25,6 +25,8 @@ def tune_command(
     as_json: AsJson = False,
 ) -> None:
     """Search for settings by validation loss; the test slice is not looked at. Can be stopped and run again."""
+    import hashlib
+
     import msgspec
 
     from models.dataset_files import read_categories, read_examples, read_manifest
@@ -38,13 +40,15 @@ def tune_command(
 
     try:
         manifest = read_manifest(dataset)
+        loaded = Encoder.load(encoder, threads=threads)
+        decides = msgspec.json.encode([manifest, PRESETS[preset], loaded.encoder_id])  # losses of others do not compare
         found = tune(
             read_examples(dataset, (Slice.TRAIN, Slice.VALIDATION)),
             manifest.labelling.returns,
-            Encoder.load(encoder, threads=threads),
+            loaded,
             PRESETS[preset],
             storage=storage,
-            study=f"{preset}-{manifest.fingerprint[:12]}",
+            study=f"{preset}-{hashlib.sha256(decides).hexdigest()[:12]}",
             trials=trials,
             minutes=minutes,
             seed=seed,

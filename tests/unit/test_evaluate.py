@@ -269,6 +269,12 @@ def test_a_difference_tells_a_change_beyond_noise_from_one_within(report: Report
     assert changes == {"same": {"within noise"}, "better": {"better"}, "worse": {"worse"}}
 
 
+def test_reports_of_one_log_cut_in_two_ways_are_of_different_data(report: Report) -> None:
+    otherwise = msgspec.structs.replace(report, dataset=report.dataset | {"return": "purchase"})
+    assert diff_reports(report, report).same_data
+    assert not diff_reports(report, otherwise).same_data
+
+
 def test_report_diff_prints_a_table_or_json_and_ends_with_0(report: Report, tmp_path: Path) -> None:
     a, b = changed(report, tmp_path, "a", 0), changed(report, tmp_path, "b", 0.5)
     shown = CliRunner().invoke(app, ["report", "diff", str(a), str(b)])

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from models.dataset_files import read_manifest, write_examples, write_manifest
 from models.report_document import read_report
+from models.served_scores import few_labels_points
 from stream.cli.main import app
 from stream.event_log import write_log
 from stream.simulate import simulate
@@ -91,3 +92,12 @@ def test_a_model_that_learnt_from_the_time_of_the_test_slice_is_not_measured_on_
     succeed("dataset", folder / "log", "--out", tmp_path / "earlier", "--landmarks", "1", "--shares", "0.2,0.1,0.1,0.6")
     code, _, stderr = run("evaluate", folder / "model", tmp_path / "earlier", "--out", tmp_path / "report")
     assert (code, "learnt from what happened until" in stderr) == (2, True), stderr
+
+
+def test_few_label_curves_of_users_and_of_texts_become_lines_of_a_plot() -> None:
+    of_users = {"examples": 40, "metrics": {"choices": {}, "churn": {"7d": {"auc": 0.7}, "30d": {"auc": None}}}}
+    of_texts = {"examples": 90, "metrics": {"sentiment": {"model": {"accuracy": 0.9}, "tf_idf": {"accuracy": 0.8}}}}
+    assert few_labels_points({"points": [of_users, of_texts]}) == [
+        {"labels": 40.0, "churn 7d: AUC": 0.7},
+        {"labels": 90.0, "sentiment: accuracy of model": 0.9, "sentiment: accuracy of tf_idf": 0.8},
+    ]

@@ -97,3 +97,14 @@ def test_what_is_no_dataset_or_no_settings_is_refused_with_the_next_command(data
     (tmp_path / "bad.json").write_text("{}]")
     code, _, stderr = run("train", dataset, "--out", tmp_path / "model", "--settings", tmp_path / "bad.json")
     assert (code, "footfall tune" in stderr) == (2, True)
+
+
+def test_a_study_of_one_cut_of_a_log_is_not_gone_on_with_for_another(dataset: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    log = dataset.parent / "log"
+    made = CliRunner().invoke(dataset_app, [str(log), "--out", str(other), "--landmarks", "3", "--return", "purchase"])
+    assert made.exit_code == 0, made.output
+    common = ("--trials", 1, "--encoder", RANDOM_TINY, "--threads", 1, "--storage", tmp_path / "tune.db", "--out")
+    for directory in (dataset, other):
+        code, _, stderr = run("tune", directory, *common, tmp_path / "best.json")
+        assert (code, "trial 0" in stderr) == (0, True), stderr
