@@ -51,7 +51,7 @@ def _events(directory: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
     paths = [(path, found) for path in sorted(directory.glob("*.parquet")) if (found := FILE.fullmatch(path.stem))]
     if not paths:
         raise LogError(f"{directory} holds no day*_*.parquet, expected the day files of Yoochoose: unpack them there")
-    with duckdb.connect() as database:
+    with duckdb.connect(config={"threads": 1}) as database:  # more would mix the rows
         for path, found in paths:
             for row in _rows(database, path):
                 counts.lines_in += 1

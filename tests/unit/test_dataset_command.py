@@ -1,6 +1,7 @@
 """`footfall dataset`: what it writes, what it refuses, and how it ends where there is a leak."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -12,7 +13,7 @@ from models.dataset_files import EXAMPLES, DatasetError, DatasetManifest, read_e
 from models.examples import Slice, churned_within
 from schemas.codec import encode_event
 from stream.cli.dataset import app
-from stream.event_log import LoggedEvent, write_log
+from stream.event_log import LoggedEvent, read_log, write_log
 from stream.importers.online_retail import import_online_retail
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
@@ -56,6 +57,18 @@ def test_the_same_options_give_the_same_file(log: Path, dataset: Path, tmp_path:
     run(log, "--out", tmp_path / "again", "--landmarks", 2)
 
     assert (tmp_path / "again" / EXAMPLES).read_bytes() == (dataset / EXAMPLES).read_bytes()
+
+
+def test_only_last_items_of_some_users_are_asked_for(log: Path, tmp_path: Path) -> None:
+    users = sorted({event.key.decode() for event in read_log(log) if event.key})[:12]
+    patterns = [part for user in users for part in ("--users", user)]
+
+    code, _, stderr = run(log, "--out", tmp_path / "dataset", "--before-last-item", "--sight-days", 0, *patterns)
+
+    assert code == 0, stderr
+    found = Counter((example.request.user_id, example.slice) for example in read_examples(tmp_path / "dataset"))
+    assert {user for user, _ in found} <= set(users)
+    assert set(found.values()) == {1}
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,14 @@ def test_many_events_with_few_timestamps_keep_the_order_given_over_batches(tmp_p
     assert list(read_log(tmp_path)) == sorted(events, key=lambda event: event.record_ms)
 
 
-def test_a_day_of_many_row_groups_is_read_in_order(tmp_path):
-    write_log(tmp_path, (logged(NOON_MS + number) for number in range(WRITE_BATCH)), source="test")
+def test_a_day_of_several_row_groups_is_read_in_order(tmp_path):
+    count = 3 * WRITE_BATCH
+    write_log(tmp_path, (logged(NOON_MS + number, key=b"u-%d" % number) for number in range(count)), source="test")
     path = next(tmp_path.glob("*.parquet"))
     with duckdb.connect(config={"threads": 1}) as database:
-        database.execute(f"CREATE TABLE day AS FROM '{path}'; COPY day TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 2048)")
+        database.execute(f"CREATE TABLE day AS FROM '{path}'; COPY day TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 20480)")
 
-    assert [event.record_ms for event in read_log(tmp_path)] == list(range(NOON_MS, NOON_MS + WRITE_BATCH))
+    assert [event.record_ms for event in read_log(tmp_path)] == list(range(NOON_MS, NOON_MS + count))
 
 
 @pytest.mark.parametrize("record_ms", [-1, 0, DAY_MS - 1, DAY_MS, -DAY_MS])
