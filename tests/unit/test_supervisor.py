@@ -151,7 +151,8 @@ def test_a_child_sees_the_same_settings_in_another_directory(tmp_path: Path, mon
         monkeypatch.setenv(name, value)
     here = Path.cwd()
     monkeypatch.chdir(tmp_path)
-    assert load_settings() == settings.model_copy(update={"trigger_policy": here / "policy.yaml"})
+    absolute = {"trigger_policy": here / "policy.yaml", "registry": here / settings.registry}
+    assert load_settings() == settings.model_copy(update=absolute)
 
 
 def test_last_words_are_errors_and_what_is_no_log_line() -> None:
