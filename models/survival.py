@@ -80,11 +80,6 @@ def risk(hazards: Floats, silent_days: ArrayLike, horizon_days: float, horizons:
     return np.asarray(np.exp(later - now))
 
 
-def survival_curve(hazards: Floats) -> Floats:
-    """Return S (N, H), the probability of no return by the end of each bin."""
-    return np.cumprod(1 - hazards, axis=1, dtype=np.float64)
-
-
 def _log_survival(hazards: Floats, days: ArrayLike, horizons_days: Sequence[int]) -> Floats:
     ends = np.array(horizons_days, np.float64)
     starts = np.concatenate([[0.0], ends[:-1]])

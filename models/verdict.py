@@ -9,12 +9,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-REPORT = "report.json"
+from models.report_document import ReportError
+
 EVALUATE = "run footfall evaluate on it"
-
-
-class ReportError(ValueError):
-    """A report that says nothing about a model: the text says what was found, what was expected and what to do."""
 
 
 class HeadVerdict(Struct, frozen=True, kw_only=True):
@@ -25,7 +22,7 @@ class HeadVerdict(Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class Judged(Struct, frozen=True, kw_only=True):
     """What is read of report.json; other keys are for people and for comparisons."""
 
     verdict: dict[str, HeadVerdict]
@@ -40,14 +37,14 @@ class Report(Struct, frozen=True, kw_only=True):
         ]
 
 
-def read_verdict(path: Path, model_version: str) -> Report | None:
+def read_verdict(path: Path, model_version: str) -> Judged | None:
     """Read a report; None where there is none.
 
     Raises:
         ReportError: it cannot be read, says nothing, or is of another model.
     """
     try:
-        report = msgspec.json.decode(path.read_bytes(), type=Report)
+        report = msgspec.json.decode(path.read_bytes(), type=Judged)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:

@@ -15,7 +15,8 @@ from models.encoder_parts import EncoderError
 from models.golden import Golden
 from models.golden_checks import Finding
 from models.registry import Production, Registry
-from models.verdict import EVALUATE, REPORT, ReportError, read_verdict
+from models.report_document import REPORT, ReportError
+from models.verdict import EVALUATE, read_verdict
 from stream.golden import check_golden
 from stream.served_model import load_scorer
 

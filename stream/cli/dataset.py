@@ -4,13 +4,13 @@ Parses and delegates: a summary for people goes to stderr, with --json the manif
 code 2, a leak with code 3. Start at cut_command.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson, with_settings
 from stream.cli.slices import day_of, milliseconds, periods_from
 from stream.settings import Settings
@@ -121,10 +121,10 @@ def cut_command(
         )
         written = _write(console, log, out, settings, plan, manifest, embargo_days)
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     _summarise(console, out, written, time.monotonic() - started)
     if as_json:
-        _print_json(written)
+        print_json(written)
 
 
 def _write(
@@ -187,9 +187,9 @@ def lint_command(
             examples, reviews = read_examples(dataset), read_reviews(dataset)
         verdict = _lint(console, log, settings, manifest, examples, reviews, categories)
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     if as_json:
-        _print_json(verdict)
+        print_json(verdict)
     if verdict.leaks:
         _refuse_leaks(verdict, "train no model on this dataset")
     console.print(f"no leak found; searched {verdict.searched}" + ("" if log else "; give --log to search by prefix too"))
@@ -259,14 +259,3 @@ def _console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_json(result: object) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)

@@ -7,10 +7,11 @@ evaluate_command.
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream.cli.answer import fail
 from stream.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def evaluate_command(
             write_report(out, report)
             (out / PAGE).write_text(render(report), encoding="utf-8")
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     _summarise(console, report, out / PAGE)
     if all(verdict.wins for verdict in report.verdict.values()):
         console.print(f"next: footfall models promote {model}" + ("" if out == model else f" --report {out / REPORT}"))
@@ -149,8 +150,3 @@ def _summarise(console: "Console", report: "Report", page: Path) -> None:
     for name, verdict in report.verdict.items():
         console.print(f"{name}: {verdict.text}")
     console.print(f"{page}: written")
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)

@@ -3,11 +3,10 @@
 Start at write_events.
 """
 
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,19 +47,6 @@ def summarise(console: "Console", out: Path, manifest: "LogManifest") -> None:
     console.print(
         f"{out}: {total} events {manifest.events} from {_day(manifest.first_record_ms)} to {_day(manifest.last_record_ms)}"
     )
-
-
-def print_json(result: dict[str, object]) -> None:
-    """Print the facts on stdout."""
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
-
-
-def fail(error: Exception) -> NoReturn:
-    """End with code 2 and what was wrong."""
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)
 
 
 def _day(record_ms: int | None) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from models.checkpoint import Manifest
     from models.golden_checks import Finding
     from models.registry import Registry
-    from models.verdict import Report
+    from models.verdict import Judged
 
 HEADLINES = (  # column, then where it lies in a manifest's metrics
     ("churn 30d AUC", ("churn", "30d", "auc")),
@@ -38,7 +38,8 @@ def print_models(models: list[dict[str, Any]]) -> None:
 def model_facts(registry: "Registry", version: str, current: str | None) -> dict[str, Any]:
     """Say what a list shows of one model; `fault` is why it cannot be read."""
     from models.checkpoint import CheckpointError, read_manifest
-    from models.verdict import REPORT, ReportError, read_verdict
+    from models.report_document import REPORT, ReportError
+    from models.verdict import read_verdict
 
     facts: dict[str, Any] = {"model_version": version, "current": version == current, "created_at": None}
     facts |= {"encoder": None, "metrics": {}, "verdict": "no report", "fault": None}
@@ -74,7 +75,7 @@ def print_manifest(folder: Path, manifest: "Manifest") -> None:
     print_table(["model", manifest.model_version], rows)
 
 
-def print_verdict(report: "Report | None") -> None:
+def print_verdict(report: "Judged | None") -> None:
     """Print for each head how the model fares against the baselines."""
     sys.stdout.write("\n" if report else "\nno report: run footfall evaluate on it\n")
     sys.stdout.flush()

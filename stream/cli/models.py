@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream.cli.answer import print_json
 from stream.cli.model_tables import model_facts, print_findings, print_manifest, print_models, print_verdict
 from stream.cli.options import AsJson, with_settings
 from stream.cli.show import print_table
@@ -42,7 +43,7 @@ def ls_command(settings: Settings, as_json: AsJson = False) -> None:
         current = None if production is None else production.current
         models = [model_facts(registry, version, current) for version in registry.versions()]
     if as_json:
-        _print_json({"registry": str(registry.folder), "current": current, "models": models})
+        print_json({"registry": str(registry.folder), "current": current, "models": models})
         return
     print_models(models)
     sys.stderr.write(f"{len(models)} models in {registry.folder}, {current or 'none'} serves\n")
@@ -56,7 +57,8 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
 
     from models.checkpoint import read_manifest
     from models.registry import Registry
-    from models.verdict import REPORT, read_verdict
+    from models.report_document import REPORT
+    from models.verdict import read_verdict
 
     registry = Registry(settings.registry)
     with _faults(as_json):
@@ -69,7 +71,7 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
     ]
     if as_json:
         verdict = None if report is None else report.verdict
-        _print_json({"folder": str(folder), "manifest": manifest, "verdict": verdict, "history": history})
+        print_json({"folder": str(folder), "manifest": manifest, "verdict": verdict, "history": history})
         return
     print_manifest(folder, manifest)
     print_verdict(report)
@@ -98,7 +100,7 @@ def check_command(model: Model, settings: Settings, golden: GoldenFile = None, a
         findings = check_golden(scorer, _golden(golden))
     found = counts(findings)
     if as_json:
-        _print_json({"model_version": scorer.model_version, "counts": found, "findings": findings})
+        print_json({"model_version": scorer.model_version, "counts": found, "findings": findings})
     else:
         print_findings(findings)
     sys.stderr.write(f"{scorer.model_version}: {', '.join(f'{count} {outcome}' for outcome, count in found.items())}\n")
@@ -119,7 +121,7 @@ def add_command(
     with _faults(as_json):
         version = Registry(settings.registry).add(folder)
     if as_json:
-        _print_json({"model_version": version, "registry": str(settings.registry)})
+        print_json({"model_version": version, "registry": str(settings.registry)})
     else:
         sys.stderr.write(f"added {version} to {settings.registry}; next: footfall models promote {version}\n")
 
@@ -165,7 +167,7 @@ def promote_command(
             )
     found = counts(promoted.findings)
     if as_json:
-        _print_json({"promoted": promoted.model_version, "golden_users": found, "production": promoted.production})
+        print_json({"promoted": promoted.model_version, "golden_users": found, "production": promoted.production})
     else:
         facts = ", ".join(f"{count} {outcome}" for outcome, count in found.items())
         sys.stderr.write(f"{promoted.model_version} serves now (golden users: {facts}); scorers that read ")
@@ -181,7 +183,7 @@ def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
     with _faults(as_json):
         production = Registry(settings.registry).rollback(at=_now(), command=_command())
     if as_json:
-        _print_json({"promoted": production.current, "production": production})
+        print_json({"promoted": production.current, "production": production})
     else:
         sys.stderr.write(f"{production.current} serves again\n")
 
@@ -198,7 +200,7 @@ def _faults(as_json: bool) -> Iterator[None]:
     except (CheckpointError, EncoderError, PromotionRefused) as error:
         ground = error.ground if isinstance(error, PromotionRefused) else Ground.UNUSABLE
         if as_json:
-            _print_json({"refused": ground, "text": str(error)})
+            print_json({"refused": ground, "text": str(error)})
         sys.stderr.write(f"refused: {error}\n")
         raise typer.Exit(EXIT_REFUSED) from error
     except (ValueError, OSError) as error:
@@ -235,9 +237,3 @@ def _command() -> str:
     import shlex
 
     return shlex.join(["footfall", *sys.argv[1:]])
-
-
-def _print_json(result: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")

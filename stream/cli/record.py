@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.cli.log_output import Out, fail, print_json, stderr_console, summarise
+from stream.cli.answer import fail, print_json
+from stream.cli.log_output import Out, stderr_console, summarise
 from stream.cli.options import AsJson, with_settings
 from stream.settings import Settings
 

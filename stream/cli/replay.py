@@ -3,13 +3,13 @@
 Parses and delegates. Start at replay_command.
 """
 
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson, with_settings
 from stream.settings import Settings, SettingsError
 
@@ -49,7 +49,7 @@ def replay_command(
         else:
             _replay(log, out, settings, console, no_score, as_json)
     except (LogError, ReplayError, VerificationError) as error:
-        _fail(error)
+        fail(error)
 
 
 def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_score: bool, as_json: bool) -> None:
@@ -75,7 +75,7 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     )
     console.print(f"{out}: {seconds:.1f} s, {total / seconds:.0f} events a second")
     if as_json:
-        _print_json(summary)
+        print_json(summary)
 
 
 def _verify(log: Path, out: Path, settings: Settings, console: "Console", no_score: bool, as_json: bool) -> None:
@@ -93,7 +93,7 @@ def _verify(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     if not found.equal and not found.mismatched:
         console.print(f"nothing in {log} could be verified: record the topics from their beginning")
     if as_json:
-        _print_json(found)
+        print_json(found)
     if not found.agrees:
         raise typer.Exit(EXIT_MISMATCH)
 
@@ -108,12 +108,6 @@ def _print_tables(console: "Console", tables: dict[str, list[tuple[str, str]]]) 
         console.print(table)
 
 
-def _print_json(result: object) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
-
-
 def _load_scorer(settings: Settings) -> "Scorer":
     from models.scorer import Scorer
 
@@ -125,9 +119,4 @@ def _load_scorer(settings: Settings) -> "Scorer":
     try:
         return Scorer.load(settings.checkpoint, threads=settings.model_threads)
     except ValueError as error:  # altered, of another spec, or a registry in which nothing serves
-        _fail(error)
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)
+        fail(error)

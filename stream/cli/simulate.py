@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from stream.cli.log_output import Out, fail, print_json, stderr_console, summarise, write_events
+from stream.cli.answer import fail, print_json
+from stream.cli.log_output import Out, stderr_console, summarise, write_events
 from stream.cli.options import AsJson
 
 TRUTH = "truth.json"

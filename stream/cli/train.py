@@ -7,10 +7,11 @@ train_command.
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def train_command(
         else:
             facts = _few_labels(dataset, out, config, encoder, threads, few_labels)
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
 
 
 def _settings(preset: str, path: Path | None) -> "TrainConfig":
@@ -253,14 +254,3 @@ def _report(out: Path, dataset: Path, facts: dict[str, Any]) -> None:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _print_json(result: dict[str, Any]) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)

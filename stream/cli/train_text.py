@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream.cli.answer import print_json
+
 if TYPE_CHECKING:
     from models.text.training import TextRun
 
@@ -69,9 +71,7 @@ def train_text_command(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     if as_json:
-        import msgspec
-
-        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+        print_json(result)
 
 
 def _run(

@@ -16,9 +16,9 @@ from models.labels import Labelling
 from models.landmarks import DEFAULT_SHARES, Sampling, periods_of
 from models.presets import TrainConfig
 from models.registry import Registry, RegistryError
+from models.report_document import REPORT
 from models.train import train
 from models.training_loop import LoopConfig
-from models.verdict import REPORT
 from stream.dataset import Plan, cut_dataset, ends_of
 from stream.promotion import Ground, Promoted, PromotionRefused, promote
 from stream.settings import load_settings

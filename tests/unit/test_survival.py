@@ -13,7 +13,6 @@ from models.survival import (
     prior_logits,
     risk,
     survival_at,
-    survival_curve,
 )
 
 ENDS = np.array(HORIZONS_DAYS, float)
@@ -93,7 +92,7 @@ def test_survival_goes_through_the_curve_at_the_bins_and_on_after_the_last() -> 
     hazards = np.linspace(0.05, 0.5, len(HORIZONS_DAYS))[None]
     at_bins = [survival_at(hazards, [days])[0] for days in HORIZONS_DAYS]
 
-    np.testing.assert_allclose(at_bins, survival_curve(hazards)[0])
+    np.testing.assert_allclose(at_bins, np.cumprod(1 - hazards, axis=1)[0])
     beyond = survival_at(hazards, [360 + 90])[0]
     assert beyond == pytest.approx(at_bins[-1] * 0.5**0.5)
 
@@ -118,13 +117,3 @@ def test_exposures_are_parts_of_bins_and_nobody_returns_twice(absent: float, obs
     assert all(0 <= part <= 1 for part in exposure)
     assert sum(returned) <= 1
     assert all(part > 0 for part, back in zip(exposure, returned, strict=True) if back)
-
-
-def test_survival_only_falls_and_is_the_product_of_not_returning() -> None:
-    hazards = np.random.default_rng(1).uniform(size=(100, 6))
-
-    survival = survival_curve(hazards)
-
-    assert (np.diff(survival, axis=1) <= 0).all()
-    assert ((survival >= 0) & (survival <= 1)).all()
-    np.testing.assert_allclose(survival_curve(np.array([[0.5, 0.2]])), [[0.5, 0.4]])
