@@ -13,7 +13,8 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `items` bounds the vocabulary of the item head, 0 is none; each of its items is met by `least_item_users` users, and the
     rest share rows by hash. `next_items` of the items that follow are asked for. `negatives` are the items drawn for a
     batch's softmax, 0 takes all. `fade_days` is when what was counted of items counts half. `label_share` is the share of
-    training users whose labels are used, for few-label curves.
+    training users whose labels are used, for few-label curves; `copies` of every training example have a history changed
+    by chance.
     """
 
     loop: LoopConfig = LoopConfig(epochs=6, patience=2)
@@ -35,6 +36,7 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     negatives: int = 0
     fade_days: float = 60.0
     label_share: float = 1.0
+    copies: int = 0
 
 
 PRESETS = {

@@ -21,6 +21,7 @@ from models.checkpoint import Catalogue, Contract
 from models.encoder import Encoder
 from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
+from models.history_augmentation import changed_copies
 from models.item_categories import with_item_categories
 from models.item_prior import PARTS
 from models.item_training import choose_mixture, count_items, item_directions
@@ -79,6 +80,7 @@ def train(
         choose_horizons(taught),
     )
     items = choose_items(taught, at_most=config.items, least=config.least_item_users) if config.items else []
+    examples += changed_copies(taught, config.copies, config.loop.seed)
     data = prepare(examples, labels, items, horizons, encoder, max_events=config.max_events, next_items=config.next_items)
     prior = count_items(taught, vocabulary(labels, items), config.fade_days) if items else None
     with torch.random.fork_rng(devices=[]):
@@ -96,7 +98,7 @@ def train(
     catalogue = None
     if prior is not None:
         mixture = choose_mixture(prior, network, data).mix
-        counted = [example for example in examples if example.slice in (Slice.TRAIN, Slice.VALIDATION)]  # now it may count too
+        counted = taught + [example for example in examples if example.slice is Slice.VALIDATION]  # now it may count too
         catalogue = Catalogue(items, count_items(counted, vocabulary(labels, items), config.fade_days)._replace(mix=mixture))
         choices["items"] = dict(zip(PARTS, np.round(mixture.astype(float), 4).tolist(), strict=True))
     calibration, test = data.slices[Slice.CALIBRATION], data.slices[Slice.TEST]

@@ -37,6 +37,7 @@ def train_command(
     optimiser: Annotated[Literal["adamw", "sgd"] | None, typer.Option(help="What turns gradients into steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="The highest rate.")] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
+    augment: Annotated[int, typer.Option(min=0, help="Copies of each training example, its history changed by chance.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Multiply matrices in bfloat16.")] = False,
     few_labels: Annotated[
         str | None, typer.Option(metavar="SHARE,SHARE,…", help="Only measure, learning from shares of the training users.")
@@ -65,6 +66,7 @@ def train_command(
                 learning_rate=steps.learning_rate if learning_rate is None else learning_rate,
             ),
             decoder=objective == "decoder",
+            copies=augment,
         )
         if few_labels is None:
             facts = _train(dataset, out, config, encoder, threads, runs)

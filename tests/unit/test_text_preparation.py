@@ -11,6 +11,7 @@ from msgspec import structs
 from models.encoder import Encoder
 from models.encoder_parts import MINILM
 from models.examples import ReviewExample, Slice
+from models.history_augmentation import crop, jitter, mask, reorder
 from models.text.augmentation import (
     AugmentationConfig,
     AugmentationError,
@@ -24,7 +25,6 @@ from models.text.augmentation import (
 )
 from models.text.baselines import tf_idf
 from models.text.cleaning import CleaningConfig, Reason, clean_reviews, clean_text
-from models.text.history_augmentation import crop, jitter, mask, reorder
 from models.text.synonyms import word_neighbours
 from models.text.word_lists import WordListError, bears_opinion, is_negation, stop_words
 from models.text.words import Part, WordError, analysers, joint, pieces, tagged, words

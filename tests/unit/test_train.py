@@ -13,6 +13,7 @@ from models.encoder import Encoder
 from models.encoder_parts import RANDOM_TINY
 from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
+from models.history_augmentation import changed_copies
 from models.labels import DAY_MS, HORIZONS_DAYS
 from models.optimisation import OptimiserConfig
 from models.predict import predict, predict_with
@@ -261,6 +262,26 @@ def test_every_preset_and_objective_trains(preset: str, decoder: bool, examples:
 
     assert trained.metrics["churn"]["1d"]["auc"] > 0.5
     assert all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values())
+
+
+def test_changed_copies_teach_too_and_only_the_train_slice_has_them(examples: list[Example], encoder: Encoder) -> None:
+    plain, more = TINY, msgspec.structs.replace(TINY, copies=2)
+    once, thrice = (train(examples, [], "any", encoder, config) for config in (plain, more))
+
+    assert thrice.examples == once.examples | {"train": 3 * once.examples["train"]}
+    assert (thrice.contract.labels, thrice.contract.horizons_days) == (once.contract.labels, once.contract.horizons_days)
+    assert not torch.equal(*(next(found.network.parameters()) for found in (once, thrice)))
+
+
+def test_a_changed_copy_keeps_its_labels_and_the_newest_time_and_gains_no_event(examples: list[Example]) -> None:
+    found = changed_copies(examples, 2, seed=1)
+
+    assert found == changed_copies(examples, 2, seed=1) != changed_copies(examples, 2, seed=2)
+    for copy, original in zip(found, examples * 2, strict=True):
+        request = msgspec.structs.replace(copy.request, history=original.request.history)
+        assert msgspec.structs.replace(copy, request=request) == original
+        assert 0 < len(copy.request.history) <= len(original.request.history)
+        assert copy.request.history[-1].event_time_ms == original.request.history[-1].event_time_ms
 
 
 def test_few_labels_are_those_of_fewer_users(examples: list[Example], encoder: Encoder) -> None:

@@ -1,6 +1,6 @@
 """A user's history and a seeded generator → another history that the same user might have had.
 
-Entries stay sorted by time; none is invented. Knows no model. Start at crop.
+Entries stay sorted by time; none is invented. Knows no model. Start at changed_copies.
 """
 
 from collections.abc import Sequence
@@ -8,9 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import structs
 
+from models.examples import Example
 from schemas.scoring import HistoryEntry
 
+LEAST_SHARE, MASKED_SHARE, WINDOW_MS, DEVIATION_MS = 0.7, 0.1, 60_000, 20_000.0
+
 History = Sequence[HistoryEntry]
+
+
+def changed_copies(examples: Sequence[Example], copies: int, seed: int) -> list[Example]:
+    """Return `copies` of each example with another history and the same labels; equal seeds give equal copies."""
+    rng = np.random.default_rng(seed)
+    return [_changed(example, rng) for _ in range(copies) for example in examples]
+
+
+def _changed(example: Example, rng: np.random.Generator) -> Example:
+    history = mask(crop(example.request.history, LEAST_SHARE, rng), MASKED_SHARE, rng)
+    history = jitter(reorder(history, WINDOW_MS, rng), DEVIATION_MS, rng)
+    return structs.replace(example, request=structs.replace(example.request, history=history))
 
 
 def crop(history: History, min_share: float, rng: np.random.Generator) -> list[HistoryEntry]:
