@@ -56,7 +56,8 @@ class DatasetError(ValueError):
 class DatasetManifest(Struct, frozen=True, kw_only=True):
     """What a dataset holds and how it was cut; `periods` are the slices' times, `counts` are by slice and label.
 
-    `fingerprint` is the SHA-256 of every record of the log; `feature_names` is the order of a request's features.
+    `refused` counts events that no role would fold, by reason. `fingerprint` is the SHA-256 of every record of the log;
+    `feature_names` is the order of a request's features.
     """
 
     source: str
@@ -72,6 +73,7 @@ class DatasetManifest(Struct, frozen=True, kw_only=True):
     counts: dict[str, dict[str, Any]]
     reviews: dict[str, dict[str, int]]
     reviews_left_out: dict[str, int] = {}
+    refused: dict[str, int] = {}
     lint: dict[str, Any] = {}
     embargo: str = EMBARGO
     format_version: int = FORMAT_VERSION

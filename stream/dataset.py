@@ -5,7 +5,7 @@ look at an event is the request that the live role sends for it. Start at cut_da
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from models.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_lan
 from models.review_labels import label_reviews
 from models.title_clusters import cluster_titles
 from schemas.codec import event_decoder
+from schemas.dead_letter import DeadLetter
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 from schemas.scoring import ScoreRequest
 from schemas.topics import SOURCES
@@ -48,6 +49,7 @@ class Followed:
         self._fold, self._totals, self._rows = fold, PartitionTotals(), dict[bytes, bytes | UserState]()
         self._newest: dict[bytes, tuple[int, Event, LogRecord]] = {}
         self._decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
+        self.refused: Counter[str] = Counter()
 
     def fold(self, kind: str, record: LogRecord) -> Taken:
         """Fold one record; a late event is one that the rows do not show and that happened all the same."""
@@ -55,6 +57,7 @@ class Followed:
         applied, late = count.applied, count.late_dropped
         outputs = self._fold.fold(self._rows, self._totals, [record], record.timestamp).outputs
         if count.applied == applied and count.late_dropped == late:
+            self.refused.update(output.message.reason for output in outputs if isinstance(output.message, DeadLetter))
             return Taken(None)
         event = self._decoders[kind](record.key, record.value)
         if count.applied > applied and record.key is not None:
@@ -115,13 +118,17 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Cut(NamedTuple):
-    """The examples of a log in order of slice, landmark and user; what was made of titles; the log's fingerprint."""
+    """The examples of a log in order of slice, landmark and user; what was made of items; the log's fingerprint.
+
+    `refused` counts events that no role would fold, by reason.
+    """
 
     examples: list[Example]
     reviews: list[ReviewExample]
     reviews_left_out: dict[str, int]
     categories: dict[str, str]
     fingerprint: str
+    refused: dict[str, int]
 
 
 def cut_dataset(events: Iterable[LoggedEvent], settings: Settings, plan: Plan) -> Cut:
@@ -151,7 +158,7 @@ def cut_dataset(events: Iterable[LoggedEvent], settings: Settings, plan: Plan) -
     examples.sort(key=lambda e: (order[e.slice], e.landmark_ms, e.request.user_id, e.request.due, e.request.request_id))
     reviews, left_out = label_reviews(watch.reviews.values(), watch.ratings, plan.periods)
     reviews.sort(key=lambda review: order[review.slice])  # stable: by time within a slice
-    return Cut(examples, reviews, left_out, categories, digest.hexdigest())
+    return Cut(examples, reviews, left_out, categories, digest.hexdigest(), dict(followed.refused))
 
 
 class Lookout:
@@ -251,9 +258,15 @@ def numbered(
 
 
 def _categories(watch: Watch, plan: Plan) -> dict[str, str]:
-    if not plan.cluster_categories:
-        return {}
+    """Name categories for items whose events carry none: by title; where no event carries one, each item is its own."""
     train_end_ms = plan.periods[0].end_ms
+    if not plan.cluster_categories:
+        done = [activity for of_user in watch.activities.values() for activity in of_user if activity.item_id is not None]
+        if any(activity.category for activity in done):
+            return {}
+        return {
+            item: item for item in sorted({one.item_id for one in done if one.item_id and one.event_time_ms < train_end_ms})
+        }
     known = {item: title for item, (at_ms, title) in watch.titles.items() if at_ms < train_end_ms}
     later = {item: title for item, (at_ms, title) in watch.titles.items() if at_ms >= train_end_ms}
     return cluster_titles(known, later, clusters=plan.cluster_categories, seed=plan.sampling.seed)

@@ -160,6 +160,7 @@ def _write(
         counts=count_examples(found.examples, HORIZONS_DAYS),
         reviews=count_reviews(found.reviews),
         reviews_left_out=found.reviews_left_out,
+        refused=found.refused,
     )
     verdict = _lint(console, log, settings, manifest, found.examples, found.reviews, found.categories)
     if verdict.leaks:
@@ -246,6 +247,9 @@ def _summarise(console: "Console", out: Path, manifest: "DatasetManifest", secon
             f"{found['with_categories']} with next categories, {found['with_items']} with next items; "
             f"{reviews['reviews']} reviews ({reviews['positive']} positive, {reviews['negative']} negative)"
         )
+    if manifest.refused:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(manifest.refused.items()))
+        console.print(f"events that no role would fold: {reasons}; see them with footfall replay LOG --no-score --out DIR")
     console.print(f"{out}: {seconds:.1f} s")
 
 

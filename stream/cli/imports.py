@@ -41,7 +41,9 @@ def transactions(
     quantity: Annotated[str | None, typer.Option(help="Column of the pieces, if any.")] = None,
     date_format: Annotated[str | None, typer.Option(help="iso, seconds, milliseconds or like %d.%m.%Y; else found.")] = None,
     zone: Annotated[str, typer.Option(help="Time zone of the dates.")] = "UTC",
-    currency: Annotated[str, typer.Option(help="Currency of the amounts.")] = "EUR",
+    currency: Annotated[
+        str | None, typer.Option(help="Currency of the amounts; default: the setting reporting_currency.")
+    ] = None,
     delimiter: Annotated[str | None, typer.Option(help="Between columns; else found.")] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8-sig",
     no_heading: Annotated[bool, typer.Option("--no-heading", help="Columns have no names: call them 1, 2, …")] = False,
@@ -50,8 +52,10 @@ def transactions(
 ) -> None:
     """Import any table of customer, date and perhaps item, amount, quantity: purchases and derived visits."""
     from stream.importers.transactions import TransactionOptions, choose_columns, import_transactions
+    from stream.settings import load_settings
 
     console = stderr_console()
+    currency = currency or load_settings().reporting_currency
     options = TransactionOptions(
         customer=customer,
         date=date,

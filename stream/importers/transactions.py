@@ -80,7 +80,7 @@ class TransactionOptions(Struct, frozen=True, kw_only=True):
     encoding: str = "utf-8-sig"
     heading: bool = True
     zone: str = "UTC"
-    currency: str = "EUR"
+    currency: str
 
 
 def choose_columns(path: Path, options: TransactionOptions) -> Chosen:

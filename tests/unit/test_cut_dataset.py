@@ -227,6 +227,29 @@ def test_purchases_as_returns_are_counted_from_the_newest_purchase_seen(settings
     assert (example.absent_ms, example.observed_ms) == (38 * DAY_MS, 40 * DAY_MS)
 
 
+def test_where_no_event_has_a_category_each_item_of_the_train_slice_is_its_own(settings: Settings) -> None:
+    def bought(item: str, day: float, category: str | None = None) -> Event:
+        line = purchase_line(item_id=item, category=category, title=None)
+        return purchase(user_id="u", event_id=f"{item}-{day}", event_time_ms=days_later(day), lines=[line])
+
+    plan = Plan(periods=slices(20, 25, 30, 60), sampling=Sampling())
+    bare = cut_dataset(logged(bought("lamp", 1), bought("rug", 5), bought("lamp", 32), bought("new", 33)), settings, plan)
+    named = cut_dataset(logged(bought("lamp", 1), bought("rug", 5, "home"), bought("lamp", 32)), settings, plan)
+
+    assert bare.categories == {"lamp": "lamp", "rug": "rug"}
+    assert named.categories == {}
+    assert {example.categories for example in bare.examples if example.landmark_ms < days_later(4)} == {("rug",)}
+
+
+def test_events_that_no_role_folds_are_counted_by_reason(settings: Settings) -> None:
+    foreign = [purchase(user_id="u", event_id=f"e{day}", event_time_ms=days_later(day), currency="XXX") for day in (1, 2)]
+    seen = visit(user_id="u", event_time_ms=days_later(1))
+
+    cut = cut_dataset(logged(seen, *foreign), settings, Plan(periods=slices(10, 20, 30, 40), sampling=Sampling()))
+
+    assert cut.refused == {"unknown_currency": 2}
+
+
 def test_titles_are_clustered_from_the_train_slice_alone(settings: Settings) -> None:
     titles = [f"{thing} {colour}" for colour in ("red", "blue", "green") for thing in ("big tea mug", "small table lamp")]
     events = [

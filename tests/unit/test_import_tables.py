@@ -17,6 +17,8 @@ from stream.importers.csv_events import import_csv
 from stream.importers.csv_map import load_map
 from stream.importers.jsonl import import_jsonl
 from stream.importers.transactions import TransactionOptions, choose_columns, import_transactions, read_amount
+from stream.replay import Replay
+from stream.settings import load_settings
 
 DECODERS = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
 EXAMPLE = Path(stream.importers.__file__).parent / "example-map.yaml"
@@ -39,7 +41,7 @@ def decoded(imported):
 def transactions(tmp_path, text, **options):
     path = tmp_path / "table.csv"
     path.write_text(text)
-    chosen = TransactionOptions(**options)
+    chosen = TransactionOptions(**{"currency": "EUR"} | options)
     return decoded(import_transactions(path, chosen, choose_columns(path, chosen), {}))
 
 
@@ -195,13 +197,13 @@ def test_a_gzipped_table_and_one_with_a_byte_order_mark_are_read(tmp_path):
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress("\ufeffcustomer,date\n1,2020-01-01\n".encode()))
 
-    assert choose_columns(path, TransactionOptions()).customer == "customer"
+    assert choose_columns(path, TransactionOptions(currency="EUR")).customer == "customer"
 
 
 def test_bytes_that_are_no_text_cost_their_line_alone(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"customer,date,item\nu,2020-01-01,a\n" + b"u,2020-01-01,caf\xe9\n")
-    options = TransactionOptions()
+    options = TransactionOptions(currency="EUR")
 
     events, counts = decoded(import_transactions(path, options, choose_columns(path, options), {}))
 
@@ -342,6 +344,17 @@ def test_a_dry_run_counts_shows_samples_and_writes_nothing(tmp_path):
     assert facts["imports"]["lines_dropped"] == {"no_customer": 1, "unreadable_time": 5}
     assert [len(lines) for lines in facts["samples"].values()] == [1, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_transactions_table_imported_without_a_currency_is_folded_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOOTFALL_REPORTING_CURRENCY", "NOK")
+    (tmp_path / "t.csv").write_text("customer,date,amount\nann,2026-01-01 10:00,5\nbob,2026-01-02 10:00,6\n")
+
+    made = CliRunner().invoke(app, ["import", "transactions", str(tmp_path / "t.csv"), "--out", str(tmp_path / "log")])
+
+    replay = Replay(load_settings(), partitions=1)
+    assert [output.kind for output in replay.fold(read_log(tmp_path / "log")) if output.kind.endswith(".dlq")] == []
+    assert (made.exit_code, replay.summed().applied) == (0, 4)
 
 
 def test_one_command_makes_a_log_of_a_foreign_table(tmp_path):
