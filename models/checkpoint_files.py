@@ -5,6 +5,7 @@ Knows what files a checkpoint may have, not what they mean; nothing is unpickled
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import safetensors
@@ -77,6 +78,18 @@ def encoder_files(folder: Path) -> dict[str, FileFacts]:
     if not files:
         raise CheckpointError(f"found no files in {folder / ENCODER}, expected the tuned encoder: {RETRAIN}")
     return files
+
+
+def copy_encoder(source: Path, folder: Path) -> None:
+    """Copy an encoder's folder to where the checkpoint in `folder` keeps its own, in place of one that is there."""
+    if source.resolve() == (folder / ENCODER).resolve():
+        return
+    shutil.rmtree(folder / ENCODER, ignore_errors=True)
+    for path in sorted(source.rglob("*")):
+        target = folder / ENCODER / path.relative_to(source)
+        if ENCODER_FILE.fullmatch(target.relative_to(folder).as_posix()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def replace_file(path: Path, content: bytes) -> None:

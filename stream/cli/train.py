@@ -180,7 +180,8 @@ def _write(
 
     import msgspec
 
-    from models.checkpoint import Provenance, save_checkpoint
+    from models.checkpoint import OWN_ENCODER, Provenance, save_checkpoint
+    from models.checkpoint_files import copy_encoder
     from models.encoder_parts import encoder_licence
     from models.examples import Slice
     from models.optimisation import parameter_counts
@@ -189,11 +190,15 @@ def _write(
     created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
     settings: dict[str, Any] = msgspec.to_builtins(config)
     settings[LEARNT_UNTIL_MS] = max(period.end_ms for period in manifest.periods if period.slice is not Slice.TEST)
+    contract, brought = trained.contract, Path(encoder.uri).is_dir()
+    if brought:  # what lies in a folder of one's own goes with the model
+        copy_encoder(Path(encoder.uri), out)
+        contract = msgspec.structs.replace(contract, encoder_uri=OWN_ENCODER)
     saved = save_checkpoint(
         out,
         name=out.name,
         network=trained.network,
-        contract=trained.contract,
+        contract=contract,
         provenance=Provenance(
             command=command,
             created_at=created_at,
@@ -201,7 +206,7 @@ def _write(
             settings=settings,
             metrics=trained.metrics,
             licence=f"Learnt from {manifest.source}: its terms apply. Reads texts through "
-            f"{encoder.uri} ({encoder_licence(encoder.uri)}), whose weights are not in this folder.",
+            f"{encoder.uri} ({encoder_licence(encoder.uri)}), whose weights are {'' if brought else 'not '}in this folder.",
         ),
         catalogue=trained.catalogue,
         item_categories=trained.item_categories,

@@ -25,6 +25,7 @@ from models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from models.checkpoint_files import copy_encoder
 from models.features.spec import FEATURE_SPEC
 from models.network import Network, NetworkConfig
 from models.rhythm import RHYTHM_NAMES
@@ -264,3 +265,16 @@ def test_an_encoders_files_cannot_lie_outside_its_folder(tmp_path: Path) -> None
 
     with pytest.raises(CheckpointError, match="names files"):
         load_checkpoint(tmp_path)
+
+
+def test_an_encoder_is_copied_in_place_of_another_but_never_over_itself(tmp_path: Path) -> None:
+    old, new = tmp_path / "model" / "encoder", tmp_path / "tuned"
+    for folder, text in ((old, "old"), (new, "new")):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(text)
+    (old / "vocab.txt").write_text("old")
+
+    copy_encoder(old, tmp_path / "model")
+    assert (old / "config.json").read_text() == "old"
+    copy_encoder(new, tmp_path / "model")
+    assert {path.name: path.read_text() for path in old.iterdir()} == {"config.json": "new"}

@@ -1,6 +1,7 @@
 """`footfall train` and `footfall tune`: what they write and what they refuse."""
 
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.checkpoint import Manifest, load_checkpoint
+from models.checkpoint import OWN_ENCODER, Manifest, load_checkpoint
 from models.encoder_parts import RANDOM_TINY
 from models.presets import TrainConfig
 from models.run_card import RunCard
@@ -19,6 +20,7 @@ from stream.cli.tune import tune_command
 from stream.event_log import write_log
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
+from tests.checkpoints import tuned_checkpoint
 
 app = typer.Typer()
 app.command("train")(train_command)
@@ -61,6 +63,19 @@ def test_a_model_is_written_with_a_card_that_says_how(dataset: Path, tmp_path: P
     assert card.fitted.steps > 0
     assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
     assert not list((tmp_path / "runs").rglob("state.json"))
+
+
+def test_an_encoder_of_a_folder_goes_with_the_model(dataset: Path, tmp_path: Path) -> None:
+    tuned_checkpoint(tmp_path / "tuned")
+    (tmp_path / "tuned" / "encoder" / "notes.pdf").write_bytes(b"no part of an encoder")
+
+    trained(dataset, tmp_path, "--encoder", tmp_path / "tuned" / "encoder")
+    rmtree(tmp_path / "tuned")
+
+    manifest = load_checkpoint(tmp_path / "model").manifest
+    assert manifest.contract.encoder_uri == OWN_ENCODER
+    assert Scorer.load(tmp_path / "model").encoder.encoder_id == manifest.contract.encoder_id
+    assert not (tmp_path / "model" / "encoder" / "notes.pdf").exists()
 
 
 def test_tuned_settings_can_be_trained_with_and_a_study_goes_on(dataset: Path, tmp_path: Path) -> None:
