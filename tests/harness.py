@@ -23,6 +23,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import TopicPartition
 
 from schemas.topics import Topic
+from stream.admin import existing_partitions
 from stream.clients import admin_client, output_producer, plain_consumer
 from stream.event_log import LoggedEvent
 from stream.records import Totals
@@ -145,8 +146,14 @@ class Deployment:
                 )
                 for topic in new
             ]
+        names = {topic.name for topic in new}
+
+        async def visible() -> bool:
+            return names <= (await existing_partitions(admin)).keys()
+
         try:
             await admin.create_topics(new)
+            await until("the broker names the topics that it created", visible, seconds=30)
         finally:
             await admin.close()
 
