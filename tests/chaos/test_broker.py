@@ -102,7 +102,7 @@ async def stalled(scene: Scene, broker: Broker, events: list[LoggedEvent], *, ki
                 await asyncio.sleep(STALL_SECONDS)
                 broker.go_on()
                 scene.report.faults["broker stall"] += 1
-                await scene.committed(worker, more_than=round(worker.metric(COMMITTED)))
+                await scene.committed(worker, more_than=round(worker.metric(COMMITTED) + per_second))  # several barriers
             scene.kill(worker)
             await scene.whole()
         scene.start()
