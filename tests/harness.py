@@ -96,7 +96,7 @@ class Deployment:
     def __init__(self, bootstrap: str, folder: Path, **settings: Any) -> None:
         name = f"t{secrets.token_hex(4)}"
         self.folder, self.workers = folder, list[Worker]()
-        self.given = {
+        self.given: dict[str, Any] = {
             "kafka_bootstrap_servers": bootstrap,
             "topic_prefix": f"{name}.",
             "app_id": name,
@@ -107,6 +107,7 @@ class Deployment:
             **settings,
         }
         self.settings: Settings = load_settings(**self.given)
+        self.partitions: int = self.given["partitions"]
 
     def start(self, role: str, program: str | None = None, **environment: str) -> Worker:
         """Start one more worker of a role, with these variables of its own; a `program` is run in place of the command."""
@@ -130,9 +131,9 @@ class Deployment:
         admin = admin_client(self.settings)
         await admin.start()
         topics: Iterable[Topic] = self.settings.topics().values()
-        new = [NewTopic(topic.name, 4, 1, topic_configs={"retention.ms": "-1"}) for topic in topics]
+        new = [NewTopic(topic.name, self.partitions, 1, topic_configs={"retention.ms": "-1"}) for topic in topics]
         new += [
-            NewTopic(self.settings.changelog(role), 4, 1, topic_configs={"cleanup.policy": "compact"})
+            NewTopic(self.settings.changelog(role), self.partitions, 1, topic_configs={"cleanup.policy": "compact"})
             for role in ("features", "triggers")
         ]
         if homes is not None:
@@ -141,7 +142,7 @@ class Deployment:
                     topic.name,
                     -1,
                     -1,
-                    replica_assignments={number: [homes.get((topic.name, number), 1)] for number in range(4)},
+                    replica_assignments={number: [homes.get((topic.name, number), 1)] for number in range(self.partitions)},
                     topic_configs=topic.topic_configs,
                 )
                 for topic in new
@@ -187,14 +188,14 @@ class Deployment:
 
     def replay(self) -> Replay:
         """Return a replay with this deployment's settings."""
-        return Replay(self.settings, partitions=4)
+        return Replay(self.settings, partitions=self.partitions)
 
     async def read(self, topic: str) -> list[Any]:
         """Read a topic to its end, committed records only where the broker has transactions."""
         consumer = plain_consumer(self.settings, retry_backoff_ms=5)
         await consumer.start()
         try:
-            tps = [TopicPartition(topic, number) for number in range(4)]
+            tps = [TopicPartition(topic, number) for number in range(self.partitions)]
             consumer.assign(tps)
             for tp, first in (await consumer.beginning_offsets(tps)).items():
                 consumer.seek(tp, first)
@@ -231,7 +232,7 @@ class Deployment:
         committed: dict[TopicPartition, Any] = {}
         await asyncio.gather(admin.start(), consumer.start())
         try:
-            tps = [TopicPartition(self.topic(kind), number) for kind in kinds for number in range(4)]
+            tps = [TopicPartition(self.topic(kind), number) for kind in kinds for number in range(self.partitions)]
             with suppress(GroupCoordinatorNotAvailableError):  # a new broker makes its topic of offsets for the first group
                 committed = await admin.list_consumer_group_offsets(f"{self.settings.app_id}-{role}")
             end = await consumer.end_offsets(tps)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from schemas.topics import SOURCES
 from stream.clients import rows_producer
 from stream.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.record import Recorded, record
 from stream.send import send_events
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
-from tests.harness import Deployment
+from tests.harness import Deployment, folded_rows, until
 
 pytestmark = pytest.mark.kafka
 
@@ -76,3 +77,34 @@ async def test_a_log_of_many_events_comes_back_from_kafka_exactly(kafka: str, tm
     assert sorted((e.kind, e.partition, e.offset, e.record_ms, e.key, e.value) for e in events) == sorted(expected)
     assert sum(manifest.events.values()) == len(made)
     assert all(part.first == 0 for part in manifest.recorded)
+
+
+@pytest.mark.timeout(120)
+async def test_a_recording_sent_to_topics_of_more_partitions_moves_users_and_loses_nothing(kafka: str, tmp_path: Path) -> None:
+    made = [
+        event.logged for event in simulate(SimulatorConfig(shoppers=100, days=30, malformed=0.02, late=0.05, duplicates=0.02))
+    ]
+    old, new = Deployment(kafka, tmp_path), Deployment(kafka, tmp_path, partitions=8)
+    try:
+        for deployment in (old, new):
+            await deployment.create_topics()
+        await send_events(made, old.settings, partitions=4)
+        await recorded(old, tmp_path / "log")
+        await send_events(read_log(tmp_path / "log"), new.settings, partitions=8)
+
+        worker = new.start("features")
+        await until("no lag", lambda: no_lag(new), seconds=60, worker=worker)
+        assert worker.stop() == 0
+
+        replay = new.replay()
+        for _ in replay.fold(made):
+            pass
+        rows, totals = await new.committed("features")
+        assert rows == folded_rows(replay)
+        assert totals.events_in == len(made)
+    finally:
+        new.stop()
+
+
+async def no_lag(deployment: Deployment) -> bool:
+    return not await deployment.lag("features", SOURCES)
