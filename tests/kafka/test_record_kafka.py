@@ -89,6 +89,7 @@ async def test_a_recording_sent_to_topics_of_more_partitions_moves_users_and_los
         for deployment in (old, new):
             await deployment.create_topics()
         await send_events(made, old.settings, partitions=4)
+        await old.publish([LoggedEvent("score-request", made[0].record_ms, b"u-1", b"not an event")])
         await recorded(old, tmp_path / "log")
         await send_events(read_log(tmp_path / "log"), new.settings, partitions=8)
 
