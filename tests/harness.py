@@ -115,6 +115,18 @@ class Deployment:
         self.workers.append(worker)
         return worker
 
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run one of our commands with this deployment's settings, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "stream.cli.main", *words],
+            env=environment_of(self.settings),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
     def stop(self) -> None:
         """Kill whatever still runs."""
         for worker in self.workers:

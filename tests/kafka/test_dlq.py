@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +21,6 @@ from stream.clients import admin_client
 from stream.event_log import LoggedEvent
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
-from stream.supervisor import environment_of
 from tests.builders import NOW_MS, click, purchase, search
 from tests.harness import Deployment, Worker, folded_rows, until
 from tests.poison import POISON
@@ -59,14 +56,7 @@ async def caught_up(deployment: Deployment, worker: Worker) -> None:
 
 def footfall(deployment: Deployment, *arguments: str) -> tuple[int, Any, str]:
     """Run a command with the deployment's settings: exit code, its last line of JSON, and what it wrote for people."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "stream.cli.main", *arguments, "--json"],
-        env=environment_of(deployment.settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = deployment.command(*arguments, "--json")
     lines = ended.stdout.splitlines()
     return ended.returncode, json.loads(lines[-1]) if lines else None, ended.stderr
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from stream.event_log import LoggedEvent
 from stream.pipeline import GUARDED
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
-from stream.supervisor import environment_of
 from tests.builders import DAY_MS, NOW_MS, click
 from tests.harness import Deployment, folded_rows, until
 
@@ -42,20 +39,6 @@ async def deployment(kafka: str, tmp_path: Path) -> AsyncIterator[Deployment]:
     await deployment.create_topics()
     yield deployment
     deployment.stop()
-
-
-async def footfall(deployment: Deployment, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on the deployment."""
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "stream.cli.main", *words],
-        env=environment_of(deployment.settings),
-        cwd=deployment.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 async def fold_all(deployment: Deployment, count: int, *, stop: bool = True) -> None:
@@ -105,9 +88,9 @@ async def test_a_users_row_is_shown_from_the_changelog_without_a_worker(
     row = next(found[user.encode()] for found in replay.rows.values() if user.encode() in found)
     seen = snapshot(row if isinstance(row, UserState) else decode_row(row), 31 * DAY_MS)
 
-    shown = await footfall(deployment, "users", "show", user, "--json")
-    text = await footfall(deployment, "users", "show", user)
-    nobody = await footfall(deployment, "users", "show", "nobody")
+    shown = await asyncio.to_thread(deployment.command, "users", "show", user, "--json")
+    text = await asyncio.to_thread(deployment.command, "users", "show", user)
+    nobody = await asyncio.to_thread(deployment.command, "users", "show", "nobody")
 
     found: dict[str, Any] = json.loads(shown.stdout)
     assert {feature["name"]: feature["value"] for feature in found["features"]} == dict(
@@ -175,7 +158,7 @@ async def test_one_damaged_row_is_kept_and_only_its_user_is_reset(deployment: De
 
     shown = []
     for user in ("u-3", "u-4"):
-        done = await footfall(deployment, "users", "show", user, "--json")
+        done = await asyncio.to_thread(deployment.command, "users", "show", user, "--json")
         assert done.returncode == 0, done.stderr
         shown.append(json.loads(done.stdout))
     assert [(one.get("reset", False), one["features"][0]["name"]) for one in shown] == [
@@ -198,11 +181,11 @@ async def test_a_reset_deletes_rows_and_offsets_and_the_role_folds_what_is_retai
     await fold_all(deployment, len(events), stop=False)
     before = await rows(deployment)
 
-    while_running = await footfall(deployment, "state", "reset", "features", "--apply")
+    while_running = await asyncio.to_thread(deployment.command, "state", "reset", "features", "--apply")
     assert deployment.workers[-1].stop() == 0
-    dry = await footfall(deployment, "state", "reset", "features")
+    dry = await asyncio.to_thread(deployment.command, "state", "reset", "features")
     unchanged = await rows(deployment)
-    done = await footfall(deployment, "state", "reset", "features", "--apply")
+    done = await asyncio.to_thread(deployment.command, "state", "reset", "features", "--apply")
 
     assert (while_running.returncode, "stop the role first" in while_running.stderr) == (3, True)
     assert (dry.returncode, "nothing was changed" in dry.stderr, unchanged == before) == (0, True, True)
@@ -220,7 +203,7 @@ async def test_a_rebuild_gives_the_rows_that_serve_in_a_new_changelog_and_sends_
     await fold_all(deployment, len(events), stop=False)
     before, sent = await rows(deployment), len(await deployment.read(deployment.topic("score-request")))
 
-    done = await footfall(deployment, "state", "rebuild", "features", "--apply")
+    done = await asyncio.to_thread(deployment.command, "state", "rebuild", "features", "--apply")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
 
@@ -255,8 +238,8 @@ async def test_what_is_no_longer_retained_is_said_with_counts(deployment: Deploy
     await client.delete_records({tp: RecordsToDelete(before_offset=3)})
     await client.close()
 
-    dry = await footfall(deployment, "state", "rebuild", "features")
-    done = await footfall(deployment, "state", "rebuild", "features", "--apply")
+    dry = await asyncio.to_thread(deployment.command, "state", "rebuild", "features")
+    done = await asyncio.to_thread(deployment.command, "state", "rebuild", "features", "--apply")
 
     assert "3 records that the rows rest on are no longer retained" in dry.stderr
     found: dict[str, Any] = json.loads(done.stdout)

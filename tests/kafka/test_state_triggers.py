@@ -1,0 +1,94 @@
+"""The rows of role triggers rebuilt and reset: the same decisions' memory, no trigger sent twice by a rebuild."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from schemas.codec import encode
+from stream.clients import output_producer
+from tests.builders import NOW_MS, churn_risk, interest, interest_score
+from tests.harness import Deployment, until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+USERS, SIGNALS = 40, 400
+HOUR_MS = 3_600_000
+SIGNAL_KINDS = ("interest", "churn-risk")
+
+
+@pytest.fixture
+async def deployment(kafka: str, tmp_path: Path) -> AsyncIterator[Deployment]:
+    """Start where role triggers has decided on every signal and has stopped."""
+    deployment = Deployment(kafka, tmp_path)
+    await deployment.create_topics()
+    await publish_signals(deployment)
+    await decide_all(deployment)
+    yield deployment
+    deployment.stop()
+
+
+async def publish_signals(deployment: Deployment) -> None:
+    """Publish signals of all users in turn, each some hours after the one before: some fire, some are suppressed."""
+    replay = deployment.replay()
+    producer = output_producer(deployment.settings)
+    await producer.start()
+    for number in range(SIGNALS):
+        user, at = f"u-{number % USERS}", NOW_MS + number // USERS * 5 * HOUR_MS
+        fields = {"signal_id": f"signal-{number}", "user_id": user, "event_time_ms": at}
+        kind = SIGNAL_KINDS[number % 3 == 0]
+        sure = interest_score(probability=0.99)
+        signal = interest(**fields, interests=[sure]) if kind == "interest" else churn_risk(**fields, probability=0.99)
+        key = user.encode()
+        await producer.send(
+            deployment.topic(kind), encode(signal), key=key, partition=replay.partition_of(key), timestamp_ms=at
+        )
+    await producer.stop()
+
+
+async def decide_all(deployment: Deployment) -> None:
+    """Run role triggers until it has committed every signal."""
+    worker = deployment.start("triggers")
+
+    async def done() -> bool:
+        return worker.ready() and not await deployment.lag("triggers", SIGNAL_KINDS)
+
+    await until("no lag", done, seconds=60, worker=worker)
+    assert worker.stop() == 0
+
+
+async def decisions(deployment: Deployment) -> tuple[int, int]:
+    return len(await deployment.read(deployment.topic("ad-trigger"))), len(
+        await deployment.read(deployment.topic("suppression"))
+    )
+
+
+async def test_a_rebuild_remembers_the_same_decisions_and_sends_none(deployment: Deployment) -> None:
+    before, sent = (await deployment.committed("triggers"))[0], await decisions(deployment)
+    assert len(before) == USERS
+    assert min(sent) > 0
+
+    done = await asyncio.to_thread(deployment.command, "state", "rebuild", "triggers", "--apply")
+
+    assert done.returncode == 0, done.stderr
+    found = msgspec.json.decode(done.stdout)
+    assert (found["rows"], found["equal"], found["different"]) == (USERS, USERS, 0)
+    assert await decisions(deployment) == sent
+    deployment.settings = deployment.settings.model_copy(update={"generations": {"triggers": 2}})
+    await decide_all(deployment)
+    assert (await deployment.committed("triggers"))[0] == before
+    assert await decisions(deployment) == sent
+
+
+async def test_a_reset_decides_anew_on_what_is_retained(deployment: Deployment) -> None:
+    before, sent = (await deployment.committed("triggers"))[0], await decisions(deployment)
+
+    done = await asyncio.to_thread(deployment.command, "state", "reset", "triggers", "--apply")
+
+    assert done.returncode == 0, done.stderr
+    assert await deployment.lag("triggers", SIGNAL_KINDS) == SIGNALS
+    await decide_all(deployment)
+    rows = {key: row for key, row in (await deployment.committed("triggers"))[0].items() if row is not None}
+    assert rows == before
+    assert await decisions(deployment) == (2 * sent[0], 2 * sent[1])
