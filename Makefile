@@ -19,7 +19,8 @@ demo: install
 	$(BIN)/footfall demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest tests/unit tests/property -n 2 --dist worksteal; code=$$?; \
+	$(BIN)/pytest tests/broker tests/kafka tests/chaos && exit $$code
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

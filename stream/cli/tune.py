@@ -19,6 +19,7 @@ def tune_command(
     storage: Annotated[Path, typer.Option(help="SQLite file of trials; a run of the same study goes on from it.")] = Path(
         "runs/tune.db"
     ),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs of a trial; default: the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal trials.")] = 1,
     encoder: Annotated[str, typer.Option(help="Text encoder: pkg:PACKAGE or a Hugging Face folder.")] = DEFAULT_ENCODER,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
@@ -28,6 +29,7 @@ def tune_command(
     import hashlib
 
     import msgspec
+    from msgspec.structs import replace
 
     from models.dataset_files import read_categories, read_examples, read_manifest
     from models.encoder import Encoder
@@ -41,12 +43,14 @@ def tune_command(
     try:
         manifest = read_manifest(dataset)
         loaded = Encoder.load(encoder, threads=threads)
-        decides = msgspec.json.encode([manifest, PRESETS[preset], loaded.encoder_id])  # losses of others do not compare
+        start = PRESETS[preset]
+        start = replace(start, loop=replace(start.loop, epochs=epochs or start.loop.epochs))
+        decides = msgspec.json.encode([manifest, start, loaded.encoder_id])  # losses of others do not compare
         found = tune(
             read_examples(dataset, (Slice.TRAIN, Slice.VALIDATION)),
             manifest.labelling.returns,
             loaded,
-            PRESETS[preset],
+            start,
             storage=storage,
             study=f"{preset}-{hashlib.sha256(decides).hexdigest()[:12]}",
             trials=trials,

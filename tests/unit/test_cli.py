@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -61,18 +62,35 @@ def test_a_command_that_runs_until_stopped_ends_with_0_when_asked_before_it_has_
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "footfall: stopped before it had started\n")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_explains_a_command_without_loading_what_only_its_work_needs(command: list[str]) -> None:
+@pytest.fixture(scope="module")
+def helped() -> Any:
+    """Ask every command for its help, each in a fork of a process that has loaded nothing but the command line."""
     program = (
-        "import sys; from stream.cli.main import app\n"
-        f"sys.argv = ['footfall', *{command!r}, '--help']\n"
-        "try: app()\n"
-        "except SystemExit as end: code = end.code\n"
-        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), code, file=sys.stderr)"
+        "import json, os, sys; from stream.cli.main import app\n"
+        f"for command in {COMMANDS!r}:\n"
+        "    out, into = os.pipe()\n"
+        "    if not os.fork():\n"
+        "        os.dup2(into, 1)\n"
+        "        sys.argv = ['footfall', *command, '--help']\n"
+        "        try: app()\n"
+        "        except SystemExit as end: code = end.code\n"
+        f"        print(sorted(set({HEAVY!r}) & set(sys.modules)), code, flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.close(into)\n"
+        "    with os.fdopen(out) as said: text = said.read()\n"
+        "    os.wait()\n"
+        "    print(json.dumps([' '.join(command), text]), flush=True)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert ended.stderr == "[] 0\n"
-    assert "Usage: footfall" in ended.stdout
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stderr == ""
+    return dict(map(json.loads, ended.stdout.splitlines()))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_explains_a_command_without_loading_what_only_its_work_needs(command: list[str], helped: dict[str, str]) -> None:
+    text = helped[" ".join(command)]
+    assert text.endswith("[] 0\n")
+    assert "Usage: footfall" in text
 
 
 def test_the_list_of_verbs_loads_no_settings() -> None:

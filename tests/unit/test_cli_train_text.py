@@ -1,30 +1,23 @@
 """footfall train texts: reviews in, a folder and figures out, bad input refused in one line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from models.examples import ReviewExample, Slice
 from models.text.presets import PRESETS
+from stream.cli.main import app
 from stream.cli.training import TEXT_PRESETS, meant
 
 PARTS = (Slice.TRAIN, Slice.TRAIN, Slice.TRAIN, Slice.VALIDATION, Slice.TEST)
 
 
-def train_text(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "stream.cli.main", "train", "texts", *map(str, arguments)],
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+def train_text(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["train", "texts", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -47,7 +40,10 @@ def reviews(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_run_prints_its_figures_as_json_and_says_them_for_people(reviews: Path, tmp_path: Path) -> None:
+def test_a_run_prints_its_figures_as_json_and_says_them_for_people(
+    reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["footfall", "train", "texts", str(reviews)])
     ended = train_text(
         reviews,
         "--out",
@@ -63,7 +59,7 @@ def test_a_run_prints_its_figures_as_json_and_says_them_for_people(reviews: Path
         "--json",
     )
 
-    assert ended.returncode == 0, ended.stderr
+    assert ended.exit_code == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert (
         found["run"]["settings"]["config"]["adaptation"] | {"peft": "lora", "rank": 2}
@@ -82,7 +78,7 @@ def test_a_curve_of_few_labels_is_a_file_of_figures_and_a_plot(reviews: Path, tm
         reviews, "--out", out, "--encoder", "random:bert-tiny", "--peft", "head", "--epochs", "2", "--few-labels", "20,40"
     )
 
-    assert ended.returncode == 0, ended.stderr
+    assert ended.exit_code == 0, ended.stderr
     assert [point["examples"] for point in json.loads((out / "few_labels.json").read_bytes())["points"]] == [20, 40]
     assert (out / "few_labels.png").read_bytes().startswith(b"\x89PNG")
 
@@ -100,7 +96,7 @@ def test_a_curve_of_few_labels_is_a_file_of_figures_and_a_plot(reviews: Path, tm
 def test_wrong_input_is_one_line_and_exit_code_2(reviews: Path, tmp_path: Path, options: list[str], message: str) -> None:
     ended = train_text(reviews, "--out", tmp_path / "out", *options)
 
-    assert ended.returncode == 2
+    assert ended.exit_code == 2
     assert message in ended.stderr.splitlines()[-1]
     assert ended.stdout == ""
 

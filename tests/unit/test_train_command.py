@@ -22,6 +22,8 @@ from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from tests.checkpoints import tuned_checkpoint
 
+TUNE = ("--encoder", RANDOM_TINY, "--epochs", 1, "--threads", 1)
+
 app = typer.Typer()
 app.command("train")(train_command)
 app.command("tune")(tune_command)
@@ -30,7 +32,7 @@ app.command("tune")(tune_command)
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("train")
-    events = [event.logged for event in simulate(SimulatorConfig(seed=5, shoppers=120, days=120))]
+    events = [event.logged for event in simulate(SimulatorConfig(seed=5, shoppers=90, days=120))]
     write_log(directory / "log", events, source="made")
     result = CliRunner().invoke(dataset_app, [str(directory / "log"), "--out", str(directory / "dataset"), "--landmarks", "3"])
     assert result.exit_code == 0, result.output
@@ -79,7 +81,7 @@ def test_an_encoder_of_a_folder_goes_with_the_model(dataset: Path, tmp_path: Pat
 
 
 def test_tuned_settings_can_be_trained_with_and_a_study_goes_on(dataset: Path, tmp_path: Path) -> None:
-    best, common = tmp_path / "best.json", ("--encoder", RANDOM_TINY, "--threads", 1, "--storage", tmp_path / "tune.db")
+    best, common = tmp_path / "best.json", (*TUNE, "--storage", tmp_path / "tune.db")
     code, _, stderr = run("tune", dataset, "--out", best, "--trials", 1, *common)
     assert code == 0, stderr
     assert "trial 0" in stderr
@@ -119,7 +121,7 @@ def test_a_study_of_one_cut_of_a_log_is_not_gone_on_with_for_another(dataset: Pa
     log = dataset.parent / "log"
     made = CliRunner().invoke(dataset_app, [str(log), "--out", str(other), "--landmarks", "3", "--return", "purchase"])
     assert made.exit_code == 0, made.output
-    common = ("--trials", 1, "--encoder", RANDOM_TINY, "--threads", 1, "--storage", tmp_path / "tune.db", "--out")
+    common = (*TUNE, "--trials", 1, "--storage", tmp_path / "tune.db")
     for directory in (dataset, other):
-        code, _, stderr = run("tune", directory, *common, tmp_path / "best.json")
+        code, _, stderr = run("tune", directory, *common, "--out", tmp_path / "best.json")
         assert (code, "trial 0" in stderr) == (0, True), stderr
