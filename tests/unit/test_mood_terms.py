@@ -11,7 +11,7 @@ import safetensors.numpy
 import torch
 
 from models.blending import fit_mood_terms, fit_sentiment, moods
-from models.calibration import sigmoid
+from models.calibration import fit_platt
 from models.candidates import Candidate, Setup
 from models.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
 from models.encoder import Encoder
@@ -22,13 +22,13 @@ from models.mood_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_
 from models.network import Network, NetworkConfig
 from models.optimisation import OptimiserConfig
 from models.presets import TrainConfig
-from models.scorer import Scorer
+from models.scorer import Scorer, sigmoid
 from models.served_scores import ALONE, SERVED, load_candidates
 from models.text.measures import log_loss
-from models.text.terms import Terms, TermsError, characters
+from models.text.terms import MAX_TERMS, Terms, TermsError, characters, words
 from models.text_evaluation import evaluate_texts
 from models.train import Trained, train
-from models.training_data import Reviews
+from models.training_data import Reviews, rated_reviews
 from models.training_loop import LoopConfig
 from tests.builders import score_request
 from tests.checkpoints import flip_a_byte
@@ -137,12 +137,18 @@ def test_a_mood_that_the_encoder_cannot_read_is_learnt_from_terms(trained: Train
     assert trained.metrics["choices"]["sentiment"]["network_share"] == trained.mood_terms.network_share < 0.5
 
 
+def test_the_blend_is_what_is_calibrated(trained: Trained, reviews: list[ReviewExample], encoder: Encoder) -> None:
+    asked = rated_reviews(encoder, reviews, Slice.CALIBRATION)
+    logits = moods(trained.network, asked, trained.mood_terms).numpy()
+
+    assert trained.contract.calibration.sentiment == fit_platt(logits, asked.positive.double().numpy())
+
+
 def test_the_scorer_says_of_a_review_what_training_said(
     trained: Trained, reviews: list[ReviewExample], encoder: Encoder, tmp_path: Path
 ) -> None:
     test = [review for review in reviews if review.slice is Slice.TEST]
-    vectors = torch.from_numpy(encoder.encode([review.text for review in test]))
-    logits = moods(trained.network, Reviews([review.text for review in test], vectors, torch.zeros(0)), trained.mood_terms)
+    logits = moods(trained.network, rated_reviews(encoder, test, Slice.TEST), trained.mood_terms)
     platt = trained.contract.calibration.sentiment
 
     scores = Scorer.load(saved(trained, tmp_path), encoder=encoder).score([asked(review.text) for review in test])
@@ -176,7 +182,7 @@ def test_the_baseline_of_a_report_learns_from_both_earlier_slices() -> None:
     known, asked = ([one for one in late if (one.slice is Slice.TEST) is test] for test in (False, True))
     guess = Candidate(positive=np.full(len(asked), 0.5))
 
-    for taught in (known, [one for one in made if one.slice is not Slice.TEST]):
+    for taught in (known, [one for one in made if one.slice is Slice.TRAIN]):
         (head, _), *_ = evaluate_texts(taught, asked, {"model": guess}, Setup(served="model", replicates=20))
         assert (head.scorers["tfidf_logistic"].metrics["auc"].value or 0) > 0.85
 
@@ -222,7 +228,9 @@ def test_terms_that_were_altered_are_refused(trained: Trained, tmp_path: Path, f
 
 def test_a_manifest_that_names_half_of_the_terms_is_refused(trained: Trained, tmp_path: Path) -> None:
     path = saved(trained, tmp_path) / MANIFEST
-    path.write_text(path.read_text().replace(f'"{TERMS}"', '"terms.txt"'))
+    manifest = msgspec.json.decode(path.read_bytes())
+    del manifest["files"][TERMS]
+    path.write_bytes(msgspec.json.encode(manifest))
 
     with pytest.raises(CheckpointError, match="names files"):
         load_checkpoint(tmp_path)
@@ -246,5 +254,14 @@ def test_terms_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], t
     with pytest.raises(TermsError, match=text):
         read_terms(contents | {TERM_WEIGHTS: safetensors.numpy.save(arrays | changes)})
     for table in (b"{}", b'{"cut": "characters", "terms": ["a", "a"]}', b'{"cut": "eval", "terms": ["a", "b"]}'):
-        with pytest.raises(TermsError):
+        with pytest.raises(TermsError, match="cannot be read|cut by"):
             read_terms(contents | {TERMS: table})
+
+
+@pytest.mark.parametrize("count", [0, MAX_TERMS + 1])
+def test_no_terms_and_more_than_the_limit_are_refused(count: int) -> None:
+    columns = {str(column): column for column in range(count)}
+    terms = Terms(words, columns, np.ones(count), np.ones((1, count)), np.ones(1), np.array([0, 1]))
+
+    with pytest.raises(TermsError, match=f"found {count} terms cut by 'words', expected 1 to {MAX_TERMS}"):
+        read_terms(terms_contents(MoodTerms(terms, 0.5)))
