@@ -1,4 +1,4 @@
-"""The heads that are linear in what they read: the plain model that a network is blended with, and sentiment.
+"""The heads that are linear in what they read: the plain models that a network is blended with, and sentiment.
 
 They are fitted after the network, and the validation slice says how strongly they are held and how much they count for:
 where the network does not beat the plain model, the scores are the plain model's. Start at blend.
@@ -6,14 +6,18 @@ where the network does not beat the plain model, the scores are the plain model'
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.examples import Slice
 from models.linear import Loss, best_share, fit_best, fit_linear
 from models.losses import binary_loss
+from models.mood_terms import CUTS, MoodTerms
 from models.network import Network
 from models.objective import mean_hazard_loss
+from models.text.measures import blend_losses
+from models.text.terms import TermsError, best_terms
 from models.training_data import Data, Reviews, predict_logits
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the lead where nothing tells them apart
@@ -82,7 +86,32 @@ def fit_sentiment(network: Network, texts: dict[Slice, Reviews]) -> dict[str, An
     return {"sentiment": {"penalty": penalty, "reviews": len(taught.positive)}}
 
 
-def moods(network: Network, reviews: Reviews) -> Tensor:
-    """Return the (M,) logits of reviews being good."""
+def fit_mood_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[MoodTerms | None, dict[str, Any]]:
+    """Fit TF-IDF with regression to the training reviews, choose all about it and its share on the validation slice.
+
+    None where it gets no share, because the sentiment head alone is as good or because nothing can be chosen.
+    """
+    taught, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
+    taught_moods, truth = (reviews.positive.long().numpy() for reviews in (taught, held_out))
+    if not len(truth):
+        return None, {}
+    try:
+        terms, strength = best_terms((taught.texts, taught_moods), (held_out.texts, truth), tuple(CUTS.values()))
+    except TermsError:
+        return None, {}
+    good = moods(network, held_out).double().sigmoid().numpy()
+    losses = blend_losses(np.column_stack([1 - good, good]), terms.probabilities(held_out.texts, 2), truth)
+    share = best_share(losses.items())
+    chosen = {
+        "network_share": share,
+        "validation_loss": {f"{share:g}": round(value, 5) for share, value in losses.items()},
+        "terms": {"cut": terms.cut.__name__, "strength": strength, "count": len(terms.columns)},
+    }
+    return (MoodTerms(terms, share) if share < 1 else None), chosen
+
+
+def moods(network: Network, reviews: Reviews, terms: MoodTerms | None = None) -> Tensor:
+    """Return the (M,) logits of reviews being good, as the network or its blend with terms says."""
     with torch.inference_mode():
-        return torch.as_tensor(network.sentiment(reviews.vectors * network.text_scale).squeeze(1))
+        logits = torch.as_tensor(network.sentiment(reviews.vectors * network.text_scale).squeeze(1))
+        return logits if terms is None else terms.blend(logits, reviews.texts)

@@ -1,8 +1,9 @@
 """A trained network ↔ a folder of model.safetensors and manifest.json, refused unless every byte is as it was written.
 
 A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; of a network that ranks items their names and
-what was counted of them, and the categories of items where events do not say them; all files are in the manifest. Knows what
-a checkpoint must say about itself (feature spec, encoder, labels, calibration), not how it was trained. Nothing is unpickled.
+what was counted of them, the categories of items where events do not say them, and the terms of reviews where they tell their
+moods; all files are in the manifest. Knows what a checkpoint must say about itself (feature spec, encoder, labels,
+calibration), not how it was trained. Nothing is unpickled.
 Start at load_checkpoint.
 """
 
@@ -22,9 +23,11 @@ from models.checkpoint_files import CheckpointError as CheckpointError
 from models.checkpoint_files import FileFacts as FileFacts
 from models.features.spec import FEATURE_SPEC
 from models.item_prior import ItemPrior
+from models.mood_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
 from models.network import Network, NetworkConfig
 from models.rhythm import RHYTHM_NAMES
 from models.rows import Normalisation
+from models.text.terms import TermsError
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
@@ -90,12 +93,13 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(NamedTuple):
-    """A network in eval mode, what its folder says about it, the items it ranks, if it does, and items' categories."""
+    """A network in eval mode, what its folder says about it, items it ranks, items' categories, terms that tell moods."""
 
     network: Network
     manifest: Manifest
     catalogue: "Catalogue | None" = None
     item_categories: Mapping[str, str] = {}
+    mood_terms: MoodTerms | None = None
 
 
 class Catalogue(NamedTuple):
@@ -114,6 +118,7 @@ def save_checkpoint(
     provenance: Provenance,
     catalogue: Catalogue | None = None,
     item_categories: Mapping[str, str] | None = None,
+    mood_terms: MoodTerms | None = None,
 ) -> Manifest:
     """Write weights first and the manifest last, each by renaming; `name` begins the model version.
 
@@ -128,6 +133,8 @@ def save_checkpoint(
         contents[ITEM_PRIOR] = safetensors.numpy.save(catalogue.prior._asdict())
     if item_categories:
         contents[ITEM_CATEGORIES] = msgspec.json.encode(item_categories, order="sorted")
+    if mood_terms is not None:
+        contents |= terms_contents(mood_terms)
     files = {
         file: FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content)) for file, content in contents.items()
     }
@@ -164,7 +171,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     network = Network(contract.network)
     network.load_state_dict(checked_weights(folder / WEIGHTS, manifest.files[WEIGHTS], network.state_dict()))
     network.eval().requires_grad_(False)
-    return Checkpoint(network, manifest, _read_catalogue(folder, manifest), _read_item_categories(folder, manifest))
+    catalogue, item_categories = _read_catalogue(folder, manifest), _read_item_categories(folder, manifest)
+    return Checkpoint(network, manifest, catalogue, item_categories, _read_mood_terms(folder, manifest))
 
 
 def encoder_address(folder: Path, contract: Contract) -> str:
@@ -189,6 +197,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
     wanted = [WEIGHTS, ITEM_NAMES, ITEM_PRIOR] if manifest.contract.network.items else [WEIGHTS]
+    wanted += [TERMS, TERM_WEIGHTS] if {TERMS, TERM_WEIGHTS} & manifest.files.keys() else []
     tuned = manifest.contract.encoder_uri == OWN_ENCODER
     of_encoder = {file for file in manifest.files if ENCODER_FILE.fullmatch(file)}
     if set(manifest.files) - of_encoder - {ITEM_CATEGORIES} != set(wanted) or bool(of_encoder) != tuned:
@@ -250,6 +259,16 @@ def _read_item_categories(folder: Path, manifest: Manifest) -> dict[str, str]:
         return msgspec.json.decode(content, type=dict[str, str])
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{folder} holds categories that cannot be read ({error}): {RETRAIN}") from error
+
+
+def _read_mood_terms(folder: Path, manifest: Manifest) -> MoodTerms | None:
+    """Read the terms that tell the moods of reviews, where they have a share in it."""
+    if TERMS not in manifest.files:
+        return None
+    try:
+        return read_terms({name: checked_content(folder / name, manifest.files[name]) for name in (TERMS, TERM_WEIGHTS)})
+    except TermsError as error:
+        raise CheckpointError(f"{folder}: {error}: {RETRAIN}") from error
 
 
 def _model_version(name: str, files: dict[str, FileFacts], contract: Contract) -> str:

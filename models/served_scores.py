@@ -78,11 +78,12 @@ def load_candidates(
         )
     candidates = {SERVED: _user_candidate(scorer, test, asked, horizons_days)}
     shares, catalogue = checkpoint.network.plain.shares, checkpoint.catalogue
-    if bool((shares < 1).any()) or (catalogue is not None and catalogue.prior.mix[0] < 1):
+    terms = checkpoint.mood_terms
+    if bool((shares < 1).any()) or (catalogue is not None and catalogue.prior.mix[0] < 1) or terms is not None:
         network = deepcopy(checkpoint.network)
         network.plain.shares.fill_(1.0)
-        alone = Scorer(checkpoint._replace(network=network, catalogue=_without_counting(catalogue)), encoder)
-        candidates[ALONE] = _user_candidate(alone, test, [], horizons_days)
+        bare = checkpoint._replace(network=network, catalogue=_without_counting(catalogue), mood_terms=None)
+        candidates[ALONE] = _user_candidate(Scorer(bare, encoder), test, asked if terms else [], horizons_days)
     manifest = checkpoint.manifest
     facts = {
         "trained by": manifest.provenance.command,
@@ -90,7 +91,12 @@ def load_candidates(
         "encoder": manifest.contract.encoder_uri,
         "licence": manifest.provenance.licence,
         "network's share of the blend": ", ".join(
-            f"{name} {float(share):.2f}" for name, share in zip(("return", "categories"), shares, strict=True)
+            f"{name} {share:.2f}"
+            for name, share in zip(
+                ("return", "categories", "sentiment"),
+                (*shares.tolist(), 1.0 if terms is None else terms.network_share),
+                strict=True,
+            )
         ),
     }
     if catalogue is not None:

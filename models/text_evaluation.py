@@ -1,6 +1,7 @@
 """What scorers read out of review texts and what the authors meant → how good each is: mood, stars, kind of article.
 
-TF-IDF with logistic regression is fitted on earlier reviews, per language. Start at evaluate_texts.
+TF-IDF with logistic regression is fitted on earlier reviews, per language: Chinese by characters, others by words. Start at
+evaluate_texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.baselines.texts import majority, tfidf_logistic
 from models.bootstrap import Floats, Statistic, user_weights
 from models.candidates import Candidate, Setup
 from models.churn_evaluation import best_baseline
 from models.comparison import Replicates, compare
-from models.examples import ReviewExample
+from models.examples import ReviewExample, Slice
 from models.groups import GroupStatistic, hashed, measure_groups, review_groups
 from models.metrics import (
     STARS,
@@ -30,10 +30,13 @@ from models.metrics import (
     roc_points,
 )
 from models.report_document import Head, Mistake
+from models.text.baselines import majority
+from models.text.terms import STRENGTHS, Labelled, TermsError, best_terms, characters, words
 
 MIN_TRAINING, MIN_TEST = 20, 20
 SHOWN_CHARACTERS = 60
 BASELINES = ("majority", "tfidf_logistic")
+BY_CHARACTER = frozenset({"zh", "ja"})
 STAR_NAMES = tuple(str(star) for star in STARS)
 MOODS = ("negative", "positive")
 
@@ -139,17 +142,34 @@ def _head(question: Question, said: Mapping[str, Floats], setup: Setup) -> tuple
 
 def _baselines(question: Question) -> dict[str, Floats]:
     """Answer by the shares of training, and by TF-IDF fitted on the training reviews of each language."""
-    shares = majority(question.train_truth, question.classes)
-    by_words = np.tile(shares, (len(question.test), 1))
+    truth = np.array([question.classes.index(name) for name in question.train_truth])
+    by_shares = majority(truth, len(question.classes), len(question.test))
+    by_terms = by_shares.copy()
     for language in sorted({review.language for review in question.test}):
         known = [place for place, review in enumerate(question.train) if review.language == language]
         asked = [place for place, review in enumerate(question.test) if review.language == language]
-        truth = [question.train_truth[place] for place in known]
-        if len(known) >= MIN_TRAINING and len(set(truth)) > 1:
-            texts = [question.train[place].text for place in known]
-            wanted = [question.test[place].text for place in asked]
-            by_words[asked] = tfidf_logistic(texts, truth, wanted, question.classes, language)
-    return {"majority": np.tile(shares, (len(question.test), 1)), "tfidf_logistic": by_words}
+        if len(known) >= MIN_TRAINING:
+            try:
+                by_terms[asked] = _tf_idf(question, truth, known, [question.test[place].text for place in asked], language)
+            except TermsError:  # these reviews say no more than the shares do
+                continue
+    return {"majority": by_shares, "tfidf_logistic": by_terms}
+
+
+def _tf_idf(question: Question, truth: Indices, known: list[int], asked: list[str], language: str) -> Floats:
+    """Choose the regression's strength on the validation slice, then learn from both slices."""
+
+    def labelled(*slices: Slice) -> Labelled:
+        rows = [place for place in known if question.train[place].slice in slices]
+        return [question.train[place].text for place in rows], truth[rows]
+
+    cuts = (characters if language in BY_CHARACTER else words,)
+    try:
+        strength = best_terms(labelled(Slice.TRAIN), labelled(Slice.VALIDATION), cuts).strength
+    except TermsError:  # both slices together may still teach
+        strength = STRENGTHS[0]
+    both = best_terms(labelled(Slice.TRAIN, Slice.VALIDATION), labelled(), cuts, (strength,))
+    return both.terms.probabilities(asked, len(question.classes))
 
 
 def _statistics(head: str, scores: Floats, truth: Indices) -> dict[str, Statistic]:

@@ -15,7 +15,7 @@ import xxhash
 from msgspec.structs import replace
 from torch import Tensor
 
-from models.blending import blend, fit_sentiment, moods
+from models.blending import blend, fit_mood_terms, fit_sentiment, moods
 from models.calibration import fit_calibration
 from models.checkpoint import Catalogue, Contract
 from models.encoder import Encoder
@@ -26,6 +26,7 @@ from models.item_categories import with_item_categories
 from models.item_prior import PARTS
 from models.item_training import choose_mixture, count_items, item_directions
 from models.measurement import measure
+from models.mood_terms import MoodTerms
 from models.network import Network, NetworkConfig
 from models.objective import Objective, make_negatives
 from models.presets import TrainConfig
@@ -45,6 +46,7 @@ class Trained(NamedTuple):
     contract: Contract
     catalogue: Catalogue | None
     item_categories: Mapping[str, str]
+    mood_terms: MoodTerms | None
     fitted: Fitted
     examples: dict[str, int]
     metrics: dict[str, Any]
@@ -95,6 +97,9 @@ def train(
         fitted = _fit(network, data, objective, config, state_folder, curves)
         texts = {kind: rated_reviews(encoder, reviews, kind) for kind in Slice}
         choices = blend(network, data) | fit_sentiment(network, texts)
+        mood_terms, chosen = fit_mood_terms(network, texts)
+        if chosen:
+            choices["sentiment"] |= chosen
     catalogue = None
     if prior is not None:
         mixture = choose_mixture(prior, network, data).mix
@@ -118,12 +123,12 @@ def train(
             data.targets.categories[calibration].astype(np.float64),
             late.hazards,
             data.seen(calibration),
-            moods(network, texts[Slice.CALIBRATION]).double().numpy(),
+            moods(network, texts[Slice.CALIBRATION], mood_terms).double().numpy(),
             texts[Slice.CALIBRATION].positive.double().numpy(),
         ),
     )
     found = predict_logits(network, data, test)
-    tempers = moods(network, texts[Slice.TEST])
+    tempers = moods(network, texts[Slice.TEST], mood_terms)
     metrics = measure(
         calibrate(found, contract.calibration),
         calibrate(found._replace(sentiment=tempers), contract.calibration).positive,
@@ -132,7 +137,8 @@ def train(
         contract,
     )
     counts = {str(kind): len(picked) for kind, picked in data.slices.items()}
-    return Trained(network.eval(), contract, catalogue, item_categories or {}, fitted, counts, {"choices": choices} | metrics)
+    metrics = {"choices": choices} | metrics
+    return Trained(network.eval(), contract, catalogue, item_categories or {}, mood_terms, fitted, counts, metrics)
 
 
 def start_at_base_rates(network: Network, data: Data) -> None:

@@ -43,8 +43,9 @@ class Data(NamedTuple):
 
 
 class Reviews(NamedTuple):
-    """Vectors of reviews (M, D), and their moods (M,): 1 is good, 0 bad, NaN unknown."""
+    """M reviews' texts, their vectors (M, D) and moods (M,): 1 is good, 0 bad."""
 
+    texts: list[str]
     vectors: Tensor
     positive: Tensor
 
@@ -70,8 +71,9 @@ def prepare(
 def rated_reviews(encoder: Encoder, reviews: Sequence[ReviewExample], kind: Slice) -> Reviews:
     """Encode the reviews of a slice whose mood is known."""
     rated = [review for review in reviews if review.slice is kind and review.positive is not None]
-    vectors = encoder.encode([review.text for review in rated]) if rated else np.zeros((0, encoder.dimension), np.float32)
-    return Reviews(torch.from_numpy(vectors), torch.tensor([float(review.positive or 0) for review in rated]))
+    texts = [review.text for review in rated]
+    vectors = encoder.encode(texts) if rated else np.zeros((0, encoder.dimension), np.float32)
+    return Reviews(texts, torch.from_numpy(vectors), torch.tensor([float(review.positive or 0) for review in rated]))
 
 
 def predict_logits(network: Network, data: Data, picked: Indices) -> Logits:

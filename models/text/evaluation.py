@@ -9,11 +9,13 @@ import numpy as np
 
 from models.encoder import Encoder
 from models.examples import Slice
+from models.linear import best_share
 from models.losses import UNKNOWN
 from models.text.baselines import majority, tf_idf
-from models.text.measures import Floats, Indices, blend_share, class_measures, prior_power, reweighted
+from models.text.measures import Floats, Indices, blend_losses, class_measures, prior_power, reweighted
 from models.text.network import TextHeads
 from models.text.rows import ReviewRows
+from models.text.terms import Cut, singly_and_paired
 from models.text.tuned import head_probabilities
 from models.text.words import Analyser
 
@@ -54,7 +56,7 @@ def evaluate_text(
         learnt = [rows.texts[row] for row in train], labels[train]
         checked = [rows.texts[row] for row in validation], labels[validation]
         baseline = tf_idf(learnt, checked, texts, len(names))
-        share = blend_share(model[: len(validation)], baseline[: len(validation)], labels[validation])
+        share = best_share(blend_losses(model[: len(validation)], baseline[: len(validation)], labels[validation]).items())
         mixed = share * model + (1 - share) * baseline
         candidates = {
             "model": model,
@@ -63,7 +65,7 @@ def evaluate_text(
             "majority": majority(labels[train], len(names), len(asked)),
         }
         for name, analyser in (ablations or {}).items():
-            candidates[f"tf_idf, {name}"] = tf_idf(learnt, checked, texts, len(names), analyser)
+            candidates[f"tf_idf, {name}"] = tf_idf(learnt, checked, texts, len(names), _pairing(analyser))
         shares = candidates["majority"][0]
         result[head] = {"blend_share_of_model": round(share, 3)}
         for name, probabilities in candidates.items():
@@ -74,3 +76,7 @@ def evaluate_text(
                 "balanced": {"prior_power": power, "accuracy": balanced["accuracy"], "macro_f1": balanced["macro_f1"]}
             }
     return result
+
+
+def _pairing(analyser: Analyser) -> Cut:
+    return lambda text: singly_and_paired(analyser(text))

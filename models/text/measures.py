@@ -14,7 +14,7 @@ from models.losses import UNKNOWN
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-BLEND_STEPS = 20
+BLEND_SHARES = tuple(step / 10 for step in range(10, -1, -1))  # of the model; it keeps the lead where nothing tells them apart
 PRIOR_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SMALLEST = 1e-6
 
@@ -65,12 +65,16 @@ def log_loss(probabilities: Floats, classes: Indices) -> float:
     return float(-np.log(np.clip(true, SMALLEST, 1)).mean())
 
 
-def blend_share(model: Floats, baseline: Floats, classes: Indices) -> float:
-    """Return the model's share, 0 to 1, in the blend with a baseline that has the smallest log-loss on these rows."""
+def blend_losses(model: Floats, baseline: Floats, classes: Indices) -> dict[float, float]:
+    """Return the log-loss of the blend with a baseline by the model's share, rounded so that the last bits decide nothing.
+
+    Where no row's class is known there is none.
+    """
     known = classes != UNKNOWN
-    shares = np.linspace(0, 1, BLEND_STEPS + 1)
-    losses = [log_loss(share * model[known] + (1 - share) * baseline[known], classes[known]) for share in shares]
-    return float(shares[int(np.argmin(losses))])
+    if not known.any():
+        return {}
+    mixed = {share: share * model[known] + (1 - share) * baseline[known] for share in BLEND_SHARES}
+    return {share: round(log_loss(probabilities, classes[known]), 9) for share, probabilities in mixed.items()}
 
 
 def prior_power(probabilities: Floats, classes: Indices, shares: Floats) -> float:

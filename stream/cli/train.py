@@ -210,6 +210,7 @@ def _write(
         ),
         catalogue=trained.catalogue,
         item_categories=trained.item_categories,
+        mood_terms=trained.mood_terms,
     )
     card = RunCard(
         command=command,

@@ -10,10 +10,11 @@ from models.baselines import items as item_baselines
 from models.baselines.bg_nbd import NotConverged, Parameters, bg_nbd, expected_purchases
 from models.baselines.categories import own_shares, rank_categories, wanted_labels
 from models.baselines.churn import TooFewOutcomes, gradient_boosting, majority, recency, rfm_features, rfm_logistic
-from models.baselines.texts import majority as text_majority
-from models.baselines.texts import tfidf_logistic
 from models.examples import DAY_MS, Example, Slice
 from models.outcomes import stayed_away
+from models.text.baselines import majority as text_majority
+from models.text.baselines import tf_idf
+from models.text.terms import characters, words
 from tests.builders import NOW_MS, history_entry, purchase
 from tests.made_examples import examples_of, made_examples, made_purchases
 
@@ -168,9 +169,9 @@ def test_a_users_sequence_is_history_then_what_followed_each_item_once(examples:
 def test_words_and_characters_tell_the_mood_of_english_and_chinese() -> None:
     english = ["good mug", "good cup", "bad mug", "bad cup"] * 5
     chinese = ["很好用", "很好吃", "太差了", "太差劲"] * 5
-    truth = ["positive", "positive", "negative", "negative"] * 5
-    for texts, language, asked in ((english, "en", ["good plate"]), (chinese, "zh", ["质量很好"])):
-        (found,) = tfidf_logistic(texts, truth, asked, ("negative", "positive", "unseen"), language)
+    truth = np.array([1, 1, 0, 0] * 5)
+    for texts, cut, asked in ((english, words, ["good plate"]), (chinese, characters, ["质量很好"])):
+        (found,) = tf_idf((texts, truth), ([], truth[:0]), asked, 3, cut)
         assert found[1] > 0.6
         assert found[2] == 0
-    assert text_majority(truth, ("negative", "positive")).tolist() == [0.5, 0.5]
+    assert text_majority(truth, 2, 1).tolist() == [[0.5, 0.5]]

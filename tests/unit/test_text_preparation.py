@@ -26,6 +26,7 @@ from models.text.augmentation import (
 from models.text.baselines import tf_idf
 from models.text.cleaning import CleaningConfig, Reason, clean_reviews, clean_text
 from models.text.synonyms import word_neighbours
+from models.text.terms import singly_and_paired
 from models.text.word_lists import WordListError, bears_opinion, is_negation, stop_words
 from models.text.words import Part, WordError, analysers, joint, pieces, tagged, words
 from schemas.scoring import HistoryEntry
@@ -215,11 +216,14 @@ def test_a_frozen_classifier_reads_the_same_mood_from_nearly_all_changed_texts()
         sentence.insert(int(rng.integers(11)), str(rng.choice(moods[positive])))
         return " ".join(sentence)
 
+    def spaced(text: str) -> list[str]:
+        return singly_and_paired(text.split())
+
     labels = np.arange(600) % 2
     texts = [made(bool(label)) for label in labels]
     changed = [augment_text(text, "en", CHANGE, NEIGHBOURS, rng) for text in texts]
     training = texts[:300], labels[:300]
-    before, after = (tf_idf(training, training, found[300:], 2, str.split).argmax(1) for found in (texts, changed))
+    before, after = (tf_idf(training, training, found[300:], 2, spaced).argmax(1) for found in (texts, changed))
 
     assert (before == labels[300:]).mean() > 0.95
     assert (before == after).mean() > 0.97

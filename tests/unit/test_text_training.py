@@ -11,11 +11,12 @@ from msgspec import structs
 from models.encoder import Encoder
 from models.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
 from models.examples import ReviewExample, Slice
+from models.linear import best_share
 from models.optimisation import OptimiserConfig, parameter_counts
 from models.text.adaptation import AdaptationConfig, Peft, adapt, merged, rank_allocation
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
-from models.text.measures import blend_share, class_measures, prior_power, reweighted
+from models.text.measures import blend_losses, class_measures, prior_power, reweighted
 from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
 from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare
@@ -267,8 +268,9 @@ def test_the_blend_takes_the_better_side() -> None:
     right, wrong = np.array([[0.9, 0.1], [0.1, 0.9]]), np.array([[0.1, 0.9], [0.9, 0.1]])
     classes = np.array([0, 1])
 
-    assert blend_share(right, wrong, classes) == 1
-    assert blend_share(wrong, right, classes) == 0
+    assert best_share(blend_losses(right, wrong, classes).items()) == 1
+    assert best_share(blend_losses(wrong, right, classes).items()) == 0
+    assert best_share(blend_losses(right, right, classes).items()) == 1  # it leads where nothing tells them apart
 
 
 def test_reviews_are_read_from_json_lines_and_parquet_alike(tmp_path: Path) -> None:

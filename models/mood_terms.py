@@ -1,0 +1,88 @@
+"""A network's logit of a review's mood, and the review's words → the logit of both together; ↔ two files of a checkpoint.
+
+Knows what of the terms is served, not how they were chosen. Start at MoodTerms.blend.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from msgspec import Struct
+from torch import Tensor
+
+from models.text.terms import MAX_TERMS, Terms, TermsError, characters, words
+
+TERMS, TERM_WEIGHTS = "terms.json", "terms.safetensors"
+CUTS = {"characters": characters, "words": words}
+SUREST = 1e-9  # no blend is surer, so that its logit stays finite
+
+
+class MoodTerms(NamedTuple):
+    """What the terms of a text say of its mood, and the network's share of the blend with them, 0 to below 1."""
+
+    terms: Terms
+    network_share: float
+
+    def blend(self, logits: Tensor, texts: Sequence[str | None]) -> Tensor:
+        """Mix the probabilities that (N,) logits of being good mean with those of the terms; None is no review, and kept."""
+        blended = logits.double()
+        asked = {row: text for row, text in enumerate(texts) if text is not None}
+        if not asked:
+            return blended
+        rows, good = torch.tensor(list(asked)), self.terms.probabilities(list(asked.values()), 2)[:, 1]
+        mixed = self.network_share * blended[rows].sigmoid() + (1 - self.network_share) * torch.from_numpy(good)
+        return blended.index_put((rows,), torch.logit(mixed, eps=SUREST))
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True):
+    """All of terms.json: how texts are cut, and the terms in the order of their weights."""
+
+    cut: str
+    terms: list[str]
+
+
+def terms_contents(mood: MoodTerms) -> dict[str, bytes]:
+    """Return the content of each file."""
+    terms = mood.terms
+    (cut,) = (name for name, function in CUTS.items() if function is terms.cut)
+    ordered = sorted(terms.columns, key=lambda term: terms.columns[term])
+    share = np.array([mood.network_share])
+    return {
+        TERMS: msgspec.json.encode(_Table(cut, ordered)),
+        TERM_WEIGHTS: safetensors.numpy.save(
+            {"idf": terms.idf, "weights": terms.weights[0], "bias": terms.bias, "network_share": share}
+        ),
+    }
+
+
+def read_terms(contents: Mapping[str, bytes]) -> MoodTerms:
+    """Read what `terms_contents` wrote.
+
+    Raises:
+        TermsError: it cannot be read, or its parts do not fit each other.
+    """
+    try:
+        cut, ordered = msgspec.structs.astuple(msgspec.json.decode(contents[TERMS], type=_Table))
+        found = safetensors.numpy.load(contents[TERM_WEIGHTS])
+    except (msgspec.DecodeError, safetensors.SafetensorError) as error:
+        raise TermsError(f"found terms that cannot be read ({error})") from error
+    columns = {term: column for column, term in enumerate(ordered)}
+    shapes = {"idf": (len(columns),), "weights": (len(columns),), "bias": (1,), "network_share": (1,)}
+    if cut not in CUTS or not 0 < len(columns) == len(ordered) <= MAX_TERMS:
+        raise TermsError(f"found {len(ordered)} terms cut by {cut!r}, expected 1 to {MAX_TERMS} distinct ones by {set(CUTS)}")
+    if found.keys() != shapes.keys():
+        raise TermsError(f"found {sorted(found)} of terms, expected {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if found[name].shape != shape or found[name].dtype != np.float64:
+            raise TermsError(f"found {name} of terms as {found[name].dtype} {found[name].shape}, expected float64 {shape}")
+        if not np.isfinite(found[name]).all():
+            raise TermsError(f"found {name} of terms with values that are not finite")
+    share = float(found["network_share"][0])
+    if not 0 <= share < 1:
+        raise TermsError(f"found the network's share {share} of a blend with terms, expected 0 to below 1")
+    terms = Terms(CUTS[cut], columns, found["idf"], found["weights"][None], found["bias"], np.array([0, 1]))
+    return MoodTerms(terms, share)

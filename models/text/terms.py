@@ -1,0 +1,136 @@
+"""Texts → counts of their terms, TF-IDF → class probabilities, by logistic regression.
+
+Fitted with scikit-learn, served with numpy alone: what is fitted is a table of terms and three arrays. Shapes: N texts, V
+terms, C classes, R rows of weights. Start at best_terms.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models.losses import UNKNOWN
+from models.text.measures import Floats, Indices, log_loss
+
+STRENGTHS = (4.0, 1.0, 10.0)  # C of the regression; the first where no text was held out
+MAX_TERMS = 50_000  # the commonest; 131,788 gave Chinese reviews nothing more (DECISIONS.md)
+MIN_TEXTS = 2  # that a term must occur in
+STEPS = 300
+SPACES = re.compile(r"\s\s+")
+WORD = re.compile(r"\b\w\w+\b")
+
+Cut = Callable[[str], list[str]]  # a text → its terms, as often as they occur
+Labelled = tuple[Sequence[str], Indices]  # texts and their classes, some of them UNKNOWN
+
+
+class TermsError(ValueError):
+    """Texts that nothing can be learnt from, or terms that cannot be read: the text says what was found and expected."""
+
+
+def characters(text: str) -> list[str]:
+    """Return a text's characters and pairs of them, which every language has."""
+    text = SPACES.sub(" ", text.lower())
+    return [*text, *map("".join, zip(text, text[1:], strict=False))]
+
+
+def words(text: str) -> list[str]:
+    """Return a text's words of two letters or more, and pairs of them."""
+    return singly_and_paired(WORD.findall(text.lower()))
+
+
+def singly_and_paired(tokens: list[str]) -> list[str]:
+    """Return tokens, and each with its next."""
+    return [*tokens, *map(" ".join, zip(tokens, tokens[1:], strict=False))]
+
+
+class Terms(NamedTuple):
+    """A fitted regression; `classes` are those that training met, in the order of the weights' rows.
+
+    Of two classes there is one row, of the second; of more each has its own.
+    """
+
+    cut: Cut
+    columns: dict[str, int]  # V terms → their columns
+    idf: Floats  # (V,)
+    weights: Floats  # (R, V)
+    bias: Floats  # (R,)
+    classes: Indices
+
+    def probabilities(self, texts: Sequence[str], count: int) -> Floats:
+        """Return (N, count) probabilities of the classes; one that training never met has probability 0."""
+        logits = np.array([self._logits(text) for text in texts]).reshape(len(texts), len(self.bias))
+        if len(self.bias) == 1:
+            logits = np.hstack([np.zeros_like(logits), logits])
+        raised = np.exp(logits - logits.max(1, keepdims=True))
+        return _all_classes(raised / raised.sum(1, keepdims=True), self.classes, count)
+
+    def _logits(self, text: str) -> Floats:
+        counts = Counter(term for term in self.cut(text) if term in self.columns)
+        if not counts:
+            return self.bias
+        columns = [self.columns[term] for term in counts]
+        values = (1 + np.log(np.fromiter(counts.values(), np.float64))) * self.idf[columns]
+        found: Floats = self.weights[:, columns] @ (values / np.linalg.norm(values)) + self.bias
+        return found
+
+
+class Chosen(NamedTuple):
+    """The terms that held-out texts like best, and the C they were fitted with."""
+
+    terms: Terms
+    strength: float
+
+
+def best_terms(
+    taught: Labelled, checked: Labelled, cuts: Sequence[Cut] = (characters,), strengths: Sequence[float] = STRENGTHS
+) -> Chosen:
+    """Fit to `taught` and choose cut and strength by log-loss on `checked`; the first of each where that is empty.
+
+    Raises:
+        TermsError: the taught texts are of one class, or no two of them share a term.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    (texts, labels), (held_out, answers) = _known(taught), _known(checked)
+    if (met := len(np.unique(labels))) < 2:
+        raise TermsError(f"found {met} classes among {len(texts)} training texts, expected 2 or more")
+    count = 1 + int(max(labels.max(), answers.max(initial=0)))
+    best: tuple[float, Chosen] | None = None
+    for cut in cuts:
+        vectoriser, matrix = _vectorised(texts, cut)
+        check = vectoriser.transform(held_out) if held_out else None
+        for strength in strengths:
+            model = LogisticRegression(C=strength, max_iter=STEPS).fit(matrix, labels)
+            loss = 0.0
+            if check is not None:
+                loss = log_loss(_all_classes(model.predict_proba(check), model.classes_, count), answers)
+            if best is None or loss < best[0]:
+                columns = {term: int(column) for term, column in vectoriser.vocabulary_.items()}
+                terms = Terms(cut, columns, vectoriser.idf_, model.coef_, model.intercept_, model.classes_)
+                best = loss, Chosen(terms, strength)
+    assert best is not None  # there is at least one cut and one strength
+    return best[1]
+
+
+def _known(texts: Labelled) -> tuple[list[str], Indices]:
+    kept = np.flatnonzero(texts[1] != UNKNOWN)
+    return [texts[0][row] for row in kept.tolist()], texts[1][kept]
+
+
+def _vectorised(texts: list[str], cut: Cut) -> tuple[Any, Any]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectoriser = TfidfVectorizer(analyzer=cut, min_df=MIN_TEXTS, max_features=MAX_TERMS, sublinear_tf=True)
+    try:
+        return vectoriser, vectoriser.fit_transform(texts)
+    except ValueError as error:
+        raise TermsError(f"found no term that {MIN_TEXTS} of {len(texts)} training texts share ({error})") from error
+
+
+def _all_classes(probabilities: Floats, present: Indices, count: int) -> Floats:
+    """Put columns where their classes are."""
+    full = np.zeros((len(probabilities), count))
+    full[:, present] = probabilities
+    return full
