@@ -4,13 +4,12 @@ What serves must be whole, beat every baseline of its report, and say of golden 
 promote.
 """
 
-import shutil
 from enum import StrEnum
 from pathlib import Path
 
 from msgspec import Struct
 
-from models.checkpoint import CheckpointError
+from models.checkpoint import CheckpointError, load_checkpoint
 from models.encoder_parts import EncoderError
 from models.golden import Golden
 from models.golden_checks import Finding
@@ -57,50 +56,50 @@ def promote(
     report: Path | None = None,
     without_report: str | None = None,
 ) -> Promoted:
-    """Let a version of the registry, or a checkpoint folder that is added to it first, serve from now on.
+    """Let a version of the registry, or a checkpoint folder that is then added to it, serve from now on.
 
     `report` is kept beside the model, in place of the one there. `without_report` is the reason for which none is needed;
     one that is there counts all the same.
 
     Raises:
-        PromotionRefused: what served before goes on.
+        PromotionRefused: what served before goes on, and the registry is as it was.
         RegistryError: there is no such model, or production.json cannot be used.
     """
     try:
-        version = locate(registry, model)
-        _check_report(registry.checkpoint(version), version, report, without_report)
-        findings = check_golden(load_scorer(registry.checkpoint(version)), golden)
+        outside = model not in registry.versions() and Path(model).is_dir()
+        folder = Path(model) if outside else registry.checkpoint(model)
+        version = load_checkpoint(folder).manifest.model_version
+        kept = registry.folder / version / REPORT  # of a version that was added before
+        own = folder / REPORT
+        _check_report(report or (own if own.is_file() or not kept.is_file() else kept), version, without_report)
+        findings = check_golden(load_scorer(folder), golden)
     except (CheckpointError, EncoderError) as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
     if failed := [finding for finding in findings if finding.outcome == "failed"]:
         told = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise PromotionRefused(Ground.GOLDEN_USER, f"{told}{more}: see footfall models check {model}")
+    try:
+        if outside:
+            registry.add(folder)
+    except CheckpointError as error:
+        raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
+    if report is not None:
+        kept.write_bytes(report.read_bytes())
     production = registry.promote(version, at=at, command=command, without_report=without_report)
     return Promoted(model_version=version, production=production, findings=findings)
 
 
-def locate(registry: Registry, model: str) -> str:
-    """Return the version that `model` names: of the registry, else a folder's, which is added."""
-    if model not in registry.versions() and Path(model).is_dir():
-        return registry.add(Path(model))
-    registry.checkpoint(model)
-    return model
-
-
-def _check_report(folder: Path, version: str, given: Path | None, without_report: str | None) -> None:
+def _check_report(path: Path, version: str, without_report: str | None) -> None:
     try:
-        report = read_verdict(given or folder / REPORT, version)
+        report = read_verdict(path, version)
     except ReportError as error:
         raise PromotionRefused(Ground.BAD_REPORT, str(error)) from error
-    if report is not None and given is not None:
-        shutil.copy2(given, folder / REPORT)
     if report is None:
         if without_report is None:
             raise PromotionRefused(
                 Ground.NO_REPORT,
-                f"found no {given or folder / REPORT}, expected the report of {version}: {EVALUATE}, or promote it with "
-                "--force REASON",
+                f"found no {path}, expected the report of {version}: {EVALUATE}, or promote it with --force REASON",
             )
         return
     if lost := report.lost():

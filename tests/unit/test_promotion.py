@@ -40,10 +40,10 @@ def ask(registry: Registry, model: Path | str, golden: Golden = EASY, without_re
 
 
 def refused(registry: Registry, model: Path | str, **how: Any) -> tuple[Ground, str]:
-    before = registry.production()
+    before = registry.production(), registry.versions()
     with pytest.raises(PromotionRefused) as caught:
         ask(registry, model, **how)
-    assert registry.production() == before
+    assert (registry.production(), registry.versions()) == before
     return caught.value.ground, str(caught.value)
 
 
@@ -78,6 +78,15 @@ def test_no_reason_overrules_a_report_that_a_baseline_wins(registry: Registry, t
 
     assert ground == Ground.BASELINE_WINS
     assert text.startswith("baseline_wins: churn: AUC 0.51 against 0.70 of recency")
+
+
+def test_a_folder_without_the_report_that_was_added_with_it_does_not_escape_that(registry: Registry, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "a")
+    report(tmp_path / "a", churn=LOSES)
+    registry.add(tmp_path / "a")
+    (tmp_path / "a" / REPORT).unlink()
+
+    assert refused(registry, tmp_path / "a", without_report="please")[0] == Ground.BASELINE_WINS
 
 
 def test_a_report_from_elsewhere_is_kept_beside_the_model(registry: Registry, tmp_path: Path) -> None:
