@@ -153,7 +153,8 @@ class Network(nn.Module):
 
     def now(self, states: Tensor, batch: Batch) -> Tensor:
         """Return every row's user (B, W) after its newest event, from its states."""
-        return self.users(states[torch.arange(len(batch.lengths)), batch.lengths], self.numbers(batch.numbers))
+        rows = torch.arange(len(batch.lengths), device=states.device)
+        return self.users(states[rows, batch.lengths], self.numbers(batch.numbers))
 
     def unblended(self, user: Tensor, batch: Batch) -> Logits:
         """Return what the network alone says of every row's user, items left out."""

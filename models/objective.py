@@ -50,7 +50,7 @@ class Objective(NamedTuple):
         states = network.states(batch)
         user = network.now(states, batch)
         logits = network.unblended(user, batch)
-        known = Targets(*(torch.from_numpy(part[picked]) for part in targets))  # type: ignore[arg-type]
+        known = Targets(*(torch.from_numpy(part[picked]).to(user.device) for part in targets))  # type: ignore[arg-type]
         total = self.weights.hazards * mean_hazard_loss(logits.hazards, known.exposure, known.returned)  # type: ignore[arg-type]
         if network.config.decoder:
             total = total + self.weights.interest * class_loss(logits.interest, known.next_category)  # type: ignore[arg-type]
@@ -78,10 +78,10 @@ class Objective(NamedTuple):
             found: Logits = network.heads(user)
             category = batch.categories[row, place] - 1
             later = place > 0
-            gaps_ms = np.maximum(rows.gap_days[picked][row.numpy(), place.numpy()] * DAY_MS, 1.0)
+            gaps_ms = np.maximum(rows.gap_days[picked][row.cpu().numpy(), place.cpu().numpy()] * DAY_MS, 1.0)
             watched = np.full_like(gaps_ms, np.inf)  # that the next event came is known: its bin was watched to the end
             seen = exposures(gaps_ms, watched, np.zeros_like(gaps_ms), HORIZONS_DAYS[: network.config.horizons])
-            exposure, returned = (torch.from_numpy(part).float() for part in seen)
+            exposure, returned = (torch.from_numpy(part).float().to(user.device) for part in seen)
             total = total + cross_entropy(found.kinds, batch.kinds[row, place] - 1)
             total = total + self.weights.interest * class_loss(found.interest, category.where(category >= 0, UNKNOWN))
             total = total + self.weights.hazards * mean_hazard_loss(found.hazards[later], exposure[later], returned[later])
@@ -95,7 +95,8 @@ class Objective(NamedTuple):
             losses = cross_entropy(network.item_logits(user), wanted, reduction="none")
         else:
             drawn = torch.multinomial(self.negatives.chances, self.negatives.drawn, replacement=True)
-            others = network.item_logits(user, drawn) - torch.log(self.negatives.drawn * self.negatives.chances[drawn])
+            chances, drawn = self.negatives.chances[drawn].to(user.device), drawn.to(user.device)
+            others = network.item_logits(user, drawn) - torch.log(self.negatives.drawn * chances)
             others = others.masked_fill(drawn == wanted.unsqueeze(1), -torch.inf)
             own = (network.next_item(user) * network.item(1 + wanted)).sum(-1) + network.item_bias[wanted]
             losses = torch.logsumexp(torch.cat([own.unsqueeze(1), others], dim=1).float(), dim=1) - own.float()

@@ -62,8 +62,11 @@ def train(
     item_categories: Mapping[str, str] | None = None,
     state_folder: Path | None = None,
     curves: Curves | None = None,
+    device: str = "cpu",
 ) -> Trained:
     """Train a user model; with a `state_folder` a run that was cut off goes on. Progress is shown on a terminal.
+
+    Gradient steps are taken on `device`, all that follows on the CPU in float32.
 
     Events without a category are read as of the one that `item_categories` names for their item.
 
@@ -94,7 +97,7 @@ def train(
             network.item_bias.data.copy_(torch.from_numpy(np.log(prior.popularity)))
         popularity = np.zeros(0, np.float32) if prior is None else prior.popularity
         objective = Objective(config.weights, make_negatives(popularity, config.negatives))
-        fitted = _fit(network, data, objective, config, state_folder, curves)
+        fitted = _fit(network, data, objective, config, state_folder, curves, device)
         texts = {kind: rated_reviews(encoder, reviews, kind) for kind in Slice}
         choices = blend(network, data) | fit_sentiment(network, texts)
         mood_terms, chosen = fit_mood_terms(network, texts)
@@ -175,16 +178,23 @@ def _network_config(data: Data, items: int, config: TrainConfig) -> NetworkConfi
 
 
 def _fit(
-    network: Network, data: Data, objective: Objective, config: TrainConfig, state_folder: Path | None, curves: Curves | None
+    network: Network,
+    data: Data,
+    objective: Objective,
+    config: TrainConfig,
+    state_folder: Path | None,
+    curves: Curves | None,
+    device: str,
 ) -> Fitted:
     """Train on the train slice; the validation slice, where there is one, says when it is enough."""
     taught, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
     held_out = held_out if len(held_out) else taught
     network.plain.requires_grad_(False)
     network.sentiment.requires_grad_(False)
+    network.to(device)
 
     def loss(picked: Indices) -> tuple[Tensor, float]:
-        return objective.loss(network, data.batch(picked), data.rows, data.targets, picked), float(len(picked))
+        return objective.loss(network, data.batch(picked, device), data.rows, data.targets, picked), float(len(picked))
 
     def validate() -> float:
         losses = [loss(held_out[start : start + PREDICTION_ROWS]) for start in range(0, len(held_out), PREDICTION_ROWS)]
@@ -200,6 +210,7 @@ def _fit(
         state_folder=state_folder,
         curves=curves,
     )
+    network.cpu()
     network.plain.requires_grad_(True)
     network.sentiment.requires_grad_(True)
     return fitted

@@ -33,9 +33,9 @@ class Data(NamedTuple):
     normalisation: Normalisation
     slices: dict[Slice, Indices]
 
-    def batch(self, picked: Indices) -> Batch:
-        """Collate the picked examples."""
-        return collate(self.rows, picked, self.table, self.normalisation)
+    def batch(self, picked: Indices, device: str = "cpu") -> Batch:
+        """Collate the picked examples and move them to a device."""
+        return Batch(*(part.to(device) for part in collate(self.rows, picked, self.table, self.normalisation)))
 
     def seen(self, picked: Indices) -> Exposures:
         """Return what was seen of the picked examples' returns."""

@@ -13,6 +13,7 @@ import typer
 
 from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson
+from stream.cli.placing import Device, choose_device, refuse_model
 
 if TYPE_CHECKING:
     from models.dataset_files import DatasetManifest
@@ -44,6 +45,7 @@ def train_command(
     ] = None,
     encoder: Annotated[str, typer.Option(help="Text encoder: pkg:PACKAGE or a Hugging Face folder.")] = DEFAULT_ENCODER,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
+    device: Annotated[Device, typer.Option(help="Where gradient steps are taken; auto: cuda where there is one.")] = "auto",
     runs: Annotated[Path, typer.Option(help="Folder of runs: TensorBoard curves, and where a run goes on from.")] = Path(
         "runs"
     ),
@@ -69,9 +71,10 @@ def train_command(
             copies=augment,
         )
         if few_labels is None:
-            facts = _train(dataset, out, config, encoder, threads, runs)
+            refuse_model(out)
+            facts = _train(dataset, out, config, encoder, threads, runs, choose_device(device))
         else:
-            facts = _few_labels(dataset, out, config, encoder, threads, few_labels)
+            facts = _few_labels(dataset, out, config, encoder, threads, few_labels, choose_device(device))
     except (ValueError, OSError) as error:
         fail(error)
     if as_json:
@@ -94,7 +97,7 @@ def _settings(preset: str, path: Path | None) -> "TrainConfig":
 
 
 def _train(
-    directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, runs: Path
+    directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, runs: Path, device: str
 ) -> dict[str, Any]:
     """Train and write the checkpoint and the run card; return what is to be known of it."""
     import time
@@ -116,7 +119,15 @@ def _train(
         returns, state = manifest.labelling.returns, run / "state"
         categories = read_categories(directory)
         trained = train(
-            examples, reviews, returns, encoder, config, item_categories=categories, state_folder=state, curves=curves
+            examples,
+            reviews,
+            returns,
+            encoder,
+            config,
+            item_categories=categories,
+            state_folder=state,
+            curves=curves,
+            device=device,
         )
     if CHURN_HORIZON_DAYS not in trained.contract.horizons_days:
         _say(
@@ -124,14 +135,14 @@ def _train(
             f"{CHURN_HORIZON_DAYS}, which churn risk is published for: evaluate this model, but no role will serve it"
         )
     seconds = round(time.monotonic() - started, 1)
-    facts = _write(out, run, manifest, config, encoder, trained, seconds)
+    facts = _write(out, run, manifest, config, encoder, trained, device, seconds)
     rmtree(run / "state", ignore_errors=True)  # it is done: the next run of these settings begins anew
     _report(out, directory, facts)
     return facts
 
 
 def _few_labels(
-    directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, given: str
+    directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, given: str, device: str
 ) -> dict[str, Any]:
     """Measure models of fewer training users on the same test slice, and write the curve."""
     import msgspec
@@ -147,7 +158,7 @@ def _few_labels(
     categories, points = read_categories(directory), []
     for share in shares:
         some = replace(config, label_share=share)
-        trained = train(examples, reviews, returns, encoder, some, item_categories=categories)
+        trained = train(examples, reviews, returns, encoder, some, item_categories=categories, device=device)
         points.append({"share": share, "examples": trained.examples["train"], "metrics": trained.metrics})
         aucs = {horizon: found["auc"] for horizon, found in trained.metrics["churn"].items() if found["auc"] is not None}
         _say(f"{share:g} of the users, {trained.examples['train']} examples: churn AUC {aucs}")
@@ -174,6 +185,7 @@ def _write(
     config: "TrainConfig",
     encoder: "Encoder",
     trained: "Trained",
+    device: str,
     seconds: float,
 ) -> dict[str, Any]:
     from datetime import UTC, datetime
@@ -219,7 +231,7 @@ def _write(
         settings=settings,
         parameters=parameter_counts(trained.network),
         examples=trained.examples,
-        machine=machine_facts("cpu"),
+        machine=machine_facts(device),
         fitted=trained.fitted,
         examples_per_second=round(trained.fitted.examples / max(trained.fitted.seconds, 0.1), 1),
         metrics=trained.metrics,

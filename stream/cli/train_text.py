@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stream.cli.answer import print_json
+from stream.cli.placing import Device, choose_device, refuse_model
 
 if TYPE_CHECKING:
     from models.text.training import TextRun
@@ -34,7 +35,7 @@ def train_text_command(
     smoothing: Annotated[float | None, typer.Option(min=0, max=0.5, help="Label smoothing.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds, reviews and threads make equal weights.")] = 1,
     bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Multiply in bfloat16.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute; auto: cuda where there is one.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
     clean: Annotated[bool, typer.Option("--clean/--no-clean", help="Clean texts, drop duplicates and conflicts.")] = True,
     augment: Annotated[int, typer.Option(min=0, help="Changed copies of each training review.")] = 0,
@@ -58,13 +59,15 @@ def train_text_command(
         run = _steps(run, clean, augment, translate, allow_unknown, ablations)
         if threads is not None:
             torch.set_num_threads(threads)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = choose_device(device)
+        if few is None:
+            refuse_model(out)
         loaded = load_reviews(reviews)
-        _say(f"{len(loaded.examples)} reviews; {preset}: {run.encoder}, peft {run.config.adaptation.peft}, {device}")
+        _say(f"{len(loaded.examples)} reviews; {preset}: {run.encoder}, peft {run.config.adaptation.peft}, {where}")
         if few is not None:
-            result = _few_labels(loaded, run, few, out, device)
+            result = _few_labels(loaded, run, few, out, where)
         else:
-            done = train_text(loaded, run, out, command=_command_line(), created_at=_now(), device=device)
+            done = train_text(loaded, run, out, command=_command_line(), created_at=_now(), device=where)
             _report(out, done)
             result = {"out": str(out), "encoder_id": done.manifest.encoder_id, "cleaned": done.cleaned, "run": done.card}
     except (ValueError, OSError) as error:

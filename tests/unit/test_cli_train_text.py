@@ -69,6 +69,7 @@ def test_a_run_prints_its_figures_as_json_and_says_them_for_people(
     assert {"sentiment", "rating"} == set(found["run"]["metrics"])
     assert "parameters trained" in ended.stderr and "tf_idf accuracy" in ended.stderr
     assert (tmp_path / "out" / "encoder" / "model.safetensors").is_file()
+    assert "found a model in" in train_text(reviews, "--out", tmp_path / "out").stderr
 
 
 def test_a_curve_of_few_labels_is_a_file_of_figures_and_a_plot(reviews: Path, tmp_path: Path) -> None:

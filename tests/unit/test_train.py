@@ -15,6 +15,8 @@ from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
 from models.history_augmentation import changed_copies
 from models.labels import DAY_MS, HORIZONS_DAYS
+from models.network import Network, NetworkConfig
+from models.objective import Objective, Weights, make_negatives
 from models.optimisation import OptimiserConfig
 from models.predict import predict, predict_with
 from models.presets import PRESETS, TrainConfig
@@ -22,6 +24,7 @@ from models.scorer import Scorer
 from models.served_scores import ALONE, SERVED, load_candidates
 from models.targets import TrainingError
 from models.train import Trained, train
+from models.training_data import prepare
 from models.training_loop import LoopConfig
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.fakes import CutOff
@@ -310,3 +313,20 @@ def test_a_checkpoint_with_items_comes_back_and_refuses_other_ones(trained: Trai
     (tmp_path / "items.json").write_bytes(b"[]")
     with pytest.raises(ValueError, match=r"items\.json has 2 bytes"):
         load_checkpoint(tmp_path)
+
+
+def test_a_step_computes_where_the_network_and_the_batch_are() -> None:
+    examples = [planted(seed, Slice.TRAIN) for seed in range(40)]
+    encoder = Encoder.load(RANDOM_TINY)
+    data = prepare(examples, list(CATEGORIES), [], [7, 30], encoder, max_events=8, next_items=0)
+    width = data.rows.features.shape[1]
+    config = NetworkConfig(
+        text_dimension=encoder.dimension, numbers=width, labels=5, horizons=2, items=0, width=16, heads=2, max_events=8
+    )
+    objective = Objective(Weights(), make_negatives(np.zeros(0, np.float32), 0))
+    picked = np.arange(8)
+
+    batch = data.batch(picked, "meta")  # a device that a plain tensor of the CPU cannot meet
+    loss = objective.loss(Network(config).to("meta"), batch, data.rows, data.targets, picked)
+
+    assert {part.device.type for part in batch} == {"meta"} == {loss.device.type}

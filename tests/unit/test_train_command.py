@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -66,6 +67,10 @@ def test_a_model_is_written_with_a_card_that_says_how(dataset: Path, tmp_path: P
     assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
     assert not list((tmp_path / "runs").rglob("state.json"))
 
+    code, _, stderr = run("train", dataset, "--out", tmp_path / "model")
+    assert (code, "found a model in" in stderr) == (2, True)
+    assert load_checkpoint(tmp_path / "model").manifest == manifest
+
 
 def test_an_encoder_of_a_folder_goes_with_the_model(dataset: Path, tmp_path: Path) -> None:
     tuned_checkpoint(tmp_path / "tuned")
@@ -105,6 +110,12 @@ def test_few_labels_give_a_curve_and_no_model(dataset: Path, tmp_path: Path) -> 
     for wrong in ("2", "0", "half"):
         code, _, stderr = run("train", dataset, "--out", tmp_path / "model", "--few-labels", wrong)
         assert (code, f"found --few-labels {wrong}" in stderr) == (2, True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused_with_the_option_that_works(dataset: Path, tmp_path: Path) -> None:
+    code, _, stderr = run("train", dataset, "--out", tmp_path / "model", "--device", "cuda")
+    assert (code, "say --device cpu" in stderr) == (2, True)
 
 
 def test_what_is_no_dataset_or_no_settings_is_refused_with_the_next_command(dataset: Path, tmp_path: Path) -> None:
