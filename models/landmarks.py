@@ -9,6 +9,7 @@ import re
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from fnmatch import translate
 from random import Random
 from typing import Literal, NamedTuple
@@ -70,7 +71,10 @@ def periods_of(first_ms: int, ends_ms: Sequence[int], embargo_ms: int = 0) -> li
     if len(ends_ms) != len(Slice):
         raise ValueError(f"found {len(ends_ms)} ends of slices, expected {len(Slice)}: {', '.join(Slice)}")
     if any(later < earlier for earlier, later in zip([first_ms, *ends_ms], ends_ms, strict=False)):
-        raise ValueError(f"found ends of slices out of order: {list(ends_ms)} after {first_ms}, expected each after the last")
+        order = ", ".join(map(to_the_minute, ends_ms))
+        raise ValueError(
+            f"found slices of a log from {to_the_minute(first_ms)} that end {order}, expected each after the one before"
+        )
     periods: list[Period] = []
     start_ms = last_ms = first_ms
     for name, end_ms in zip(Slice, ends_ms, strict=True):
@@ -101,10 +105,16 @@ def check_cuts(periods: Sequence[Period], cuts_ms: Sequence[int]) -> frozenset[S
     for cut_ms in cuts_ms:
         period = period_at(periods, cut_ms)
         if period is None:
-            spans = ", ".join(f"{period.slice} {period.start_ms} to {period.end_ms}" for period in periods)
-            raise ValueError(f"found a cut at {cut_ms}, expected one inside a slice ({spans}): move it or the slices")
+            spans = ", ".join(f"{p.slice} {to_the_minute(p.start_ms)} to {to_the_minute(p.end_ms)}" for p in periods)
+            at = to_the_minute(cut_ms)
+            raise ValueError(f"found a cut at {at}, expected one inside a slice ({spans}): move it or the slices")
         found.add(period.slice)
     return frozenset(found)
+
+
+def to_the_minute(at_ms: int) -> str:
+    """Write a time for people, in UTC."""
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson, with_settings
-from stream.cli.slices import day_of, milliseconds, periods_from
+from stream.cli.slices import milliseconds, periods_from
 from stream.settings import Settings
 
 if TYPE_CHECKING:
@@ -238,11 +238,14 @@ def _refuse_leaks(verdict: "Verdict", remedy: str) -> NoReturn:
 
 
 def _summarise(console: "Console", out: Path, manifest: "DatasetManifest", seconds: float) -> None:
+    from models.landmarks import to_the_minute
+
     for period in manifest.periods:
         found, reviews = manifest.counts[period.slice.value], manifest.reviews[period.slice.value]
         churn = ", ".join(f"{days} {of['churned']:.3f} of {of['known']}" for days, of in found["churn"].items())
         console.print(
-            f"{period.slice.value:<11} {day_of(period.start_ms)} to {day_of(period.end_ms)}: {found['examples']} examples "
+            f"{period.slice.value:<11} {to_the_minute(period.start_ms)} to {to_the_minute(period.end_ms)}: "
+            f"{found['examples']} examples "
             f"({found['at_events']} at events) of {found['users']} users; churned within {churn or '- nothing known'}; "
             f"{found['with_categories']} with next categories, {found['with_items']} with next items; "
             f"{reviews['reviews']} reviews ({reviews['positive']} positive, {reviews['negative']} negative)"

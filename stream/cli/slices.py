@@ -11,7 +11,7 @@ DAY_MS = 86_400_000
 
 def periods_from(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":
     """Return the four periods: by shares of the log's time, or with the ends that `split` names; bad ones raise ValueError."""
-    from models.landmarks import periods_of
+    from models.landmarks import periods_of, to_the_minute
     from stream.dataset import ends_of
 
     first_ms, last_ms = manifest.first_record_ms, manifest.last_record_ms
@@ -24,9 +24,14 @@ def periods_from(manifest: "LogManifest", shares: str, split: str | None, embarg
             raise ValueError(f"--shares {shares}: {error}") from error
     else:
         ends = [milliseconds(date) for date in split.split(",")]
+        if not 3 <= len(ends) <= 4:
+            raise ValueError(
+                f"found --split {split}, {len(ends)} dates, expected the ends of train, validation and calibration, and "
+                "where the test slice does not last to the end of the log, of that"
+            )
         ends += [last_ms + 1] if len(ends) == 3 else []
         if ends[-1] > last_ms + 1:
-            raise ValueError(f"found --split {split}, expected its end within the log, which ends {day_of(last_ms)}")
+            raise ValueError(f"found --split {split}, expected its end within the log, which ends {to_the_minute(last_ms)}")
     return tuple(periods_of(first_ms, ends, round(embargo_days * DAY_MS)))
 
 
@@ -36,8 +41,3 @@ def milliseconds(date: str) -> int:
         return int(datetime.fromisoformat(date.strip()).replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError as error:
         raise ValueError(f"found date {date!r}, expected YYYY-MM-DD or YYYY-MM-DDTHH:MM, in UTC") from error
-
-
-def day_of(at_ms: int) -> str:
-    """Write a time to the minute, in UTC."""
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
