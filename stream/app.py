@@ -4,7 +4,7 @@ Building an app has no effect outside it: nothing is module-level, nothing start
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import faust
@@ -22,7 +22,7 @@ from stream.damaged_row import DAMAGED_KIND
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.exits import EXIT_CONFIG, Refused, crash_only, end_process
 from stream.policies import load_trigger_policy
-from stream.positions import check_partition_count, check_sources, resume_positions
+from stream.positions import check_partition_count, check_sources, resume_positions, settled_copies
 from stream.records import Fold, PartitionTotals, Totals
 from stream.replay import features_fold, triggers_fold
 from stream.rows import RowRules
@@ -88,16 +88,21 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
                 check_partition_count(partition, self.conf.topic_partitions)
             await check_sources(self.settings, self.role, taken, self.alignment.topics())
 
-    def positions(self, committed: Mapping[Any, int | None]) -> dict[Any, int | None]:
-        """Return where to read on, of the source partitions that rows speak for; the process ends where they are refused.
+    async def positions(
+        self, committed: Callable[[], Awaitable[Mapping[Any, int | None]]]
+    ) -> tuple[Mapping[Any, int | None], Mapping[Any, int | None]]:
+        """Return what the group committed and, of the partitions that rows speak for, where to read on.
 
-        Faust also seeks now and then in the middle of a rebalance: then no rows speak yet, and none are returned.
+        The process ends where that is refused. Faust also seeks now and then in the middle of a rebalance: then no rows
+        speak yet.
         """
         if self.store is None or not self.barrier_commits or not self.store.taken_over:
-            return {}
-        sources = {tp: offset for tp, offset in committed.items() if tp.topic in self.alignment.topics()}
+            return await committed(), {}
+        found = await settled_copies(committed, self.store.owned)
+        if not self.store.taken_over:  # a rebalance began meanwhile
+            return found, {}
         try:
-            return resume_positions(self.settings, self.role, sources, self.store.owned)
+            return found, resume_positions(self.settings, self.role, found, self.store.owned)
         except Refused as error:
             end_process(f"take-over: {error}", code=EXIT_CONFIG)
 

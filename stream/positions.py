@@ -6,7 +6,7 @@ that says how to go on. Steps P2 and P3 of the protocol in DECISIONS.md. Start a
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import structlog
 from aiokafka import TopicPartition
@@ -17,6 +17,7 @@ from stream.settings import Settings
 from stream.store import Partition
 
 PROBE_SECONDS = 10.0
+SETTLING_SECONDS, AGAIN_SECONDS = 5.0, 0.05  # how long offsets of an ended transaction may take to be read, and how often
 PROBE_BYTES = 1 << 16  # a whole batch, or other partitions of the answer would come back empty
 
 log = structlog.get_logger()
@@ -70,6 +71,27 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
         await consumer.stop()
 
 
+async def settled_copies(
+    ask: Callable[[], Awaitable[Mapping[TopicPartition, int | None]]], owned: Mapping[int, Partition]
+) -> Mapping[TopicPartition, int | None]:
+    """Ask for what the group committed until nothing of it lies behind the rows, for SETTLING_SECONDS at most.
+
+    A broker answers the end of a transaction before its offsets can be read, and a partition that stays with its worker has
+    the rows already.
+    """
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while True:
+        committed = await ask()
+        behind = [
+            tp
+            for tp, copy in committed.items()
+            if copy is not None and tp.partition in owned and copy < (_copied(owned[tp.partition], tp.topic) or 0)
+        ]
+        if not behind or time.monotonic() > deadline:
+            return committed
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
 def resume_positions(
     settings: Settings, role: str, committed: Mapping[TopicPartition, int | None], owned: Mapping[int, Partition]
 ) -> dict[TopicPartition, int | None]:
@@ -86,8 +108,7 @@ def resume_positions(
             continue  # assigned by the next generation, whose take-over is still to come
         partition = owned[tp.partition]
         rows = partition.offsets.get(tp.topic)
-        written = None if rows is None else rows - partition.skipped.get(tp.topic, 0)
-        if copy is not None and copy != written and not settings.ignore_group_offsets:
+        if copy is not None and copy != _copied(partition, tp.topic) and not settings.ignore_group_offsets:
             found = f"found offset {copy} committed by group {group} for {tp.topic}/{tp.partition}, "
             if rows is None:
                 raise Refused(
@@ -100,6 +121,12 @@ def resume_positions(
             )
         positions[tp] = rows
     return positions
+
+
+def _copied(partition: Partition, topic: str) -> int | None:
+    """Return the offset that the group was given with the rows; records that retention deleted are passed over since."""
+    rows = partition.offsets.get(topic)
+    return None if rows is None else rows - partition.skipped.get(topic, 0)
 
 
 def _fold_anew(role: str) -> str:

@@ -231,8 +231,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         if not self.app.transactions:
             found: dict[Any, int | None] = await super().seek_to_committed()
             return found
-        committed: dict[Any, int | None] = await self._thread.committed()
-        known = self.app.positions(committed)
+        committed, known = await self.app.positions(self._thread.committed)
         positions: dict[Any, int | None] = {**committed, **known}
         await self._thread.seek_all(positions, reset=not known)
         return positions

@@ -38,13 +38,13 @@ Requests = dict[str, ScoreRequest]
 
 
 async def test_a_day_of_backlog_with_a_kill_in_the_middle_is_folded_as_it_happened(scene: Scene) -> None:
-    await killed_in_the_middle(scene, day(scene, SHORT))
+    await killed_in_the_middle(scene, day(scene, SHORT), commits=2)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_a_day_of_a_million_events_with_a_kill_in_the_middle_is_folded_as_it_happened(scene: Scene) -> None:
-    await killed_in_the_middle(scene, day(scene, LONG))
+    await killed_in_the_middle(scene, day(scene, LONG), commits=30)
 
 
 @pytest.mark.long
@@ -101,11 +101,10 @@ async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_is_wh
     assert {request.source.partition for request in differing(found, wanted)} == {FAR[1]}, "the others were aligned"
 
 
-async def killed_in_the_middle(scene: Scene, events: list[LoggedEvent]) -> None:
+async def killed_in_the_middle(scene: Scene, events: list[LoggedEvent], *, commits: int) -> None:
     await scene.deployment.publish(events)
+    await scene.fires(scene.start(f"kill@P2.committed:{commits}"), seconds=120)
     async with scene.kept(1) as workers:
-        await scene.committed(workers[0], more_than=len(events) // 10)
-        scene.kill(workers[0])
         assert 0 < (await scene.deployment.committed("features"))[1].events_in < len(events), "the kill must be in the middle"
         await scene.settled(seconds=300)
         await asyncio.to_thread(workers[0].stop)

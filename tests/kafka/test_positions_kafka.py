@@ -1,5 +1,6 @@
 """Topics and group offsets that changed while no worker ran: gone on from exactly, or refused before a row is written."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from schemas.codec import encode
-from stream.clients import admin_client, plain_consumer
+from stream.clients import admin_client, plain_consumer, rows_producer
 from stream.event_log import LoggedEvent
+from stream.positions import settled_copies
 from stream.settings import load_settings
+from stream.store import Partition
 from tests.builders import click
 from tests.harness import Deployment, Worker, folded_rows, until
 
@@ -76,6 +79,34 @@ async def test_group_offsets_that_were_moved_are_refused_and_may_be_ignored(depl
         pass
     assert rows == folded_rows(replay)
     assert (totals.events_in, totals.replay_skipped) == (500, 0)
+
+
+async def test_offsets_of_a_transaction_that_is_not_ended_yet_are_no_move(deployment: Deployment) -> None:
+    group, tp = deployment.settings.group("features"), TopicPartition(deployment.topic("click"), 0)
+    consumer = aiokafka.AIOKafkaConsumer(
+        bootstrap_servers=deployment.settings.kafka_bootstrap_servers, group_id=group, enable_auto_commit=False
+    )
+    producer = rows_producer(deployment.settings, f"{deployment.settings.app_id}-test")
+    rows = {0: Partition(0, None, offsets={tp.topic: 1_000})}  # type: ignore[arg-type]
+
+    async def committed() -> dict[TopicPartition, int | None]:
+        return {tp: await consumer.committed(tp)}
+
+    await asyncio.gather(consumer.start(), producer.start())
+    try:
+        consumer.assign([tp])
+        await producer.begin_transaction()
+        await producer.send_offsets_to_transaction({tp: 1_000}, group)
+        before = await committed()
+        settling = asyncio.create_task(settled_copies(committed, rows))
+        await asyncio.sleep(0.5)
+        assert not settling.done()
+        await producer.commit_transaction()
+
+        assert (await settling)[tp] == 1_000
+        assert before[tp] != 1_000
+    finally:
+        await asyncio.gather(consumer.stop(), producer.stop())
 
 
 async def test_a_topic_recreated_shorter_or_longer_is_refused(deployment: Deployment) -> None:

@@ -4,7 +4,7 @@ import aiokafka
 import pytest
 
 from stream.exits import Refused
-from stream.positions import check_partition_count, resume_positions
+from stream.positions import check_partition_count, resume_positions, settled_copies
 from stream.settings import load_settings
 from stream.store import Partition
 
@@ -61,3 +61,36 @@ def test_rows_of_another_partition_count_are_refused() -> None:
 
 def test_rows_that_were_never_committed_fit_any_partition_count() -> None:
     check_partition_count(Partition(3, None), 8)  # type: ignore[arg-type]
+
+
+async def test_offsets_whose_transaction_is_just_being_ended_are_waited_for() -> None:
+    answers = iter([{CLICKS: 6}, {CLICKS: 6}, {CLICKS: 7}])
+
+    async def ask() -> dict[aiokafka.TopicPartition, int | None]:
+        return next(answers)
+
+    assert await settled_copies(ask, owned(clicks=7)) == {CLICKS: 7}
+    assert next(answers, None) is None
+
+
+async def test_offsets_that_stay_behind_are_returned_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.positions.SETTLING_SECONDS", 0.1)
+
+    async def ask() -> dict[aiokafka.TopicPartition, int | None]:
+        return {CLICKS: 6}
+
+    assert await settled_copies(ask, owned(clicks=7)) == {CLICKS: 6}
+
+
+@pytest.mark.parametrize("copy", [None, 7, 8, 17])
+async def test_offsets_that_are_not_behind_are_asked_for_once(copy: int | None) -> None:
+    asked = []
+    partitions = owned(clicks=17)
+    partitions[3].skipped["clicks"] = 10
+
+    async def ask() -> dict[aiokafka.TopicPartition, int | None]:
+        asked.append(copy)
+        return {CLICKS: copy, aiokafka.TopicPartition("clicks", 1): 0}
+
+    await settled_copies(ask, partitions)
+    assert asked == [copy]
