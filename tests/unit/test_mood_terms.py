@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from models.blending import fit_mood_terms, fit_sentiment, moods
@@ -158,6 +159,14 @@ def test_the_scorer_says_of_a_review_what_training_said(
     assert scores[0].sentiment - scores[1].sentiment > 1  # type: ignore[operator]
 
 
+def test_white_space_around_a_review_changes_nothing(trained: Trained, encoder: Encoder, tmp_path: Path) -> None:
+    scorer = Scorer.load(saved(trained, tmp_path), encoder=encoder)
+
+    bare, spaced = scorer.score([asked("the mug came broken"), asked("\n the mug came broken  \n\n")])
+
+    assert spaced.sentiment == pytest.approx(bare.sentiment, abs=1e-6)
+
+
 def test_an_evaluation_measures_what_is_served_and_says_the_share(
     trained: Trained, reviews: list[ReviewExample], tmp_path: Path
 ) -> None:
@@ -239,6 +248,7 @@ def test_a_manifest_that_names_half_of_the_terms_is_refused(trained: Trained, tm
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"idf": np.array([0.0, 1.0])}, "found an idf of 0"),
         ({"idf": np.ones(3)}, r"found idf of terms as float64 \(3,\), expected float64 \(2,\)"),
         ({"weights": np.ones(2, np.float32)}, "found weights of terms as float32"),
         ({"bias": np.array([np.nan])}, "found bias of terms with values that are not finite"),
@@ -253,6 +263,10 @@ def test_terms_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], t
 
     with pytest.raises(TermsError, match=text):
         read_terms(contents | {TERM_WEIGHTS: safetensors.numpy.save(arrays | changes)})
+    with pytest.raises(TermsError, match="BF16"):
+        read_terms(contents | {TERM_WEIGHTS: safetensors.torch.save({"idf": torch.ones(2, dtype=torch.bfloat16)})})
+    with pytest.raises(TermsError, match="cannot be read"):
+        read_terms(contents | {TERMS: b'{"cut": "words", "terms": ["\xff"]}'})
     for table in (b"{}", b'{"cut": "characters", "terms": ["a", "a"]}', b'{"cut": "eval", "terms": ["a", "b"]}'):
         with pytest.raises(TermsError, match="cannot be read|cut by"):
             read_terms(contents | {TERMS: table})
