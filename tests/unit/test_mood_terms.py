@@ -126,6 +126,16 @@ def test_without_held_out_reviews_nothing_is_chosen() -> None:
     assert fitted(4.0, 0.0, held_out=0)[2] == (None, {})
 
 
+def test_held_out_reviews_of_one_mood_choose_nothing() -> None:
+    network, texts, (terms, _) = fitted(4.0, 0.0)
+    held_out = texts[Slice.VALIDATION]
+    good = held_out.positive > 0
+    happy = Reviews([text for text, kept in zip(held_out.texts, good, strict=True) if kept], held_out.vectors[good], good[good])
+
+    assert terms is not None
+    assert fit_mood_terms(network, texts | {Slice.VALIDATION: happy}) == (None, {})
+
+
 def test_the_same_reviews_give_the_same_terms() -> None:
     once, again = (terms_contents(fitted(2.0, 2.0)[2][0]) for _ in range(2))
 
