@@ -217,6 +217,18 @@ def test_a_head_whose_training_reviews_are_all_alike_is_measured_after_all() -> 
         assert found[head]["tf_idf"] == found[head]["tf_idf, nothing"] == found[head]["majority"]
 
 
+def test_a_head_of_which_validation_knows_nothing_is_measured_as_it_is() -> None:
+    known = [structs.replace(e, positive=None) if e.slice is Slice.VALIDATION else e for e in reviews()]
+    rows, encoder = prepare(known, load_parts(RANDOM_TINY, torch.float32), 32), Encoder.load(RANDOM_TINY)
+    heads = TextHeads(HeadsConfig(dimension=encoder.dimension, sentiment=True, rating=False)).eval()
+
+    found = evaluate_text(encoder, heads, rows)["sentiment"]
+
+    assert found["blend_share_of_model"] == 1
+    assert found["blend"] == found["model"]
+    assert found["model"]["balanced"]["prior_power"] == 0
+
+
 def test_reviews_that_teach_nothing_are_refused() -> None:
     parts = load_parts(RANDOM_TINY, torch.float32)
     with pytest.raises(ReviewError, match="found no test reviews"):
