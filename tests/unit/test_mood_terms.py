@@ -225,6 +225,16 @@ def test_only_reviews_with_a_text_are_cut_into_terms(trained: Trained, encoder: 
     assert (found != without).tolist() == [False, False, True, False, False]
 
 
+def test_a_mood_that_is_no_number_is_not_published(trained: Trained, encoder: Encoder, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(saved(trained, tmp_path))
+    assert checkpoint.mood_terms is not None
+    broken = checkpoint.mood_terms.terms._replace(bias=np.array([np.nan]))
+    scorer = Scorer(checkpoint._replace(mood_terms=checkpoint.mood_terms._replace(terms=broken)), encoder)
+
+    with pytest.raises(FloatingPointError, match="restart on sound hardware"):
+        scorer.score([asked("lovely")])
+
+
 def test_terms_come_back_byte_for_byte_and_belong_to_the_model_version(trained: Trained, tmp_path: Path) -> None:
     assert trained.mood_terms is not None
     found = load_checkpoint(saved(trained, tmp_path / "with"))
