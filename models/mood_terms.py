@@ -28,9 +28,12 @@ class MoodTerms(NamedTuple):
     network_share: float
 
     def blend(self, logits: Tensor, texts: Sequence[str | None]) -> Tensor:
-        """Mix the probabilities that (N,) logits of being good mean with those of the terms; None is no review, and kept."""
+        """Mix the probabilities that (N,) logits of being good mean with those of the terms; None is no review, and kept.
+
+        White space around a text says nothing, as in training, whose reviews have none.
+        """
         blended = logits.double()
-        asked = {row: text for row, text in enumerate(texts) if text is not None}
+        asked = {row: text.strip() for row, text in enumerate(texts) if text is not None}
         if not asked:
             return blended
         rows, good = torch.tensor(list(asked)), self.terms.probabilities(list(asked.values()), 2)[:, 1]
@@ -68,7 +71,7 @@ def read_terms(contents: Mapping[str, bytes]) -> MoodTerms:
     try:
         cut, ordered = msgspec.structs.astuple(msgspec.json.decode(contents[TERMS], type=_Table))
         found = safetensors.numpy.load(contents[TERM_WEIGHTS])
-    except (msgspec.DecodeError, safetensors.SafetensorError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, safetensors.SafetensorError, KeyError) as error:  # KeyError: a type
         raise TermsError(f"found terms that cannot be read ({error})") from error
     columns = {term: column for column, term in enumerate(ordered)}
     shapes = {"idf": (len(columns),), "weights": (len(columns),), "bias": (1,), "network_share": (1,)}
@@ -81,6 +84,8 @@ def read_terms(contents: Mapping[str, bytes]) -> MoodTerms:
             raise TermsError(f"found {name} of terms as {found[name].dtype} {found[name].shape}, expected float64 {shape}")
         if not np.isfinite(found[name]).all():
             raise TermsError(f"found {name} of terms with values that are not finite")
+    if not (found["idf"] > 0).all():
+        raise TermsError(f"found an idf of {found['idf'].min()} among terms, expected all above 0")
     share = float(found["network_share"][0])
     if not 0 <= share < 1:
         raise TermsError(f"found the network's share {share} of a blend with terms, expected 0 to below 1")

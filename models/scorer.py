@@ -129,7 +129,7 @@ class Scorer:
             return []
         probabilities = self.probabilities(requests)
         survival = self._survival(requests, probabilities.hazards)
-        if not (np.isfinite(probabilities.interest).all() and np.isfinite(survival).all()):
+        if not all(np.isfinite(found).all() for found in (probabilities.interest, survival, probabilities.positive)):
             raise FloatingPointError(f"model {self.model_version} gave values that are no numbers: restart on sound hardware")
         return [
             Scores(

@@ -59,7 +59,7 @@ def promote(
     """Let a version of the registry, or a checkpoint folder that is then added to it, serve from now on.
 
     `report` is kept beside the model, in place of the one there. `without_report` is the reason for which none is needed;
-    one that is there counts all the same.
+    one that is there, or named, counts all the same.
 
     Raises:
         PromotionRefused: what served before goes on, and the registry is as it was.
@@ -71,7 +71,9 @@ def promote(
         version = load_checkpoint(folder).manifest.model_version
         kept = registry.folder / version / REPORT  # of a version that was added before
         own = folder / REPORT
-        _check_report(report or (own if own.is_file() or not kept.is_file() else kept), version, without_report)
+        path = report or (own if own.is_file() or not kept.is_file() else kept)
+        _check_report(path, version, without_report if report is None else None)
+        judged = None if report is None else report.read_bytes()  # adding the folder may write over it
         findings = check_golden(load_scorer(folder), golden)
     except (CheckpointError, EncoderError) as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
@@ -79,13 +81,14 @@ def promote(
         told = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise PromotionRefused(Ground.GOLDEN_USER, f"{told}{more}: see footfall models check {model}")
+    registry.production()  # what nothing can be promoted in is left as it is
     try:
         if outside:
             registry.add(folder)
     except CheckpointError as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
-    if report is not None:
-        kept.write_bytes(report.read_bytes())
+    if judged is not None:
+        kept.write_bytes(judged)
     production = registry.promote(version, at=at, command=command, without_report=without_report)
     return Promoted(model_version=version, production=production, findings=findings)
 
@@ -99,7 +102,8 @@ def _check_report(path: Path, version: str, without_report: str | None) -> None:
         if without_report is None:
             raise PromotionRefused(
                 Ground.NO_REPORT,
-                f"found no {path}, expected the report of {version}: {EVALUATE}, or promote it with --force REASON",
+                f"found no {path}, expected the report of {version}: {EVALUATE}, or promote it with --force REASON and no "
+                "--report",
             )
         return
     if lost := report.lost():

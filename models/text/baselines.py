@@ -10,7 +10,7 @@ import numpy as np
 
 from models.losses import UNKNOWN
 from models.text.measures import Floats, Indices
-from models.text.terms import Cut, Labelled, best_terms, characters
+from models.text.terms import Cut, Labelled, TermsError, best_terms, characters
 
 
 def majority(classes: Indices, count: int, rows: int) -> Floats:
@@ -22,7 +22,9 @@ def majority(classes: Indices, count: int, rows: int) -> Floats:
 def tf_idf(train: Labelled, validation: Labelled, texts: Sequence[str], count: int, cut: Cut = characters) -> Floats:
     """Fit on texts and classes of the training slice, return (N, count) probabilities of `texts`.
 
-    Raises:
-        TermsError: the training slice is of one class, or no two of its texts share a term.
+    The classes' shares answer where that slice is of one class, or no two of its texts share a term.
     """
-    return best_terms(train, validation, (cut,)).terms.probabilities(texts, count)
+    try:
+        return best_terms(train, validation, (cut,)).terms.probabilities(texts, count)
+    except TermsError:
+        return majority(train[1], count, len(texts))

@@ -81,10 +81,13 @@ def prior_power(probabilities: Floats, classes: Indices, shares: Floats) -> floa
     """Return the power t for which the largest p / share^t has the best macro-F1 on these rows: 0 is the plain decision.
 
     Where nearly all stars are five the plain decision is always five; how much rarer classes count is chosen here.
+    Where no row's class is known it is 0.
     """
     from sklearn.metrics import f1_score
 
     known = classes != UNKNOWN
+    if not known.any():
+        return PRIOR_POWERS[0]
     scores = []
     for power in PRIOR_POWERS:
         found = reweighted(probabilities[known], shares, power).argmax(1)

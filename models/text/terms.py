@@ -88,6 +88,8 @@ def best_terms(
 ) -> Chosen:
     """Fit to `taught` and choose cut and strength by log-loss on `checked`; the first of each where that is empty.
 
+    A cut by which no two texts share a term is passed over: Chinese seldom shares words, as nothing parts them.
+
     Raises:
         TermsError: the taught texts are of one class, or no two of them share a term.
     """
@@ -99,7 +101,11 @@ def best_terms(
     count = 1 + int(max(labels.max(), answers.max(initial=0)))
     best: tuple[float, Chosen] | None = None
     for cut in cuts:
-        vectoriser, matrix = _vectorised(texts, cut)
+        try:
+            vectoriser, matrix = _vectorised(texts, cut)
+        except TermsError as error:
+            unshared = error
+            continue
         check = vectoriser.transform(held_out) if held_out else None
         for strength in strengths:
             model = LogisticRegression(C=strength, max_iter=STEPS).fit(matrix, labels)
@@ -110,7 +116,8 @@ def best_terms(
                 columns = {term: int(column) for term, column in vectoriser.vocabulary_.items()}
                 terms = Terms(cut, columns, vectoriser.idf_, model.coef_, model.intercept_, model.classes_)
                 best = loss, Chosen(terms, strength)
-    assert best is not None  # there is at least one cut and one strength
+    if best is None:
+        raise unshared
     return best[1]
 
 

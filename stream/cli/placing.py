@@ -23,7 +23,9 @@ def refuse_model(out: Path) -> None:
     """Leave a model that is there already, and the report of it, alone.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is one, or no folder can be there.
     """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"found a file {out}, expected a folder or nothing there: choose another --out")
     if (out / "manifest.json").exists():
         raise ValueError(f"found a model in {out}, expected a folder without one: choose another --out, or move it away")

@@ -36,8 +36,9 @@ def periods_from(manifest: "LogManifest", shares: str, split: str | None, embarg
 
 
 def milliseconds(date: str) -> int:
-    """Read a date, or a date and time, in UTC; anything else raises ValueError."""
+    """Read a date, or a date and time, in UTC unless it names its offset; anything else raises ValueError."""
     try:
-        return int(datetime.fromisoformat(date.strip()).replace(tzinfo=UTC).timestamp() * 1000)
+        at = datetime.fromisoformat(date.strip())
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
     except ValueError as error:
         raise ValueError(f"found date {date!r}, expected YYYY-MM-DD or YYYY-MM-DDTHH:MM, in UTC") from error

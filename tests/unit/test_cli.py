@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+import typer
 from msgspec.structs import replace
 
 from stream.cli.main import VERBS
@@ -21,27 +23,23 @@ from tests.fakes import FixedScorer
 from tests.recording import live_run
 
 HEAVY = ("torch", "transformers", "faust", "aiokafka", "numpy")
-COMMANDS = [
-    [],
-    *([verb] for verb in VERBS),
-    ["topics", "plan"],
-    ["topics", "apply"],
-    ["import", "taobao"],
-    ["import", "online-retail"],
-    ["train", "users"],
-    ["train", "texts"],
-    ["dataset", "cut"],
-    ["dataset", "lint"],
-    ["features", "select"],
-    *(["models", verb] for verb in ("ls", "show", "check", "add", "promote", "rollback")),
-]
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}  # whatever the terminal, or GitHub, is
+
+
+def commands_of(verb: str) -> list[str]:
+    """List the commands of a verb that is a group."""
+    found = getattr(import_module(VERBS[verb][0]), VERBS[verb][1])
+    return [*typer.main.get_group(found).commands] if isinstance(found, typer.Typer) else []
+
+
+COMMANDS = [[], *([verb] for verb in VERBS), *([verb, name] for verb in VERBS for name in commands_of(verb))]
 
 
 def footfall(*arguments: str, directory: Path | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FOOTFALL_", "KAFKA_"))}
     return subprocess.run(
         [sys.executable, "-m", "stream.cli.main", *arguments],
-        env=kept | {"COLUMNS": "200", "NO_COLOR": "1"} | variables,
+        env=kept | PLAIN | variables,
         cwd=directory,
         capture_output=True,
         text=True,
@@ -81,7 +79,9 @@ def helped() -> Any:
         "    os.wait()\n"
         "    print(json.dumps([' '.join(command), text]), flush=True)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | PLAIN, capture_output=True, text=True, check=True, timeout=60
+    )
     assert ended.stderr == ""
     return dict(map(json.loads, ended.stdout.splitlines()))
 

@@ -13,6 +13,7 @@ from models.dataset_files import EXAMPLES, DatasetError, DatasetManifest, read_e
 from models.examples import Slice, churned_within
 from schemas.codec import encode_event
 from stream.cli.dataset import app
+from stream.cli.slices import milliseconds
 from stream.event_log import LoggedEvent, read_log, write_log
 from stream.importers.online_retail import import_online_retail
 from stream.simulate import simulate
@@ -92,6 +93,12 @@ def test_what_cannot_be_cut_is_refused_in_words_before_anything_is_written(
     assert code == 2
     assert found in stderr
     assert not (tmp_path / "dataset").exists()
+
+
+def test_an_offset_of_a_time_counts() -> None:
+    expected = milliseconds("2026-01-10T10:00")
+
+    assert [milliseconds(f"2026-01-10T{at}") for at in ("10:00Z", "12:00+02:00", "10:00+00:00")] == [expected] * 3
 
 
 def test_a_directory_in_use_and_a_log_that_is_none_are_refused(log: Path, dataset: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from models.blending import fit_mood_terms, fit_sentiment, moods
@@ -125,6 +126,16 @@ def test_without_held_out_reviews_nothing_is_chosen() -> None:
     assert fitted(4.0, 0.0, held_out=0)[2] == (None, {})
 
 
+def test_held_out_reviews_of_one_mood_choose_nothing() -> None:
+    network, texts, (terms, _) = fitted(4.0, 0.0)
+    held_out = texts[Slice.VALIDATION]
+    good = held_out.positive > 0
+    happy = Reviews([text for text, kept in zip(held_out.texts, good, strict=True) if kept], held_out.vectors[good], good[good])
+
+    assert terms is not None
+    assert fit_mood_terms(network, texts | {Slice.VALIDATION: happy}) == (None, {})
+
+
 def test_the_same_reviews_give_the_same_terms() -> None:
     once, again = (terms_contents(fitted(2.0, 2.0)[2][0]) for _ in range(2))
 
@@ -156,6 +167,14 @@ def test_the_scorer_says_of_a_review_what_training_said(
     expected = 2 * sigmoid(platt.scale * logits.numpy() + platt.bias) - 1
     assert [one.sentiment for one in scores] == pytest.approx(expected.tolist(), abs=1e-6)
     assert scores[0].sentiment - scores[1].sentiment > 1  # type: ignore[operator]
+
+
+def test_white_space_around_a_review_changes_nothing(trained: Trained, encoder: Encoder, tmp_path: Path) -> None:
+    scorer = Scorer.load(saved(trained, tmp_path), encoder=encoder)
+
+    bare, spaced = scorer.score([asked("the mug came broken"), asked("\n the mug came broken  \n\n")])
+
+    assert spaced.sentiment == pytest.approx(bare.sentiment, abs=1e-6)
 
 
 def test_an_evaluation_measures_what_is_served_and_says_the_share(
@@ -206,6 +225,16 @@ def test_only_reviews_with_a_text_are_cut_into_terms(trained: Trained, encoder: 
     assert (found != without).tolist() == [False, False, True, False, False]
 
 
+def test_a_mood_that_is_no_number_is_not_published(trained: Trained, encoder: Encoder, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(saved(trained, tmp_path))
+    assert checkpoint.mood_terms is not None
+    broken = checkpoint.mood_terms.terms._replace(bias=np.array([np.nan]))
+    scorer = Scorer(checkpoint._replace(mood_terms=checkpoint.mood_terms._replace(terms=broken)), encoder)
+
+    with pytest.raises(FloatingPointError, match="restart on sound hardware"):
+        scorer.score([asked("lovely")])
+
+
 def test_terms_come_back_byte_for_byte_and_belong_to_the_model_version(trained: Trained, tmp_path: Path) -> None:
     assert trained.mood_terms is not None
     found = load_checkpoint(saved(trained, tmp_path / "with"))
@@ -239,6 +268,7 @@ def test_a_manifest_that_names_half_of_the_terms_is_refused(trained: Trained, tm
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"idf": np.array([0.0, 1.0])}, "found an idf of 0"),
         ({"idf": np.ones(3)}, r"found idf of terms as float64 \(3,\), expected float64 \(2,\)"),
         ({"weights": np.ones(2, np.float32)}, "found weights of terms as float32"),
         ({"bias": np.array([np.nan])}, "found bias of terms with values that are not finite"),
@@ -253,6 +283,10 @@ def test_terms_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], t
 
     with pytest.raises(TermsError, match=text):
         read_terms(contents | {TERM_WEIGHTS: safetensors.numpy.save(arrays | changes)})
+    with pytest.raises(TermsError, match="BF16"):
+        read_terms(contents | {TERM_WEIGHTS: safetensors.torch.save({"idf": torch.ones(2, dtype=torch.bfloat16)})})
+    with pytest.raises(TermsError, match="cannot be read"):
+        read_terms(contents | {TERMS: b'{"cut": "words", "terms": ["\xff"]}'})
     for table in (b"{}", b'{"cut": "characters", "terms": ["a", "a"]}', b'{"cut": "eval", "terms": ["a", "b"]}'):
         with pytest.raises(TermsError, match="cannot be read|cut by"):
             read_terms(contents | {TERMS: table})

@@ -35,8 +35,8 @@ def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "registry")
 
 
-def ask(registry: Registry, model: Path | str, golden: Golden = EASY, without_report: str | None = None) -> Promoted:
-    return promote(registry, str(model), golden, at="2026-11-01", command="promote", without_report=without_report)
+def ask(registry: Registry, model: Path | str, golden: Golden = EASY, **how: Any) -> Promoted:
+    return promote(registry, str(model), golden, at="2026-11-01", command="promote", **how)
 
 
 def refused(registry: Registry, model: Path | str, **how: Any) -> tuple[Ground, str]:
@@ -97,6 +97,37 @@ def test_a_report_from_elsewhere_is_kept_beside_the_model(registry: Registry, tm
     promote(registry, str(tmp_path / "a"), EASY, at="", command="", report=tmp_path / "reports" / REPORT)
 
     assert (registry.checkpoint(version) / REPORT).read_bytes() == (tmp_path / "reports" / REPORT).read_bytes()
+
+
+def test_a_named_report_that_is_not_there_is_missing_whatever_the_reason(registry: Registry, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "a")
+
+    ground, text = refused(registry, tmp_path / "a", report=tmp_path / "nothing.json", without_report="please")
+
+    assert (ground, "found no" in text, "nothing.json" in text) == (Ground.NO_REPORT, True, True)
+
+
+def test_the_report_that_was_judged_is_kept_though_adding_the_folder_replaces_it(registry: Registry, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "a")
+    report(tmp_path / "a", churn=WINS)
+    kept = registry.checkpoint(registry.add(tmp_path / "a")) / REPORT
+    judged = kept.read_bytes()
+    report(tmp_path / "a", churn=LOSES)
+
+    ask(registry, tmp_path / "a", report=kept)
+
+    assert kept.read_bytes() == judged
+
+
+def test_nothing_is_added_where_nothing_can_be_promoted(registry: Registry, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "a")
+    registry.folder.mkdir()
+    (registry.folder / "production.json").write_bytes(b"{")
+
+    with pytest.raises(RegistryError, match="move it away"):
+        ask(registry, tmp_path / "a", without_report="the first model")
+
+    assert registry.versions() == []
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,16 @@ def test_texts_that_teach_nothing_are_refused() -> None:
         best_terms((["ab", "cd"], np.array([0, 1])), NOTHING)
 
 
+def test_a_cut_by_which_texts_share_nothing_leaves_the_others_to_choose_from() -> None:
+    texts = [f"{chr(0x4E00 + n)}{'很好' if n % 2 else '太差'}{chr(0x5E00 + n)}" for n in range(40)]
+    labelled = texts, np.arange(40) % 2
+
+    with pytest.raises(TermsError, match="found no term that 2 of 40"):
+        best_terms(labelled, labelled, (words,))
+    assert best_terms(labelled, labelled, (words, characters)).terms.cut is characters
+    assert best_terms(labelled, labelled, (characters, words)).terms.cut is characters
+
+
 def test_the_commonest_terms_are_kept_and_no_more_than_the_limit() -> None:
     pairs = [f"{chr(0x4E00 + n)}{chr(0x5200 + n % 97)}" for n in range(MAX_TERMS // 2 + 500)]
     texts = [f"{pair}{mood}" for pair in pairs for mood in "好坏"]

@@ -14,9 +14,11 @@ from models.examples import ReviewExample, Slice
 from models.linear import best_share
 from models.optimisation import OptimiserConfig, parameter_counts
 from models.text.adaptation import AdaptationConfig, Peft, adapt, merged, rank_allocation
+from models.text.evaluation import evaluate_text
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
 from models.text.measures import blend_losses, class_measures, prior_power, reweighted
+from models.text.network import HeadsConfig, TextHeads
 from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
 from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare
@@ -202,6 +204,29 @@ def test_heads_without_labels_are_left_out_and_unknown_labels_teach_nothing() ->
     tuned = fine_tune(rows, load_parts(RANDOM_TINY, torch.float32), with_peft(Peft.HEAD))
 
     assert (tuned.heads_config.sentiment, tuned.heads_config.rating, tuned.heads_config.categories) == (True, False, ())
+
+
+def test_a_head_whose_training_reviews_are_all_alike_is_measured_after_all() -> None:
+    alike = [structs.replace(e, positive=True, stars=5.0) if e.slice is Slice.TRAIN else e for e in reviews()]
+    rows, encoder = prepare(alike, load_parts(RANDOM_TINY, torch.float32), 32), Encoder.load(RANDOM_TINY)
+    heads = TextHeads(HeadsConfig(dimension=encoder.dimension, sentiment=True, rating=True)).eval()
+
+    found = evaluate_text(encoder, heads, rows, ablations={"nothing": lambda text: [text]})
+
+    for head in ("sentiment", "rating"):
+        assert found[head]["tf_idf"] == found[head]["tf_idf, nothing"] == found[head]["majority"]
+
+
+def test_a_head_of_which_validation_knows_nothing_is_measured_as_it_is() -> None:
+    known = [structs.replace(e, positive=None) if e.slice is Slice.VALIDATION else e for e in reviews()]
+    rows, encoder = prepare(known, load_parts(RANDOM_TINY, torch.float32), 32), Encoder.load(RANDOM_TINY)
+    heads = TextHeads(HeadsConfig(dimension=encoder.dimension, sentiment=True, rating=False)).eval()
+
+    found = evaluate_text(encoder, heads, rows)["sentiment"]
+
+    assert found["blend_share_of_model"] == 1
+    assert found["blend"] == found["model"]
+    assert found["model"]["balanced"]["prior_power"] == 0
 
 
 def test_reviews_that_teach_nothing_are_refused() -> None:

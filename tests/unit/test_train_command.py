@@ -72,6 +72,14 @@ def test_a_model_is_written_with_a_card_that_says_how(dataset: Path, tmp_path: P
     assert load_checkpoint(tmp_path / "model").manifest == manifest
 
 
+def test_a_file_in_place_of_the_model_is_found_before_training(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("notes")
+
+    code, _, stderr = run("train", dataset, "--out", tmp_path / "model", "--encoder", RANDOM_TINY)
+
+    assert (code, "expected a folder" in stderr, "examples" in stderr) == (2, True, False)
+
+
 def test_an_encoder_of_a_folder_goes_with_the_model(dataset: Path, tmp_path: Path) -> None:
     tuned_checkpoint(tmp_path / "tuned")
     (tmp_path / "tuned" / "encoder" / "notes.pdf").write_bytes(b"no part of an encoder")
