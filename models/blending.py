@@ -20,6 +20,7 @@ from models.text.measures import blend_losses
 from models.text.terms import TermsError, best_terms
 from models.training_data import Data, Reviews, predict_logits
 
+LEAST_TO_CHOOSE = 20  # validation reviews
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the lead where nothing tells them apart
 
 
@@ -89,12 +90,12 @@ def fit_sentiment(network: Network, texts: dict[Slice, Reviews]) -> dict[str, An
 def fit_mood_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[MoodTerms | None, dict[str, Any]]:
     """Fit TF-IDF with regression to the training reviews, choose all about it and its share on the validation slice.
 
-    None where it gets no share, because the sentiment head alone is as good or because nothing can be chosen: of one mood
-    alone, whatever says it most often looks best.
+    None where it gets no share, because the sentiment head alone is as good or because nothing can be chosen: by a handful
+    of reviews, or by one mood alone, of which whatever says it most often looks best.
     """
     taught, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
     taught_moods, truth = (reviews.positive.long().numpy() for reviews in (taught, held_out))
-    if len(np.unique(truth)) < 2:
+    if len(truth) < LEAST_TO_CHOOSE or len(np.unique(truth)) < 2:
         return None, {}
     try:
         terms, strength = best_terms((taught.texts, taught_moods), (held_out.texts, truth), tuple(CUTS.values()))

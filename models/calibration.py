@@ -20,8 +20,10 @@ MIN_PLATT_SCALE = 0.05
 
 
 def fit_platt(logits: Floats, labels: Floats) -> Platt:
-    """Fit scale and bias by Newton's method; unknown labels (NaN) are left out, few labels change little."""
+    """Fit scale and bias by Newton's method; unknown labels (NaN) are left out, few labels or all alike change little."""
     known = ~np.isnan(labels)
+    if len(np.unique(labels[known])) < 2:  # of one answer alone the surest is the best calibrated
+        return Platt()
     x = np.column_stack([logits[known], np.ones(known.sum())])
     start = np.array([1.0, 0.0])
     fitted = start.copy()

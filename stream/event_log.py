@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from schemas.topics import DAY_MS, SIGNALS, SOURCES
 
 if TYPE_CHECKING:  # loaded where a log is read or written: a role that does neither starts without it
+    import numpy as np
     from duckdb import DuckDBPyConnection
 
 MANIFEST, UNFINISHED = "manifest.json", "unfinished"  # the other is a folder of events that are not sorted yet
@@ -281,8 +281,10 @@ def _batches(database: "DuckDBPyConnection", path: Path, kinds: list[str]) -> It
         raise LogError(f"{path} is damaged ({error}), expected a day of an event log: write the log again") from error
 
 
-def _columns(batch: list[LoggedEvent]) -> dict[str, np.ndarray[Any, Any]]:
+def _columns(batch: list[LoggedEvent]) -> "dict[str, np.ndarray[Any, Any]]":
     """Turn events into columns, (B,) each."""
+    import numpy as np
+
     return {
         "kind": _objects([event.kind for event in batch]),
         "record_ms": np.array([event.record_ms for event in batch], dtype=np.int64),
@@ -294,7 +296,9 @@ def _columns(batch: list[LoggedEvent]) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def _objects(values: list[Any]) -> np.ndarray[Any, Any]:
+def _objects(values: list[Any]) -> "np.ndarray[Any, Any]":
+    import numpy as np
+
     column = np.empty(len(values), dtype=object)
     column[:] = values
     return column

@@ -3,6 +3,8 @@
 import json
 import pickle
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,20 @@ def test_a_recorded_result_leaves_its_figures_and_its_plot_beside_the_text(tmp_p
     assert "plots/latency.svg" in path.read_text()
     assert (tmp_path / "plots" / "latency.svg").read_text().lstrip().startswith("<?xml")
     assert json.loads((tmp_path / "plots" / "latency.json").read_text())["latency_ms"] == LATENCY["latency_ms"]
+
+
+@pytest.mark.parametrize("program", ["quix_streams", "bytewax_flow"])
+def test_what_a_peer_imports_of_ours_needs_only_what_its_pins_hold(program: str) -> None:
+    peers = HERE / "tests" / "bench" / "peers"
+    ours = [
+        line
+        for line in (peers / f"{program}.py").read_text().splitlines()
+        if line.startswith(("from models.", "from schemas.", "from stream."))
+    ]
+    pins = (peers / f"{program.split('_')[0]}.txt").read_text().lower()
+    code = "import sys\n" + "\n".join(ours) + "\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE).stdout.split()
+
+    heavy = ("numpy", "duckdb", "torch", "faust", "aiokafka", "transformers", "sklearn", "rich", "typer")
+    assert len(ours) >= 5
+    assert [name for name in heavy if name in loaded and f"\n{name}==" not in f"\n{pins}"] == []

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from models.calibration import fit_hazards, fit_platt
+from models.checkpoint import Platt
 from models.scorer import sigmoid
 from models.survival import Exposures
 
@@ -19,7 +20,11 @@ def test_platt_scaling_finds_the_distortion_it_was_given_and_trusts_few_examples
     assert found.scale == pytest.approx(0.5, abs=0.03)
     assert found.bias == pytest.approx(-0.5, abs=0.07)
     assert fit_platt(distorted[:0], labels[:0]).scale == 1
-    assert abs(fit_platt(np.array([3.0]), np.array([0.0])).bias) < 0.2
+    assert abs(fit_platt(np.array([3.0, 2.0]), np.array([0.0, 1.0])).bias) < 0.2
+
+
+def test_labels_that_are_all_alike_calibrate_nothing() -> None:
+    assert fit_platt(np.linspace(-3, 3, 500), np.ones(500)) == Platt()
 
 
 def test_hazards_take_one_scale_and_keep_the_level_of_training() -> None:
