@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/footfall demo
 
 test: install
-	$(BIN)/pytest tests/unit tests/property -n 2 --dist worksteal; code=$$?; \
+	$(BIN)/pytest tests/unit tests/property tests/training -n 2 --dist worksteal; code=$$?; \
 	$(BIN)/pytest tests/broker tests/kafka tests/chaos && exit $$code
 
 lint: install

@@ -13,7 +13,7 @@ from models.rhythm import RHYTHM_NAMES
 from models.rows import Batch, Normalisation, Rows, arrange, collate, vocabulary
 from models.targets import make_targets
 from tests.builders import NOW_MS, history_entry, score_request
-from tests.unit.test_train import planted
+from tests.training.test_train import planted
 
 KNOWN = vocabulary(["garden", "kitchen"], ["mug", "lamp", "tent"])
 NUMBERS = 3 + len(RHYTHM_NAMES)
