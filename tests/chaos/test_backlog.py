@@ -107,7 +107,7 @@ async def killed_in_the_middle(scene: Scene, events: list[LoggedEvent], *, commi
     async with scene.kept(1) as workers:
         assert 0 < (await scene.deployment.committed("features"))[1].events_in < len(events), "the kill must be in the middle"
         await scene.settled(seconds=300)
-        await asyncio.to_thread(workers[0].stop)
+    await asyncio.to_thread(workers[0].stop)  # nobody starts it again any more
 
     found, wanted = await exact(scene, events)
     assert found == wanted
