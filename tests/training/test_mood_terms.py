@@ -11,7 +11,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from models.blending import fit_mood_terms, fit_sentiment, moods
+from models.blending import LEAST_TO_CHOOSE, fit_mood_terms, fit_sentiment, moods
 from models.calibration import fit_platt
 from models.candidates import Candidate, Setup
 from models.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
@@ -134,6 +134,19 @@ def test_held_out_reviews_of_one_mood_choose_nothing() -> None:
 
     assert terms is not None
     assert fit_mood_terms(network, texts | {Slice.VALIDATION: happy}) == (None, {})
+
+
+def test_a_handful_of_held_out_reviews_chooses_nothing() -> None:
+    network, texts, _ = fitted(4.0, 0.0)
+    all_held_out = texts[Slice.VALIDATION]
+
+    def few(count: int) -> dict[Slice, Reviews]:
+        of_both = Reviews(all_held_out.texts[:count], all_held_out.vectors[:count], all_held_out.positive[:count])
+        assert len(of_both.positive.unique()) == 2
+        return texts | {Slice.VALIDATION: of_both}
+
+    assert fit_mood_terms(network, few(LEAST_TO_CHOOSE))[0] is not None
+    assert fit_mood_terms(network, few(LEAST_TO_CHOOSE - 1)) == (None, {})
 
 
 def test_the_same_reviews_give_the_same_terms() -> None:

@@ -24,6 +24,7 @@ from stream import mended, transport
 from stream.alignment import Chunk, TopicPartition
 from stream.app import FootfallApp, build_app
 from stream.settings import load_settings
+from stream.store import Partition
 from stream.transport import ChunkRecord, ChunkSchema, install
 from tests.fakes import FakeSender
 
@@ -295,3 +296,40 @@ async def test_an_error_that_another_try_cannot_mend_ends_the_search(fatal: erro
     with pytest.raises(type(fatal)):
         await mended._find_coordinator(sender, 1, "footfall-features-0")
     assert sender.updates == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ take-over
+
+
+@pytest.fixture
+async def taker() -> AsyncIterator[FootfallApp]:
+    """A role whose rows of partition 1 rest on 7 clicks."""
+    app = build_app(load_settings(transactions=True), "features", partitions=4)
+    assert app.store is not None
+    app.store.owned[1] = Partition(1, None, offsets={CLICKS: 7})  # type: ignore[arg-type]
+    app.store.taken_over = True
+    yield app
+    await app.outbox_producer.stop()
+
+
+async def test_a_take_over_waits_for_offsets_of_a_transaction_that_is_being_ended(taker: FootfallApp) -> None:
+    tp = TopicPartition(CLICKS, 1)
+    answers = iter([{tp: 6}, {tp: 7}])
+
+    async def committed() -> dict[TopicPartition, int | None]:
+        return next(answers)  # type: ignore[return-value]
+
+    assert await taker.positions(committed) == ({tp: 7}, {tp: 7})
+
+
+async def test_a_rebalance_that_begins_while_a_take_over_waits_leaves_positions_to_the_next(taker: FootfallApp) -> None:
+    tp = TopicPartition(CLICKS, 1)
+    answers = iter([{tp: 6}, {tp: 9}])  # moved, as it seems to rows that no longer speak
+
+    async def committed() -> dict[TopicPartition, int | None]:
+        found = next(answers)
+        assert taker.store is not None
+        taker.store.taken_over = found[tp] != 9
+        return found  # type: ignore[return-value]
+
+    assert await taker.positions(committed) == ({tp: 9}, {})
