@@ -273,6 +273,6 @@ def lag_of(consumer: Any, alignment: Alignment) -> dict[tuple[str, int], int]:
         if tp.topic in topics and (found := consumer.position_and_end(tp)) is not None:
             position, end = found
             done = consumer.next_offset.get(tp) or consumer._committed_offset.get(tp) or 0
-            idle = position >= end and not in_work and not alignment.holds(tp)
+            idle = position >= end and not in_work and not alignment.holds(tp) and not consumer.on_its_way(tp)
             lag[tp.topic, tp.partition] = 0 if idle else max(0, end - done)
     return lag

@@ -61,6 +61,7 @@ class ChunkScheduler(SchedulingStrategyT):  # type: ignore[misc]  # Faust has no
                 yield from ((tp, record) for record in batch)
         assigned = [TopicPartition(*tp) for tp in self.consumer.assignment() if tp.topic in sources]
         for chunk in alignment.release(assigned, self.consumer.read_to_end, unaligned_chunks=self.consumer.room()):
+            self.consumer.passed_on.clear()
             record = ChunkRecord(chunk)
             yield driver.TP(record.topic, record.partition), record
 
@@ -140,14 +141,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         super().__init__(*args, **kwargs)
         self.scheduler.consumer = self
         self.next_offset: dict[Any, int] = {}
+        self.passed_on: dict[Any, int | None] = {}  # positions up to which nothing is on its way from the fetching thread
 
     def _new_consumer_thread(self) -> Any:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def position_and_end(self, tp: Any) -> tuple[int, int] | None:
         """Return the next offset to fetch and the end that a reader can reach, or None before the first fetch."""
-        consumer = self._thread._consumer
-        assignment = None if consumer is None else consumer._subscription.subscription.assignment
+        assignment = self._assigned()
         if assignment is None or tuple(tp) not in assignment.tps:
             return None
         state = assignment.state_value(driver.TopicPartition(*tp))
@@ -155,6 +156,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         if not state.has_valid_position or end is None:
             return None
         return state.position, end
+
+    def on_its_way(self, tp: Any) -> bool:
+        """Tell whether records below the position may have left the fetching thread and not reached alignment or agent yet.
+
+        aiokafka moves the position in its thread, a turn of the loop or more before Faust has the records here.
+        """
+        found = self.position_and_end(tp)
+        return found is not None and self.passed_on.get(tuple(tp)) != found[0]
 
     def silent_seconds(self) -> float:
         """Return for how long the broker has answered neither a join nor a heartbeat, 0 before the first."""
@@ -245,6 +254,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             return {}, set()
         return await super()._wait_next_records(timeout)
 
+    def _assigned(self) -> Any:
+        consumer = self._thread._consumer
+        return None if consumer is None else consumer._subscription.subscription.assignment
+
+    def _positions(self) -> dict[Any, int | None]:
+        assignment = self._assigned()
+        return {} if assignment is None else {tp: assignment.state_value(tp)._position for tp in assignment.tps}
+
     @Service.task  # type: ignore[untyped-decorator]  # mode has no types
     async def _join(self) -> None:
         """End a worker that its group will never take; what may pass is tried again."""
@@ -264,6 +281,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             end_process(f"group {self.app.conf.id}: {error!r}")
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        self.passed_on = self._positions()  # Faust asks again when it has handed on all of the last answer
         if self.app.rebalancing:  # until Faust's seek is done, although its flow is active before
             await asyncio.sleep(IDLE_SECONDS)
             return {}

@@ -9,6 +9,8 @@ import pytest
 
 from schemas.codec import encode
 from stream.clients import output_producer
+from stream.rebuild import rebuild
+from stream.transport import ConsumerThread
 from tests.builders import NOW_MS, churn_risk, interest, interest_score
 from tests.harness import Deployment, until
 
@@ -79,6 +81,24 @@ async def test_a_rebuild_remembers_the_same_decisions_and_sends_none(deployment:
     await decide_all(deployment)
     assert (await deployment.committed("triggers"))[0] == before
     assert await decisions(deployment) == sent
+
+
+async def test_a_rebuild_does_not_end_before_what_was_fetched_is_folded(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = ConsumerThread.getmany
+
+    async def slow(self: ConsumerThread, active_partitions: object, timeout: float) -> object:
+        """Fetch, and hand the records over long after the position has moved past them."""
+        records = await fetch(self, active_partitions, timeout)
+        await asyncio.sleep(0.5 if records else 0)
+        return records
+
+    monkeypatch.setattr(ConsumerThread, "getmany", slow)
+
+    done = await rebuild(deployment.settings, "triggers", lambda folded, retained: None)
+
+    assert (done.rows, done.equal, done.different) == (USERS, USERS, 0)
 
 
 async def test_a_reset_decides_anew_on_what_is_retained(deployment: Deployment) -> None:

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, errors
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.producer.sender import Sender
+from aiokafka.structs import TopicPartition as AIOKafkaTopicPartition
 from faust.exceptions import ConsumerNotStarted
 from faust.transport import drivers
 from faust.transport.consumer import Consumer as FaustConsumer
@@ -23,6 +24,7 @@ from mode.utils.queues import FlowControlEvent, FlowControlQueue
 from stream import mended, transport
 from stream.alignment import Chunk, TopicPartition
 from stream.app import FootfallApp, build_app
+from stream.barrier import lag_of
 from stream.settings import load_settings
 from stream.store import Partition
 from stream.transport import ChunkRecord, ChunkSchema, install
@@ -234,6 +236,48 @@ async def test_faust_keeps_no_gaps_of_topics_that_arrive_as_chunks(app: Footfall
 async def test_a_partition_that_was_never_fetched_is_not_read_to_its_end(app: FootfallApp) -> None:
     assert app.consumer.position_and_end(driver.TP(CLICKS, 1)) is None
     assert not app.consumer.read_to_end(driver.TP(CLICKS, 1))
+
+
+async def test_records_on_their_way_from_the_fetching_thread_to_the_agent_lag(
+    app: FootfallApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, tp, taken, answer = app.consumer, driver.TP(CLICKS, 1), asyncio.Event(), asyncio.Event()
+    fetching = AIOKafkaConsumer()
+    fetching._subscription.assign_from_user([AIOKafkaTopicPartition(*tp)])
+    state = fetching._subscription.subscription.assignment.state_value(AIOKafkaTopicPartition(*tp))
+    state.seek(0)
+    state.lso = state.highwater = 4
+    consumer._thread._consumer = fetching
+
+    async def take(active_partitions: object, timeout: float) -> dict[Any, list[Any]]:
+        """Move the position as aiokafka's thread does: before the records are here."""
+        records = [] if state.position == state.lso else [record_of(CLICKS, offset) for offset in range(state.position, 4)]
+        state.consumed_to(state.lso)
+        taken.set()
+        await answer.wait()
+        return {tp: records} if records else {}
+
+    def lag() -> int:
+        return lag_of(consumer, app.alignment)[CLICKS, 1]
+
+    monkeypatch.setattr(consumer._thread, "getmany", take)
+    app.rebalancing = False
+    assert lag() == 4
+    asked = asyncio.create_task(consumer._getmany({tp}, 1.0))
+    await taken.wait()
+    assert lag() == 4
+    answer.set()
+    [(_, record)] = list(consumer.scheduler.iterate(await asked))
+    assert lag() == 4
+    message = delivered(app, record.value)
+    assert lag() == 4
+    consumer.ack(message)
+    assert lag() == 0
+    state.lso = state.highwater = 5  # a control record
+    assert lag() == 1
+    assert await consumer._getmany({tp}, 1.0) == {}
+    assert await consumer._getmany({tp}, 1.0) == {}
+    assert lag() == 0
 
 
 async def test_the_fetching_consumer_waits_shortly_and_reads_committed_records_where_there_are_transactions(
