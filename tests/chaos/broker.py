@@ -4,11 +4,17 @@ Started by the script that FOOTFALL_KAFKA names, or the one that lies beside the
 """
 
 import os
+import random
 import socket
 import subprocess
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # Linux: the first and last port given to connections
+FIRST_PORT, LAST_PORT = 15_000, 32_768
+STARTS = 3
 SERVER_PROPERTIES = """
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}
@@ -23,7 +29,13 @@ class Broker:
     """One broker process: `address` leads straight to it, `proxy_port` is where clients of `behind_port` look for it."""
 
     def __init__(self, script: Path, folder: Path) -> None:
-        self._script, self._data = script, folder / "data"
+        self._script, self._folder = script, folder
+        self._choose()
+
+    def _choose(self) -> None:
+        """Choose a folder that does not exist yet, and ports."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        self._data = folder / "data"
         self.port, self.behind_port, self.proxy_port, controller = free_ports(4)
         self.address, self.proxied = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.proxy_port}"
         self._conf = folder / "extra.properties"
@@ -35,6 +47,20 @@ class Broker:
     def data(self) -> Path:
         """Where the broker keeps its properties and its log."""
         return self._data
+
+    def first_up(self) -> None:
+        """Start the broker for the first time, on other ports and data when that fails.
+
+        One in 64 draws a cluster id that begins with a dash, which Kafka takes for an option; a port may be taken meanwhile.
+        """
+        for _ in range(STARTS - 1):
+            with suppress(AssertionError):
+                self.up()
+                return
+            with suppress(AssertionError):
+                self.down()
+            self._choose()
+        self.up()
 
     def up(self) -> None:
         """Start the broker, or start it again on its data, and wait until it answers."""
@@ -69,11 +95,16 @@ def kafka_script() -> Path | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Return ports that nothing listens on.
+
+    They lie below those that the system gives to connections: a client that tries to reach a broker which is down could
+    otherwise be given the very port, be connected to itself, and keep the broker from coming back.
+    """
+    first_given = int(GIVEN_PORTS.read_text().split()[0]) if GIVEN_PORTS.exists() else LAST_PORT
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = random.randrange(FIRST_PORT, first_given)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            ports.add(port)
+    return list(ports)

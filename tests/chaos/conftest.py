@@ -51,7 +51,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     if script is None:
         pytest.skip("no script that starts Kafka: set FOOTFALL_KAFKA")
     broker = Broker(script, tmp_path_factory.mktemp("kafka"))
-    broker.up()
+    broker.first_up()
     yield broker
     broker.down()
 

@@ -158,7 +158,7 @@ def first(tmp_path: Path) -> Iterator[Broker]:
     folder = tmp_path / "first"
     folder.mkdir()
     broker = Broker(script, folder)
-    broker.up()
+    broker.first_up()
     yield broker
     broker.down()
 
