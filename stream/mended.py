@@ -4,9 +4,12 @@ tests/unit/test_transport.py fails when a new version no longer has what is chan
 """
 
 import asyncio
+import random
 import time
+from collections.abc import Awaitable
 from typing import Any
 
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -20,6 +23,7 @@ from mode.utils.queues import FlowControlEvent
 from msgspec import Struct
 
 LOOKUP_SECONDS = 3.0
+HUNG_SECONDS = 10.0  # as long as a transaction may take: within it one question at most waits for the same broker
 LOOKUPS = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest)
 
 
@@ -45,8 +49,8 @@ def mend() -> None:
     A second resume of Faust's flow control cleared queues that held events of the new assignment. aiokafka took one
     dropped connection while it looked for a transaction coordinator as fatal. It asks brokers at random where things lie,
     and one that hangs held it up for as long as any request may take, new connections to the others too: now for a few
-    seconds. Its records are made slim. And it keeps to itself when the broker last answered a heartbeat. Faust waits a
-    second for tables that might still be declared: ours are there when an app is built.
+    seconds, and the next question goes to another. Its records are made slim. And it keeps to itself when the broker last
+    answered a heartbeat. Faust waits a second for tables that might still be declared: ours are there when an app is built.
     """
     FlowControlEvent.resume = _resume_once
     PartitionRecords._consumer_record = _fetched_record
@@ -55,6 +59,8 @@ def mend() -> None:
     GroupCoordinator._do_heartbeat = _do_heartbeat
     TableManager.on_start = _start_tables
     AIOKafkaConnection.send = _send
+    AIOKafkaClient._get_conn = _get_conn
+    AIOKafkaClient.get_random_node = _get_random_node
 
 
 def _fetched_record(self: Any, tp: Any, record: Any) -> FetchedRecord:
@@ -100,7 +106,40 @@ _send_once = AIOKafkaConnection.send
 
 def _send(self: Any, request: Any, expect_response: bool = True) -> Any:
     sent = _send_once(self, request, expect_response)
-    return asyncio.wait_for(sent, LOOKUP_SECONDS) if isinstance(request, LOOKUPS) else sent
+    return _answered(self, sent) if isinstance(request, LOOKUPS) else sent
+
+
+hung: dict[tuple[str, int], float] = {}  # host and port of brokers that left a question unanswered, and when
+
+
+async def _answered(connection: Any, sent: Awaitable[Any]) -> Any:
+    try:
+        return await asyncio.wait_for(sent, LOOKUP_SECONDS)
+    except TimeoutError:
+        hung[connection.host, connection.port] = time.monotonic()
+        raise
+
+
+def _hangs(client: Any, node_id: Any) -> bool:
+    broker = client.cluster.broker_metadata(node_id)
+    at = None if broker is None else hung.get((broker.host, broker.port))
+    return at is not None and time.monotonic() - at < HUNG_SECONDS
+
+
+_get_conn_once = AIOKafkaClient._get_conn
+
+
+async def _get_conn(self: Any, node_id: Any, *, group: Any = None, no_hint: bool = False) -> Any:
+    """Connect; a question that any broker answers, which alone names no group, passes over one that hangs."""
+    if group is None and len(self.cluster.brokers()) > 1 and _hangs(self, node_id):
+        return None
+    return await _get_conn_once(self, node_id, group=ConnectionGroup.DEFAULT if group is None else group, no_hint=no_hint)
+
+
+def _get_random_node(self: Any) -> Any:
+    nodes = [broker.nodeId for broker in self.cluster.brokers()]
+    nodes = [node for node in nodes if not _hangs(self, node)] or nodes
+    return random.choice(nodes) if nodes else None
 
 
 _heartbeat_routine_once = GroupCoordinator._heartbeat_routine

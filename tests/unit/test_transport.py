@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.producer.sender import Sender
+from aiokafka.structs import BrokerMetadata
 from aiokafka.structs import TopicPartition as AIOKafkaTopicPartition
 from faust.exceptions import ConsumerNotStarted
 from faust.transport import drivers
@@ -64,6 +67,7 @@ def test_the_libraries_are_those_whose_internals_were_read(package: str, tested:
         (FlowControlEvent, "resume", ["self"]),
         (FlowControlEvent, "clear", ["self"]),
         (mended, "_send_once", ["self", "request", "expect_response"]),
+        (mended, "_get_conn_once", ["self", "node_id", "group", "no_hint"]),
         (mended, "_heartbeat_routine_once", ["self"]),
         (mended, "_do_heartbeat_once", ["self"]),
         (mended, "_find_coordinator_once", ["self", "coordinator_type", "coordinator_key"]),
@@ -100,6 +104,12 @@ async def test_a_consumer_reads_its_fetch_wait_and_isolation_only_when_it_starts
     assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (500, "read_uncommitted")
     assert "self._fetch_max_wait_ms" in inspect.getsource(AIOKafkaConsumer.start)
     assert "self._isolation_level" in inspect.getsource(AIOKafkaConsumer.start)
+
+
+def test_only_a_question_for_metadata_asks_for_a_connection_of_no_group() -> None:
+    assert "self._get_conn(node_id)\n" in inspect.getsource(AIOKafkaClient._metadata_update)
+    assert "self._get_conn(node_id, group=group)" in inspect.getsource(AIOKafkaClient.ready)
+    assert inspect.getsource(sys.modules[AIOKafkaClient.__module__]).count("self._get_conn(") == 2
 
 
 def test_faust_waits_a_second_before_it_starts_tables_and_does_nothing_else_then() -> None:
@@ -316,6 +326,34 @@ async def test_a_broker_that_takes_a_connection_and_answers_nothing_is_given_up_
         async with asyncio.timeout(5):
             with pytest.raises(TimeoutError):
                 await create_conn(*hangs.getsockname(), request_timeout_ms=40_000)
+
+
+async def test_what_any_broker_answers_is_not_asked_again_of_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    install()
+    monkeypatch.setattr(mended, "LOOKUP_SECONDS", 0.05)
+    monkeypatch.setattr(mended, "hung", {})
+    with socket.create_server(("127.0.0.1", 0)) as hangs, socket.create_server(("127.0.0.1", 0)) as other:
+        client = AIOKafkaClient()
+        client.cluster._brokers = {
+            node: BrokerMetadata(node, *server.getsockname(), None) for node, server in enumerate((hangs, other))
+        }
+        asked = []
+        once = mended._get_conn_once
+
+        async def connect(self: AIOKafkaClient, node_id: int, **options: Any) -> Any:
+            asked.append(node_id)
+            return await once(self, node_id, **options)
+
+        monkeypatch.setattr(mended, "_get_conn_once", connect)
+        assert await client._get_conn(0) is None
+
+        assert await client._get_conn(0) is None
+        assert {client.get_random_node() for _ in range(50)} == {1}
+        assert asked == [0]
+        assert await client._get_conn(0, group=ConnectionGroup.DEFAULT) is None  # its own partitions are asked of it
+        assert asked == [0, 0]
+        monkeypatch.setattr(mended, "HUNG_SECONDS", 0.0)
+        assert {client.get_random_node() for _ in range(50)} == {0, 1}
 
 
 # --------------------------------------------------------------------------------------------------------- coordinator
