@@ -79,7 +79,7 @@ async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_is_wh
 ) -> None:
     events = day(far, count)
     await far.deployment.publish(events)
-    worker = far.start("stop@P2.acked:2", FOOTFALL_ALIGNMENT_TIMEOUT_SECONDS="5", **SMALL_FETCHES)
+    worker = far.start("stop@P2.acked:1", FOOTFALL_ALIGNMENT_TIMEOUT_SECONDS="5", **SMALL_FETCHES)
     await far.fires(worker)  # in the middle of reading, however fast it is
     second.stall()
     worker.process.send_signal(signal.SIGCONT)
