@@ -261,7 +261,7 @@ async def send_batches(
 def lag_of(consumer: Any, alignment: Alignment) -> dict[tuple[str, int], int]:
     """Return records not yet acknowledged by topic and partition, of the partitions this worker reads.
 
-    Nothing lags where all was fetched and nothing is in work: what is left to the end are control records.
+    Nothing lags where all was fetched and handed on and nothing is in work: what is left to the end are control records.
     """
     lag = {}
     in_work, topics = bool(consumer.unacked), alignment.topics()

@@ -114,10 +114,12 @@ hung: dict[tuple[str, int], float] = {}  # host and port of brokers that left a 
 
 async def _answered(connection: Any, sent: Awaitable[Any]) -> Any:
     try:
-        return await asyncio.wait_for(sent, LOOKUP_SECONDS)
+        answer = await asyncio.wait_for(sent, LOOKUP_SECONDS)
     except TimeoutError:
         hung[connection.host, connection.port] = time.monotonic()
         raise
+    hung.pop((connection.host, connection.port), None)
+    return answer
 
 
 def _hangs(client: Any, node_id: Any) -> bool:
@@ -126,19 +128,24 @@ def _hangs(client: Any, node_id: Any) -> bool:
     return at is not None and time.monotonic() - at < HUNG_SECONDS
 
 
+def _to_ask(client: Any) -> list[Any]:
+    """Return the brokers that do not hang, or all when all do: one of them may be back."""
+    nodes = [broker.nodeId for broker in client.cluster.brokers()]
+    return [node for node in nodes if not _hangs(client, node)] or nodes
+
+
 _get_conn_once = AIOKafkaClient._get_conn
 
 
 async def _get_conn(self: Any, node_id: Any, *, group: Any = None, no_hint: bool = False) -> Any:
     """Connect; a question that any broker answers, which alone names no group, passes over one that hangs."""
-    if group is None and len(self.cluster.brokers()) > 1 and _hangs(self, node_id):
+    if group is None and _hangs(self, node_id) and node_id not in _to_ask(self):
         return None
     return await _get_conn_once(self, node_id, group=ConnectionGroup.DEFAULT if group is None else group, no_hint=no_hint)
 
 
 def _get_random_node(self: Any) -> Any:
-    nodes = [broker.nodeId for broker in self.cluster.brokers()]
-    nodes = [node for node in nodes if not _hangs(self, node)] or nodes
+    nodes = _to_ask(self)
     return random.choice(nodes) if nodes else None
 
 

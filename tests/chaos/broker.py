@@ -101,9 +101,10 @@ def free_ports(count: int) -> list[int]:
     otherwise be given the very port, be connected to itself, and keep the broker from coming back.
     """
     first_given = int(GIVEN_PORTS.read_text().split()[0]) if GIVEN_PORTS.exists() else LAST_PORT
+    end = first_given if first_given > FIRST_PORT else LAST_PORT
     ports: set[int] = set()
     while len(ports) < count:
-        port = random.randrange(FIRST_PORT, first_given)
+        port = random.randrange(FIRST_PORT, end)
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             ports.add(port)

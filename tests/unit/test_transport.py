@@ -352,8 +352,23 @@ async def test_what_any_broker_answers_is_not_asked_again_of_one_that_hangs(monk
         assert asked == [0]
         assert await client._get_conn(0, group=ConnectionGroup.DEFAULT) is None  # its own partitions are asked of it
         assert asked == [0, 0]
+        assert await client._get_conn(1) is None
+        assert {client.get_random_node() for _ in range(50)} == {0, 1}  # both hang: either may be back
+        assert await client._get_conn(0) is None
+        assert asked == [0, 0, 1, 0]
+        del mended.hung[other.getsockname()]
         monkeypatch.setattr(mended, "HUNG_SECONDS", 0.0)
         assert {client.get_random_node() for _ in range(50)} == {0, 1}
+
+
+async def test_a_broker_that_answers_again_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mended, "hung", {("127.0.0.1", 9092): 0.0, ("127.0.0.1", 9093): 0.0})
+
+    async def answer() -> str:
+        return "versions"
+
+    assert await mended._answered(SimpleNamespace(host="127.0.0.1", port=9092), answer()) == "versions"
+    assert mended.hung == {("127.0.0.1", 9093): 0.0}
 
 
 # --------------------------------------------------------------------------------------------------------- coordinator
