@@ -54,3 +54,4 @@ async def test_before_its_consumer_has_started_a_role_has_no_lag_instead_of_an_e
         app.consumer.assignment()
 
     assert lag_of(app.consumer, app.alignment) == {}
+    await app.outbox_producer.stop()

@@ -104,6 +104,7 @@ async def test_a_consumer_reads_its_fetch_wait_and_isolation_only_when_it_starts
     assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (500, "read_uncommitted")
     assert "self._fetch_max_wait_ms" in inspect.getsource(AIOKafkaConsumer.start)
     assert "self._isolation_level" in inspect.getsource(AIOKafkaConsumer.start)
+    await consumer.stop()
 
 
 def test_only_a_question_for_metadata_asks_for_a_connection_of_no_group() -> None:
@@ -288,6 +289,8 @@ async def test_records_on_their_way_from_the_fetching_thread_to_the_agent_lag(
     assert await consumer._getmany({tp}, 1.0) == {}
     assert await consumer._getmany({tp}, 1.0) == {}
     assert lag() == 0
+    consumer._thread._consumer = None
+    await fetching.stop()
 
 
 async def test_the_fetching_consumer_waits_shortly_and_reads_committed_records_where_there_are_transactions(
