@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.examples import Slice
+from models.data.examples import Slice
 from models.linear import Loss, best_share, fit_best, fit_linear
 from models.losses import binary_loss
 from models.mood_terms import CUTS, MoodTerms

@@ -13,7 +13,7 @@ from models.baselines.churn import MIN_OUTCOMES, TooFewOutcomes, gradient_boosti
 from models.bootstrap import Floats, user_weights
 from models.candidates import Candidate, Setup
 from models.comparison import Compared, Replicates, compare
-from models.examples import LANDMARK, Example
+from models.data.examples import LANDMARK, Example
 from models.groups import hashed, measure_groups, user_facts, user_groups
 from models.metrics import auc, binary_statistics, gain_points, precision_recall_points, reliability, roc_points
 from models.outcomes import absent_days, silent_days, stayed_away, watched_days

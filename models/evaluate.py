@@ -13,7 +13,7 @@ from models.churn_evaluation import BASELINES as CHURN_BASELINES
 from models.churn_evaluation import MEASURES as CHURN_MEASURES
 from models.churn_evaluation import evaluate_churn
 from models.comparison import Replicates, judge
-from models.examples import Example, ReviewExample, Slice
+from models.data.examples import Example, ReviewExample, Slice
 from models.interest_evaluation import evaluate_categories, evaluate_items
 from models.report_document import Head, Verdict
 from models.text_evaluation import evaluate_texts

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bootstrap import Floats, Statistic, Weights, interval, replicate
-from models.examples import DAY_MS, Example, ReviewExample
+from models.data.examples import DAY_MS, Example, ReviewExample
 from models.features.spec import FEATURE_SPEC, KINDS
 from models.outcomes import silent_days
 from models.report_document import Part

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import structs
 
-from models.examples import Example
+from models.data.examples import Example
 from schemas.scoring import HistoryEntry
 
 LEAST_SHARE, MASKED_SHARE, WINDOW_MS, DEVIATION_MS = 0.7, 0.1, 60_000, 20_000.0

@@ -13,7 +13,7 @@ from models.bootstrap import Floats, user_weights
 from models.candidates import Candidate, Setup
 from models.churn_evaluation import best_baseline
 from models.comparison import Replicates, compare
-from models.examples import Example
+from models.data.examples import Example
 from models.groups import hashed, measure_groups, user_facts, user_groups
 from models.metrics import item_ndcg, label_precision, label_statistics, mean, ranking_statistics, reliability
 from models.outcomes import silent_days

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
+from models.data.labels import DAY_MS
 from models.features.spec import KIND_WEIGHTS
-from models.labels import DAY_MS
 from schemas.scoring import HistoryEntry, ScoreRequest
 
 HALF_LIFE_DAYS = 30  # a history reaches further back than a state's days, whose weights halve sooner

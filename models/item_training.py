@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.examples import Example, Slice
+from models.data.examples import Example, Slice
+from models.data.labels import DAY_MS
 from models.item_prior import ItemPrior, Journey, choose_mix, counted_chances, fit_item_prior
-from models.labels import DAY_MS
 from models.network import Network
 from models.rows import Vocabulary
 from models.training_data import Data

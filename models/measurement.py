@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.checkpoint import Contract
-from models.examples import Example, churned_within, silent_ms
-from models.labels import DAY_MS
+from models.data.examples import Example, churned_within, silent_ms
+from models.data.labels import DAY_MS
 from models.metrics import auc, ece
 from models.scorer import Calibrated
 from models.survival import risk

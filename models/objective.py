@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from models.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import DAY_MS, HORIZONS_DAYS
 from models.losses import UNKNOWN, binary_loss, class_loss
 from models.network import Logits, Network
 from models.rows import Batch, Rows

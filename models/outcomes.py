@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.bootstrap import Floats
-from models.examples import DAY_MS, Example, churned_within, silent_ms
+from models.data.examples import DAY_MS, Example, churned_within, silent_ms
 
 
 def silent_days(examples: Sequence[Example]) -> Floats:

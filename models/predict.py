@@ -10,8 +10,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.examples import Example, silent_ms
-from models.labels import DAY_MS
+from models.data.examples import Example, silent_ms
+from models.data.labels import DAY_MS
 from models.scorer import Calibrated, Scorer
 from models.survival import risk
 

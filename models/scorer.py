@@ -13,11 +13,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
+from models.data.labels import DAY_MS
 from models.encoder import Encoder, Vectors, plan_batches
 from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
 from models.item_categories import with_item_categories
 from models.item_prior import counted_chances, mix_items
-from models.labels import DAY_MS
 from models.network import Logits
 from models.registry import serving
 from models.rows import Rows, arrange, collate, vocabulary

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from models.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import DAY_MS, HORIZONS_DAYS
 
 LEAST_EXPOSURE = 1e-4  # of a bin, for one in which a user returned: a return at once would else cost infinitely much
 Floats = NDArray[np.float64]

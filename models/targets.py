@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.examples import Example, silent_ms
-from models.labels import HORIZONS_DAYS
+from models.data.examples import Example, silent_ms
+from models.data.labels import HORIZONS_DAYS
 from models.rows import Vocabulary
 from models.survival import Exposures, exposures
 

@@ -14,7 +14,7 @@ from models.bootstrap import Floats, Statistic, user_weights
 from models.candidates import Candidate, Setup
 from models.churn_evaluation import best_baseline
 from models.comparison import Replicates, compare
-from models.examples import ReviewExample, Slice
+from models.data.examples import ReviewExample, Slice
 from models.groups import GroupStatistic, hashed, measure_groups, review_groups
 from models.metrics import (
     STARS,

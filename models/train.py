@@ -18,8 +18,8 @@ from torch import Tensor
 from models.blending import blend, fit_mood_terms, fit_sentiment, moods
 from models.calibration import fit_calibration
 from models.checkpoint import Catalogue, Contract
+from models.data.examples import Example, ReviewExample, Slice
 from models.encoder import Encoder
-from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
 from models.history_augmentation import changed_copies
 from models.item_categories import with_item_categories

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.examples import Example, ReviewExample, Slice
 from models.encoder import Encoder, Vectors
-from models.examples import Example, ReviewExample, Slice
 from models.network import Logits, Network
 from models.rows import Batch, Normalisation, Rows, arrange, collate, fit_normalisation, vocabulary
 from models.scorer import text_table

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from models.data.examples import Example, Slice
 from models.encoder import Encoder
-from models.examples import Example, Slice
 from models.presets import TrainConfig
 from models.train import train
 

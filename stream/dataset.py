@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from models.examples import LANDMARK, Example, ReviewExample, Slice, seen_until_ms
+from models.data.examples import LANDMARK, Example, ReviewExample, Slice, seen_until_ms
+from models.data.labels import Activity, Labelling, activities_of, by_time, label
+from models.data.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, matcher, period_at, priority
+from models.data.review_labels import label_reviews
+from models.data.title_clusters import cluster_titles
 from models.features.spec import KINDS
 from models.features.user_state import UserState
-from models.labels import Activity, Labelling, activities_of, by_time, label
-from models.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, matcher, period_at, priority
-from models.review_labels import label_reviews
-from models.title_clusters import cluster_titles
 from schemas.codec import event_decoder
 from schemas.dead_letter import DeadLetter
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review

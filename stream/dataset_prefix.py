@@ -8,9 +8,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from models.examples import LANDMARK, Example, seen_until_ms
-from models.labels import Activity, Labelling, activities_of, by_time, label
-from models.landmarks import Look, Period, priority
+from models.data.examples import LANDMARK, Example, seen_until_ms
+from models.data.labels import Activity, Labelling, activities_of, by_time, label
+from models.data.landmarks import Look, Period, priority
 from stream.dataset import Followed, Watch, numbered
 from stream.event_log import LoggedEvent
 from stream.replay import LogRecord, features_fold

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from models.examples import DAY_MS, Example, ReviewExample, Slice
+from models.data.examples import DAY_MS, Example, ReviewExample, Slice
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC
 from models.features.user_state import PURCHASE, new_topic, new_user

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from models.bootstrap import Floats
-from models.examples import Example
+from models.data.examples import Example
 
 POPULARITY_SHARE = 1e-3  # what popularity counts beside a user's own shares
 HISTORY_DECAY = 0.9  # per remembered event, where interest is read off the items

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.bootstrap import Floats
-from models.examples import DAY_MS, Example
+from models.data.examples import DAY_MS, Example
 from models.features.spec import FEATURE_SPEC, KINDS
 from models.outcomes import silent_days, stayed_away
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.bootstrap import Floats
-from models.examples import DAY_MS, Example
+from models.data.examples import DAY_MS, Example
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

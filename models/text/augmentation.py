@@ -10,7 +10,7 @@ from importlib import import_module
 import numpy as np
 from msgspec import Struct, structs
 
-from models.examples import ReviewExample, Slice
+from models.data.examples import ReviewExample, Slice
 from models.text.word_lists import MARKS, bare, bears_opinion, is_negation
 from models.text.words import joint, pieces
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec import Struct, structs
 
-from models.examples import ReviewExample
+from models.data.examples import ReviewExample
 
 URL = re.compile(r"(?:https?://|www\.)[^\s\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+", re.IGNORECASE)
 TAG = re.compile(r"</?(?:br|p|b|i|em|strong|div|span|a|ul|li)\b[^<>]*>", re.IGNORECASE)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from models.data.examples import Slice
 from models.encoder import Encoder
-from models.examples import Slice
 from models.linear import best_share
 from models.losses import UNKNOWN
 from models.text.baselines import majority, tf_idf

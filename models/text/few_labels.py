@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from models.examples import Slice
+from models.data.examples import Slice
 from models.text.measures import Indices
 from models.text.rows import ReviewRows
 

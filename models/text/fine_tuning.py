@@ -13,8 +13,8 @@ import torch
 from msgspec import Struct, field
 from torch import Tensor, nn
 
+from models.data.examples import Slice
 from models.encoder_parts import Parts
-from models.examples import Slice
 from models.losses import UNKNOWN, class_loss, ordinal_loss
 from models.optimisation import OptimiserConfig, parameter_counts
 from models.text.adaptation import AdaptationConfig, Peft, adapt, merged, orthogonality, rank_allocation

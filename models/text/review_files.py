@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from models.examples import ReviewExample
+from models.data.examples import ReviewExample
 from models.text.rows import ReviewError
 
 PARQUET = "reviews.parquet"

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.examples import ReviewExample, Slice
 from models.encoder import padded
 from models.encoder_parts import Parts
-from models.examples import ReviewExample, Slice
 from models.losses import UNKNOWN
 
 Indices = NDArray[np.int64]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from models.dataset_files import DatasetManifest
-    from models.examples import Example, ReviewExample
-    from models.leakage import Verdict
+    from models.data.dataset_files import DatasetManifest
+    from models.data.examples import Example, ReviewExample
+    from models.data.leakage import Verdict
     from stream.dataset import Plan
     from stream.event_log import LogManifest
 
@@ -95,8 +95,8 @@ def cut_command(
     """
     import time
 
-    from models.labels import Labelling
-    from models.landmarks import Sampling
+    from models.data.labels import Labelling
+    from models.data.landmarks import Sampling
     from stream.dataset import Plan
     from stream.event_log import read_manifest
 
@@ -133,10 +133,10 @@ def _write(
     import msgspec
     from rich.progress import track
 
-    from models.dataset_counts import count_examples, count_reviews
-    from models.dataset_files import DatasetManifest, write_examples, write_manifest
+    from models.data.dataset_counts import count_examples, count_reviews
+    from models.data.dataset_files import DatasetManifest, write_examples, write_manifest
+    from models.data.labels import HORIZONS_DAYS
     from models.features.spec import FEATURE_SPEC
-    from models.labels import HORIZONS_DAYS
     from stream.dataset import cut_dataset
     from stream.event_log import read_log
 
@@ -179,7 +179,7 @@ def lint_command(
     as_json: AsJson = False,
 ) -> None:
     """Search a dataset for leaks: by prefix (with --log), label overlap, identity and split. Ends with 3 where it has one."""
-    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
+    from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
 
     console = _console()
     try:
@@ -207,7 +207,7 @@ def _lint(
 ) -> "Verdict":
     from rich.progress import track
 
-    from models.leakage import lint
+    from models.data.leakage import lint
     from stream.dataset_prefix import make_again
     from stream.event_log import read_log, read_manifest
 
@@ -238,7 +238,7 @@ def _refuse_leaks(verdict: "Verdict", remedy: str) -> NoReturn:
 
 
 def _summarise(console: "Console", out: Path, manifest: "DatasetManifest", seconds: float) -> None:
-    from models.landmarks import to_the_minute
+    from models.data.landmarks import to_the_minute
 
     for period in manifest.periods:
         found, reviews = manifest.counts[period.slice.value], manifest.reviews[period.slice.value]

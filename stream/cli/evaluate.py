@@ -84,7 +84,7 @@ def _measure(
     import msgspec
 
     from models.candidates import Setup
-    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
+    from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
     from models.evaluate import FITTED_ON, evaluate
     from models.report_document import Report
     from models.served_scores import FEW_LABELS, SERVED, few_labels_points, load_candidates

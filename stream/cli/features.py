@@ -13,7 +13,7 @@ import typer
 from stream.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from models.selection import Ranking
+    from models.data.feature_selection import Ranking
 
 SHOWN = 25
 
@@ -41,10 +41,10 @@ def select_command(
     import msgspec
     from rich.console import Console
 
-    from models.dataset_files import read_examples, read_manifest
-    from models.examples import Slice
-    from models.feature_table import table_of
-    from models.selection import rank_features
+    from models.data.dataset_files import read_examples, read_manifest
+    from models.data.examples import Slice
+    from models.data.feature_selection import rank_features
+    from models.data.feature_table import table_of
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:

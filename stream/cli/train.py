@@ -16,7 +16,7 @@ from stream.cli.options import AsJson
 from stream.cli.placing import Device, choose_device, refuse_model
 
 if TYPE_CHECKING:
-    from models.dataset_files import DatasetManifest
+    from models.data.dataset_files import DatasetManifest
     from models.encoder import Encoder
     from models.presets import TrainConfig
     from models.train import Trained
@@ -103,7 +103,7 @@ def _train(
     import time
     from shutil import rmtree
 
-    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
+    from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
     from models.encoder import Encoder
     from models.run_card import tensorboard
     from models.train import train
@@ -148,7 +148,7 @@ def _few_labels(
     import msgspec
     from msgspec.structs import replace
 
-    from models.dataset_files import read_categories, read_examples, read_manifest, read_reviews
+    from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
     from models.encoder import Encoder
     from models.train import train
 
@@ -194,8 +194,8 @@ def _write(
 
     from models.checkpoint import OWN_ENCODER, Provenance, save_checkpoint
     from models.checkpoint_files import copy_encoder
+    from models.data.examples import Slice
     from models.encoder_parts import encoder_licence
-    from models.examples import Slice
     from models.optimisation import parameter_counts
     from models.run_card import LEARNT_UNTIL_MS, RunCard, machine_facts, write_run_card
 

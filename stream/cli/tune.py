@@ -31,9 +31,9 @@ def tune_command(
     import msgspec
     from msgspec.structs import replace
 
-    from models.dataset_files import read_categories, read_examples, read_manifest
+    from models.data.dataset_files import read_categories, read_examples, read_manifest
+    from models.data.examples import Slice
     from models.encoder import Encoder
-    from models.examples import Slice
     from models.presets import PRESETS
     from models.tuning import tune
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from models.examples import ReviewExample, Slice
+from models.data.examples import ReviewExample, Slice
 from models.text.presets import PRESETS
 from stream.cli.main import app
 from stream.cli.training import TEXT_PRESETS, meant

@@ -15,8 +15,8 @@ from models.baselines.churn import rfm_logistic
 from models.baselines.items import rank_items
 from models.candidates import Candidate, Setup
 from models.churn_evaluation import asked_alike
+from models.data.examples import LANDMARK, Example, ReviewExample, Slice
 from models.evaluate import Evaluated, EvaluationError, evaluate
-from models.examples import LANDMARK, Example, ReviewExample, Slice
 from models.outcomes import stayed_away
 from models.report import render
 from models.report_diff import diff_reports

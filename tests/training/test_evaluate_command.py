@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.dataset_files import read_manifest, write_examples, write_manifest
+from models.data.dataset_files import read_manifest, write_examples, write_manifest
 from models.report_document import read_report
 from models.served_scores import few_labels_points
 from stream.cli.main import app

@@ -15,9 +15,9 @@ from models.blending import LEAST_TO_CHOOSE, fit_mood_terms, fit_sentiment, mood
 from models.calibration import fit_platt
 from models.candidates import Candidate, Setup
 from models.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
+from models.data.examples import ReviewExample, Slice
 from models.encoder import Encoder
 from models.encoder_parts import RANDOM_TINY
-from models.examples import ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
 from models.mood_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
 from models.network import Network, NetworkConfig

@@ -8,9 +8,9 @@ import pytest
 import torch
 from msgspec import structs
 
+from models.data.examples import ReviewExample, Slice
 from models.encoder import Encoder
 from models.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
-from models.examples import ReviewExample, Slice
 from models.linear import best_share
 from models.optimisation import OptimiserConfig, parameter_counts
 from models.text.adaptation import AdaptationConfig, Peft, adapt, merged, rank_allocation

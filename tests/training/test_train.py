@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from models.checkpoint import Catalogue, Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
+from models.data.examples import Example, ReviewExample, Slice
+from models.data.labels import DAY_MS, HORIZONS_DAYS
 from models.encoder import Encoder
 from models.encoder_parts import RANDOM_TINY
-from models.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
 from models.history_augmentation import changed_copies
-from models.labels import DAY_MS, HORIZONS_DAYS
 from models.network import Network, NetworkConfig
 from models.objective import Objective, Weights, make_negatives
 from models.optimisation import OptimiserConfig

@@ -10,7 +10,7 @@ from models.baselines import items as item_baselines
 from models.baselines.bg_nbd import NotConverged, Parameters, bg_nbd, expected_purchases
 from models.baselines.categories import own_shares, rank_categories, wanted_labels
 from models.baselines.churn import TooFewOutcomes, gradient_boosting, majority, recency, rfm_features, rfm_logistic
-from models.examples import DAY_MS, Example, Slice
+from models.data.examples import DAY_MS, Example, Slice
 from models.outcomes import stayed_away
 from models.text.baselines import majority as text_majority
 from models.text.baselines import tf_idf

@@ -7,7 +7,7 @@ import duckdb
 import msgspec
 import pytest
 
-from models.dataset_files import (
+from models.data.dataset_files import (
     DatasetError,
     DatasetManifest,
     read_categories,
@@ -17,10 +17,10 @@ from models.dataset_files import (
     write_examples,
     write_manifest,
 )
-from models.examples import Example, Slice, seen_until_ms, silent_ms
+from models.data.examples import Example, Slice, seen_until_ms, silent_ms
+from models.data.labels import Labelling
+from models.data.landmarks import Period, Sampling, periods_of
 from models.features.spec import FEATURE_SPEC
-from models.labels import Labelling
-from models.landmarks import Period, Sampling, periods_of
 from schemas.codec import encode_event
 from schemas.events import Event
 from stream.dataset import Cut, Plan, cut_dataset

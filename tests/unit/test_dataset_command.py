@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from models.dataset_files import EXAMPLES, DatasetError, DatasetManifest, read_examples, read_manifest
-from models.examples import Slice, churned_within
+from models.data.dataset_files import EXAMPLES, DatasetError, DatasetManifest, read_examples, read_manifest
+from models.data.examples import Slice, churned_within
 from schemas.codec import encode_event
 from stream.cli.dataset import app
 from stream.cli.slices import milliseconds

@@ -1,8 +1,8 @@
 import pytest
 
-from models.examples import Example, Slice, churned_within, silent_ms
-from models.labels import Activity, Labelling, activities_of, label
-from models.landmarks import Look
+from models.data.examples import Example, Slice, churned_within, silent_ms
+from models.data.labels import Activity, Labelling, activities_of, label
+from models.data.landmarks import Look
 from tests.builders import DAY_MS, NOW_MS, click, history_entry, purchase, purchase_line, score_request, visit
 
 MINUTE_MS = 60_000

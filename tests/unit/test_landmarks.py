@@ -2,8 +2,8 @@ from itertools import islice, permutations
 
 import pytest
 
-from models.examples import Slice
-from models.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, period_at, periods_of
+from models.data.examples import Slice
+from models.data.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, period_at, periods_of
 from stream.dataset import ends_of
 from tests.builders import DAY_MS, NOW_MS, score_request
 

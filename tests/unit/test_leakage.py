@@ -6,10 +6,10 @@ import msgspec
 import pytest
 import xxhash
 
-from models.examples import Example, ReviewExample, Slice
+from models.data.examples import Example, ReviewExample, Slice
+from models.data.landmarks import Sampling, periods_of
+from models.data.leakage import Verdict, lint
 from models.features.spec import FEATURE_SPEC
-from models.landmarks import Sampling, periods_of
-from models.leakage import Verdict, lint
 from schemas.scoring import ScoreRequest
 from stream.dataset import Cut, Plan, cut_dataset
 from stream.dataset_prefix import make_again

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import DAY_MS, HORIZONS_DAYS
 from models.linear import best_share, fit_best, fit_linear
 from models.network import Network, NetworkConfig
 from models.objective import Objective, Weights, make_negatives

@@ -1,8 +1,8 @@
 import pytest
 
-from models.examples import Slice
-from models.landmarks import periods_of
-from models.review_labels import label_reviews, language_of, same_text
+from models.data.examples import Slice
+from models.data.landmarks import periods_of
+from models.data.review_labels import label_reviews, language_of, same_text
 from tests.builders import DAY_MS, NOW_MS, USER, review
 
 PERIODS = periods_of(NOW_MS, [NOW_MS + days * DAY_MS for days in (10, 20, 30, 40)], DAY_MS)

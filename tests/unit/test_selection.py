@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.dataset_files import DatasetManifest, write_examples, write_manifest
-from models.examples import Example, Slice
-from models.feature_table import table_of
+from models.data.dataset_files import DatasetManifest, write_examples, write_manifest
+from models.data.examples import Example, Slice
+from models.data.feature_selection import SILENCE, rank_features
+from models.data.feature_table import table_of
+from models.data.labels import Labelling
+from models.data.landmarks import Sampling, periods_of
 from models.features.spec import FEATURE_SPEC
-from models.labels import Labelling
-from models.landmarks import Sampling, periods_of
-from models.selection import SILENCE, rank_features
 from stream.cli.features import app
 from tests.builders import DAY_MS, NOW_MS, score_request
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import DAY_MS, HORIZONS_DAYS
 from models.survival import (
     Exposures,
     exposures,

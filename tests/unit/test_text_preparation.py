@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from models.data.examples import ReviewExample, Slice
 from models.encoder import Encoder
 from models.encoder_parts import MINILM
-from models.examples import ReviewExample, Slice
 from models.history_augmentation import crop, jitter, mask, reorder
 from models.text.augmentation import (
     AugmentationConfig,

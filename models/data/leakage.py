@@ -16,11 +16,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from models.examples import Example, ReviewExample, silent_ms
-from models.feature_table import FeatureTable, table_of
-from models.landmarks import Period
-from models.memorised import memorised_columns
-from models.review_labels import same_text
+from models.data.examples import Example, ReviewExample, silent_ms
+from models.data.feature_table import FeatureTable, table_of
+from models.data.identifying_columns import memorised_columns
+from models.data.landmarks import Period
+from models.data.review_labels import same_text
 
 AUC_LIMIT, CORRELATION_LIMIT = 0.95, 0.95  # no honest single feature orders users so well
 EQUAL_SHARE = 0.5

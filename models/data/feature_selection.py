@@ -11,8 +11,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.examples import Slice
-from models.feature_table import FeatureTable
+from models.data.examples import Slice
+from models.data.feature_table import FeatureTable
 
 SILENCE = "landmark.silent_ms"
 LATER = (Slice.VALIDATION, Slice.CALIBRATION)

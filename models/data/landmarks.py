@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import xxhash
 from msgspec import Struct
 
-from models.examples import Slice
+from models.data.examples import Slice
 from schemas.scoring import ScoreRequest
 
 DEFAULT_SHARES = (0.5, 0.1, 0.15, 0.25)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from models.feature_table import FeatureTable
+from models.data.feature_table import FeatureTable
 
 CONSTANT_SHARE = 0.99  # of users for whom the column never changes
 UNIQUE_SHARE = 0.9  # of users who have a value of their own

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from models.examples import Example, ReviewExample, Slice, churned_within
+from models.data.examples import Example, ReviewExample, Slice, churned_within
 
 
 def count_examples(examples: Sequence[Example], horizons_days: Iterable[int]) -> dict[str, dict[str, Any]]:

@@ -9,8 +9,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.examples import Example, churned_within, silent_ms
-from models.labels import HORIZONS_DAYS
+from models.data.examples import Example, churned_within, silent_ms
+from models.data.labels import HORIZONS_DAYS
 
 TOP_CATEGORIES = 8
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from models.examples import DAY_MS, ReviewExample
-from models.landmarks import Period, period_at
+from models.data.examples import DAY_MS, ReviewExample
+from models.data.landmarks import Period, period_at
 from schemas.events import Review
 
 RATING_WITHIN_MS = 7 * DAY_MS

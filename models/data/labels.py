@@ -13,8 +13,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from models.examples import Example, seen_until_ms
-from models.landmarks import Look
+from models.data.examples import Example, seen_until_ms
+from models.data.landmarks import Look
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000

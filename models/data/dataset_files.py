@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from models.examples import Example, ReviewExample, Slice
-from models.labels import Labelling
-from models.landmarks import Period, Sampling
+from models.data.examples import Example, ReviewExample, Slice
+from models.data.labels import Labelling
+from models.data.landmarks import Period, Sampling
 from schemas.scoring import ScoreRequest
 
 MANIFEST, EXAMPLES, REVIEWS, CATEGORIES = "dataset.json", "examples.parquet", "reviews.parquet", "categories.json"
