@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.data.examples import Slice
 from models.linear import Loss, best_share, fit_best, fit_linear
-from models.losses import binary_loss
 from models.mood_terms import CUTS, MoodTerms
-from models.network import Network
+from models.network.losses import binary_loss
+from models.network.network import Network
 from models.objective import mean_hazard_loss
 from models.text.measures import blend_losses
 from models.text.terms import TermsError, best_terms

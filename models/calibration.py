@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.checkpoint import Calibration, Platt
+from models.network.survival import Exposures, hazard_loss
 from models.scorer import sigmoid
-from models.survival import Exposures, hazard_loss
 
 Floats = NDArray[np.float64]
 

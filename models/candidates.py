@@ -9,7 +9,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     """The scores of one model, or of one state of it, for N examples and M reviews; None where it has no such head.
 
     `risk` is horizon in days → (N,) probabilities to stay away; `hazards` (N, H) are of return within bins that end at
-    `horizons_days`, as in models.survival; `categories` (N, K) are of `labels`; `items` are the best 20 or more per
+    `horizons_days`, as in models.network.survival; `categories` (N, K) are of `labels`; `items` are the best 20 or more per
     example. Of reviews: `positive` (M,), `stars` (M, 5) and `kinds` (M, C) of `kind_labels`.
     """
 

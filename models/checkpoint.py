@@ -24,9 +24,9 @@ from models.checkpoint_files import FileFacts as FileFacts
 from models.features.spec import FEATURE_SPEC
 from models.item_prior import ItemPrior
 from models.mood_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
-from models.network import Network, NetworkConfig
-from models.rhythm import RHYTHM_NAMES
-from models.rows import Normalisation
+from models.network.inputs import Normalisation
+from models.network.network import Network, NetworkConfig
+from models.network.rhythm import RHYTHM_NAMES
 from models.text.terms import TermsError
 
 WEIGHTS = "model.safetensors"

@@ -16,9 +16,9 @@ from models.comparison import Compared, Replicates, compare
 from models.data.examples import LANDMARK, Example
 from models.groups import hashed, measure_groups, user_facts, user_groups
 from models.metrics import auc, binary_statistics, gain_points, precision_recall_points, reliability, roc_points
+from models.network.survival import risk, survival_at
 from models.outcomes import absent_days, silent_days, stayed_away, watched_days
 from models.report_document import Head, Mistake
-from models.survival import risk, survival_at
 from models.survival_metrics import LeadTime, concordance, first_alert_days, kaplan_meier, lead_time
 
 BASELINES = {

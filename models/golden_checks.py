@@ -13,7 +13,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.golden import Golden, Story, millis
-from models.survival import risk, survival_at
+from models.network.survival import risk, survival_at
 from schemas.topics import DAY_MS
 
 if TYPE_CHECKING:  # only who scores needs torch

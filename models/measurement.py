@@ -13,8 +13,8 @@ from models.checkpoint import Contract
 from models.data.examples import Example, churned_within, silent_ms
 from models.data.labels import DAY_MS
 from models.metrics import auc, ece
+from models.network.survival import risk
 from models.scorer import Calibrated
-from models.survival import risk
 
 Floats = NDArray[np.float64]
 TOP = 3

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.data.labels import DAY_MS, HORIZONS_DAYS
-from models.losses import UNKNOWN, binary_loss, class_loss
-from models.network import Logits, Network
-from models.rows import Batch, Rows
-from models.survival import exposures, hazard_loss
+from models.network.inputs import Batch, Rows
+from models.network.losses import UNKNOWN, binary_loss, class_loss
+from models.network.network import Logits, Network
+from models.network.survival import exposures, hazard_loss
 from models.targets import Targets
 
 POPULARITY_POWER = 0.75

@@ -15,8 +15,8 @@ from models.bootstrap import Floats
 from models.candidates import Candidate
 from models.checkpoint import Catalogue, encoder_address, load_checkpoint
 from models.data.examples import Example, ReviewExample, Slice
-from models.encoder import Encoder
 from models.item_prior import PARTS
+from models.network.encoder import Encoder
 from models.predict import predict_with
 from models.run_card import LEARNT_UNTIL_MS
 from models.scorer import Scorer

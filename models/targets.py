@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from models.data.examples import Example, silent_ms
 from models.data.labels import HORIZONS_DAYS
-from models.rows import Vocabulary
-from models.survival import Exposures, exposures
+from models.network.inputs import Vocabulary
+from models.network.survival import Exposures, exposures
 
 MIN_HORIZON_EXAMPLES = 30  # a horizon whose bin fewer training examples were watched in is left out
 UNKNOWN = -1

@@ -19,7 +19,6 @@ from models.blending import blend, fit_mood_terms, fit_sentiment, moods
 from models.calibration import fit_calibration
 from models.checkpoint import Catalogue, Contract
 from models.data.examples import Example, ReviewExample, Slice
-from models.encoder import Encoder
 from models.features.spec import FEATURE_SPEC
 from models.history_augmentation import changed_copies
 from models.item_categories import with_item_categories
@@ -27,13 +26,14 @@ from models.item_prior import PARTS
 from models.item_training import choose_mixture, count_items, item_directions
 from models.measurement import measure
 from models.mood_terms import MoodTerms
-from models.network import Network, NetworkConfig
+from models.network.encoder import Encoder
+from models.network.inputs import vocabulary
+from models.network.network import Network, NetworkConfig
+from models.network.rhythm import RHYTHM_NAMES
+from models.network.survival import prior_logits
 from models.objective import Objective, make_negatives
 from models.presets import TrainConfig
-from models.rhythm import RHYTHM_NAMES
-from models.rows import vocabulary
 from models.scorer import calibrate
-from models.survival import prior_logits
 from models.targets import TrainingError, choose_horizons, choose_items, choose_labels
 from models.training_data import PREDICTION_ROWS, Data, Indices, predict_logits, prepare, rated_reviews
 from models.training_loop import Curves, Fitted, fit

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.examples import Example, ReviewExample, Slice
-from models.encoder import Encoder, Vectors
-from models.network import Logits, Network
-from models.rows import Batch, Normalisation, Rows, arrange, collate, fit_normalisation, vocabulary
+from models.network.encoder import Encoder, Vectors
+from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, fit_normalisation, vocabulary
+from models.network.network import Logits, Network
+from models.network.survival import Exposures
 from models.scorer import text_table
-from models.survival import Exposures
 from models.targets import Targets, make_targets
 
 Indices = NDArray[np.int64]

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from models.data.examples import Example, Slice
-from models.encoder import Encoder
+from models.network.encoder import Encoder
 from models.presets import TrainConfig
 from models.train import train
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from models.checkpoint import CheckpointError, load_checkpoint
-from models.encoder_parts import EncoderError
 from models.golden import Golden
 from models.golden_checks import Finding
+from models.network.encoder_parts import EncoderError
 from models.registry import Production, Registry
 from models.report_document import REPORT, ReportError
 from models.verdict import EVALUATE, read_verdict

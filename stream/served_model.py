@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from models.checkpoint import CheckpointError
-from models.encoder import Encoder
+from models.network.encoder import Encoder
 from models.registry import PRODUCTION
 from models.scorer import Scorer
 from stream.exits import crash_only

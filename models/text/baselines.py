@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.losses import UNKNOWN
+from models.network.losses import UNKNOWN
 from models.text.measures import Floats, Indices
 from models.text.terms import Cut, Labelled, TermsError, best_terms, characters
 

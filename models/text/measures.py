@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.losses import UNKNOWN
+from models.network.losses import UNKNOWN
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

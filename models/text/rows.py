@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.examples import ReviewExample, Slice
-from models.encoder import padded
-from models.encoder_parts import Parts
-from models.losses import UNKNOWN
+from models.network.encoder import padded
+from models.network.encoder_parts import Parts
+from models.network.losses import UNKNOWN
 
 Indices = NDArray[np.int64]
 

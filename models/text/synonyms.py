@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from models.encoder import Encoder
+from models.network.encoder import Encoder
 
 WORD_START = "\u2581"  # XLM-R's mark of a piece that begins a word; BERT marks those that do not
 CONTINUED = "##"

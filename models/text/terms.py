@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.losses import UNKNOWN
+from models.network.losses import UNKNOWN
 from models.text.measures import Floats, Indices, log_loss
 
 STRENGTHS = (4.0, 1.0, 10.0)  # C of the regression; the first where no text was held out

@@ -15,8 +15,8 @@ import torch
 from msgspec import Struct, structs
 
 from models.data.examples import ReviewExample, Slice
-from models.encoder import Encoder
-from models.encoder_parts import Parts, encoder_licence, load_parts
+from models.network.encoder import Encoder
+from models.network.encoder_parts import Parts, encoder_licence, load_parts
 from models.run_card import RunCard, machine_facts, tensorboard, write_run_card
 from models.text.augmentation import AugmentationConfig, augment_reviews, load_translation
 from models.text.cleaning import CleaningConfig, clean_reviews

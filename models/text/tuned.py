@@ -14,12 +14,12 @@ import torch
 from msgspec import Struct
 
 from models.checkpoint import FileFacts
-from models.encoder import Encoder, Vectors
-from models.encoder_parts import Parts, save_encoder
-from models.losses import ordinal_probabilities
+from models.network.encoder import Encoder, Vectors
+from models.network.encoder_parts import Parts, save_encoder
+from models.network.losses import ordinal_probabilities
+from models.network.text_heads import HeadsConfig, TextHeads, TextLogits
 from models.text.fine_tuning import TextConfig
 from models.text.measures import Floats
-from models.text.network import HeadsConfig, TextHeads, TextLogits
 
 ENCODER, HEADS, MANIFEST = "encoder", "heads.safetensors", "manifest.json"
 FORMAT_VERSION = 1

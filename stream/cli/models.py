@@ -192,7 +192,7 @@ def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
 def _faults(as_json: bool) -> Iterator[None]:
     """Say in one line why a command cannot go on: 3 where a model is refused, 2 where what was asked for is not there."""
     from models.checkpoint import CheckpointError
-    from models.encoder_parts import EncoderError
+    from models.network.encoder_parts import EncoderError
     from stream.promotion import Ground, PromotionRefused
 
     try:

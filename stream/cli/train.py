@@ -17,7 +17,7 @@ from stream.cli.placing import Device, choose_device, refuse_model
 
 if TYPE_CHECKING:
     from models.data.dataset_files import DatasetManifest
-    from models.encoder import Encoder
+    from models.network.encoder import Encoder
     from models.presets import TrainConfig
     from models.train import Trained
 
@@ -104,7 +104,7 @@ def _train(
     from shutil import rmtree
 
     from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
-    from models.encoder import Encoder
+    from models.network.encoder import Encoder
     from models.run_card import tensorboard
     from models.train import train
     from stream.signals import CHURN_HORIZON_DAYS
@@ -149,7 +149,7 @@ def _few_labels(
     from msgspec.structs import replace
 
     from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
-    from models.encoder import Encoder
+    from models.network.encoder import Encoder
     from models.train import train
 
     shares = _shares(given)
@@ -195,7 +195,7 @@ def _write(
     from models.checkpoint import OWN_ENCODER, Provenance, save_checkpoint
     from models.checkpoint_files import copy_encoder
     from models.data.examples import Slice
-    from models.encoder_parts import encoder_licence
+    from models.network.encoder_parts import encoder_licence
     from models.optimisation import parameter_counts
     from models.run_card import LEARNT_UNTIL_MS, RunCard, machine_facts, write_run_card
 

@@ -33,7 +33,7 @@ def tune_command(
 
     from models.data.dataset_files import read_categories, read_examples, read_manifest
     from models.data.examples import Slice
-    from models.encoder import Encoder
+    from models.network.encoder import Encoder
     from models.presets import PRESETS
     from models.tuning import tune
 

@@ -17,11 +17,11 @@ from models.candidates import Candidate, Setup
 from models.churn_evaluation import asked_alike
 from models.data.examples import LANDMARK, Example, ReviewExample, Slice
 from models.evaluate import Evaluated, EvaluationError, evaluate
+from models.network.survival import HORIZONS_DAYS
 from models.outcomes import stayed_away
 from models.report import render
 from models.report_diff import diff_reports
 from models.report_document import Report, ReportError, read_report, write_report
-from models.survival import HORIZONS_DAYS
 from stream.cli.main import app
 from tests.made_examples import made_examples, made_reviews
 

@@ -16,11 +16,11 @@ from models.calibration import fit_platt
 from models.candidates import Candidate, Setup
 from models.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
 from models.data.examples import ReviewExample, Slice
-from models.encoder import Encoder
-from models.encoder_parts import RANDOM_TINY
 from models.features.spec import FEATURE_SPEC
 from models.mood_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
-from models.network import Network, NetworkConfig
+from models.network.encoder import Encoder
+from models.network.encoder_parts import RANDOM_TINY
+from models.network.network import Network, NetworkConfig
 from models.optimisation import OptimiserConfig
 from models.presets import TrainConfig
 from models.scorer import Scorer, sigmoid

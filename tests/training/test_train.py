@@ -11,11 +11,11 @@ import torch
 from models.checkpoint import Catalogue, Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
 from models.data.examples import Example, ReviewExample, Slice
 from models.data.labels import DAY_MS, HORIZONS_DAYS
-from models.encoder import Encoder
-from models.encoder_parts import RANDOM_TINY
 from models.features.spec import FEATURE_SPEC
 from models.history_augmentation import changed_copies
-from models.network import Network, NetworkConfig
+from models.network.encoder import Encoder
+from models.network.encoder_parts import RANDOM_TINY
+from models.network.network import Network, NetworkConfig
 from models.objective import Objective, Weights, make_negatives
 from models.optimisation import OptimiserConfig
 from models.predict import predict, predict_with

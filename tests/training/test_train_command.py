@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from models.checkpoint import OWN_ENCODER, Manifest, load_checkpoint
-from models.encoder_parts import RANDOM_TINY
+from models.network.encoder_parts import RANDOM_TINY
 from models.presets import TrainConfig
 from models.run_card import RunCard
 from models.scorer import Scorer

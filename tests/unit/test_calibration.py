@@ -4,8 +4,8 @@ import torch
 
 from models.calibration import fit_hazards, fit_platt
 from models.checkpoint import Platt
+from models.network.survival import Exposures
 from models.scorer import sigmoid
-from models.survival import Exposures
 
 
 def test_platt_scaling_finds_the_distortion_it_was_given_and_trusts_few_examples_little() -> None:

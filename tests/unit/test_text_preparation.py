@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
-from models.encoder import Encoder
-from models.encoder_parts import MINILM
 from models.history_augmentation import crop, jitter, mask, reorder
+from models.network.encoder import Encoder
+from models.network.encoder_parts import MINILM
 from models.text.augmentation import (
     AugmentationConfig,
     AugmentationError,

@@ -1,6 +1,6 @@
 """Token ids → a unit vector per text → sentiment, rating and category, as far as the heads are there.
 
-The heads read the very vectors that models.encoder serves, so a head trained here works on vectors cached there. Knows
+The heads read the very vectors that models.network.encoder serves, so a head trained here works on vectors cached there. Knows
 neither words nor labels. Start at TextNetwork.
 """
 

@@ -15,7 +15,7 @@ import xxhash
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from models.encoder_parts import UNKNOWN_TOKENS, Parts, load_parts
+from models.network.encoder_parts import UNKNOWN_TOKENS, Parts, load_parts
 
 Vectors = NDArray[np.float32]
 

@@ -1,7 +1,7 @@
 """A pretrained transformer → the same one, of which a chosen part can be trained; and back to plain weights for serving.
 
 LoRA and AdaLoRA are peft's and merge into the weights. Bottleneck adapters do not merge: they stay beside the weights in a
-file of their own, which models.encoder reads. Knows neither texts nor labels. Start at adapt.
+file of their own, which models.network.encoder reads. Knows neither texts nor labels. Start at adapt.
 """
 
 import re

