@@ -23,11 +23,11 @@ from models.checkpoint_files import CheckpointError as CheckpointError
 from models.checkpoint_files import FileFacts as FileFacts
 from models.features.spec import FEATURE_SPEC
 from models.item_prior import ItemPrior
-from models.mood_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
+from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
+from models.linear.tfidf import TermsError
 from models.network.inputs import Normalisation
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
-from models.text.terms import TermsError
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"

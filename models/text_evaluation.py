@@ -16,6 +16,7 @@ from models.churn_evaluation import best_baseline
 from models.comparison import Replicates, compare
 from models.data.examples import ReviewExample, Slice
 from models.groups import GroupStatistic, hashed, measure_groups, review_groups
+from models.linear.tfidf import STRENGTHS, Labelled, TermsError, best_terms, characters, words
 from models.metrics import (
     STARS,
     auc,
@@ -31,7 +32,6 @@ from models.metrics import (
 )
 from models.report_document import Head, Mistake
 from models.text.baselines import majority
-from models.text.terms import STRENGTHS, Labelled, TermsError, best_terms, characters, words
 
 MIN_TRAINING, MIN_TEST = 20, 20
 SHOWN_CHARACTERS = 60

@@ -24,8 +24,8 @@ from models.history_augmentation import changed_copies
 from models.item_categories import with_item_categories
 from models.item_prior import PARTS
 from models.item_training import choose_mixture, count_items, item_directions
+from models.linear.sentiment_terms import MoodTerms
 from models.measurement import measure
-from models.mood_terms import MoodTerms
 from models.network.encoder import Encoder
 from models.network.inputs import vocabulary
 from models.network.network import Network, NetworkConfig

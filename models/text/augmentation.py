@@ -11,8 +11,8 @@ import numpy as np
 from msgspec import Struct, structs
 
 from models.data.examples import ReviewExample, Slice
-from models.text.word_lists import MARKS, bare, bears_opinion, is_negation
-from models.text.words import joint, pieces
+from models.linear.word_lists import MARKS, bare, bears_opinion, is_negation
+from models.linear.words import joint, pieces
 
 Neighbours = Mapping[str, Sequence[str]]  # word in lower case → words that may stand in its place
 Translate = Callable[[str], str]  # a text → the same, translated to and fro

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from models.data.examples import Slice
-from models.linear import best_share
+from models.linear.linear_model import best_share
+from models.linear.tfidf import Cut, singly_and_paired
+from models.linear.words import Analyser
 from models.network.encoder import Encoder
 from models.network.losses import UNKNOWN
 from models.network.text_heads import TextHeads
 from models.text.baselines import majority, tf_idf
 from models.text.measures import Floats, Indices, blend_losses, class_measures, prior_power, reweighted
 from models.text.rows import ReviewRows
-from models.text.terms import Cut, singly_and_paired
 from models.text.tuned import head_probabilities
-from models.text.words import Analyser
 
 STARS = ("1", "2", "3", "4", "5")
 

@@ -15,6 +15,7 @@ import torch
 from msgspec import Struct, structs
 
 from models.data.examples import ReviewExample, Slice
+from models.linear.words import analysers, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import Parts, encoder_licence, load_parts
 from models.run_card import RunCard, machine_facts, tensorboard, write_run_card
@@ -29,7 +30,6 @@ from models.text.review_files import Reviews
 from models.text.rows import ReviewRows, prepare
 from models.text.synonyms import word_neighbours
 from models.text.tuned import ENCODER, TunedManifest, load_tuned, save_manifest, save_weights
-from models.text.words import analysers, words
 
 RUN_CARD, CURVES = "run_card.json", "tensorboard"
 

@@ -17,7 +17,8 @@ from models.candidates import Candidate, Setup
 from models.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
 from models.data.examples import ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
-from models.mood_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
+from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
+from models.linear.tfidf import MAX_TERMS, Terms, TermsError, characters, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.network.network import Network, NetworkConfig
@@ -26,7 +27,6 @@ from models.presets import TrainConfig
 from models.scorer import Scorer, sigmoid
 from models.served_scores import ALONE, SERVED, load_candidates
 from models.text.measures import log_loss
-from models.text.terms import MAX_TERMS, Terms, TermsError, characters, words
 from models.text_evaluation import evaluate_texts
 from models.train import Trained, train
 from models.training_data import Reviews, rated_reviews

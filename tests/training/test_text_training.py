@@ -9,7 +9,7 @@ import torch
 from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
-from models.linear import best_share
+from models.linear.linear_model import best_share
 from models.network.adapters import AdaptationConfig, Peft, adapt, merged, rank_allocation
 from models.network.encoder import Encoder
 from models.network.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.data.labels import DAY_MS, HORIZONS_DAYS
-from models.linear import best_share, fit_best, fit_linear
+from models.linear.linear_model import best_share, fit_best, fit_linear
 from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, vocabulary
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES

@@ -9,8 +9,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from models.linear.tfidf import MAX_TERMS, Cut, TermsError, best_terms, characters, words
 from models.network.losses import UNKNOWN
-from models.text.terms import MAX_TERMS, Cut, TermsError, best_terms, characters, words
 from schemas.fields import MAX_TEXT_CHARS
 
 ROOT = Path(__file__).parents[2]

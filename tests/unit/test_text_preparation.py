@@ -10,6 +10,9 @@ from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
 from models.history_augmentation import crop, jitter, mask, reorder
+from models.linear.tfidf import singly_and_paired
+from models.linear.word_lists import WordListError, bears_opinion, is_negation, stop_words
+from models.linear.words import Part, WordError, analysers, joint, pieces, tagged, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import MINILM
 from models.text.augmentation import (
@@ -26,9 +29,6 @@ from models.text.augmentation import (
 from models.text.baselines import tf_idf
 from models.text.cleaning import CleaningConfig, Reason, clean_reviews, clean_text
 from models.text.synonyms import word_neighbours
-from models.text.terms import singly_and_paired
-from models.text.word_lists import WordListError, bears_opinion, is_negation, stop_words
-from models.text.words import Part, WordError, analysers, joint, pieces, tagged, words
 from schemas.scoring import HistoryEntry
 
 CLEAN = CleaningConfig()
@@ -274,7 +274,7 @@ def test_changed_histories_stay_sorted_and_invent_nothing(count: int, seed: int)
 
 
 def test_the_committed_lists_are_all_there() -> None:
-    import models.text.word_lists as found
+    import models.linear.word_lists as found
 
     assert {path.name for path in Path(found.FOLDER).iterdir()} == {
         "stop_en.txt",

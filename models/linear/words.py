@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 
-from models.text.word_lists import is_negation, stop_words
+from models.linear.word_lists import is_negation, stop_words
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)*")
 

@@ -14,7 +14,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from models.text.terms import MAX_TERMS, Terms, TermsError, characters, words
+from models.linear.tfidf import MAX_TERMS, Terms, TermsError, characters, words
 
 TERMS, TERM_WEIGHTS = "terms.json", "terms.safetensors"
 CUTS = {"characters": characters, "words": words}
