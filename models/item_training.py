@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.data.examples import Example, Slice
 from models.data.labels import DAY_MS
-from models.item_prior import ItemPrior, Journey, choose_mix, counted_chances, fit_item_prior
 from models.network.inputs import Vocabulary
 from models.network.network import Network
+from models.serving.item_prior import ItemPrior, Journey, choose_mix, counted_chances, fit_item_prior
 from models.training_data import Data
 
 HISTORY_SIGHT = 10

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.checkpoint import Contract
 from models.data.examples import Example, churned_within, silent_ms
 from models.data.labels import DAY_MS
 from models.metrics import auc, ece
 from models.network.survival import risk
-from models.scorer import Calibrated
+from models.serving.checkpoint import Contract
+from models.serving.scorer import Calibrated
 
 Floats = NDArray[np.float64]
 TOP = 3

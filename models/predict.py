@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.data.examples import Example, silent_ms
 from models.data.labels import DAY_MS
 from models.network.survival import risk
-from models.scorer import Calibrated, Scorer
+from models.serving.scorer import Calibrated, Scorer
 
 CHUNK_ROWS = 2_048
 

@@ -13,14 +13,14 @@ import numpy as np
 
 from models.bootstrap import Floats
 from models.candidates import Candidate
-from models.checkpoint import Catalogue, encoder_address, load_checkpoint
 from models.data.examples import Example, ReviewExample, Slice
-from models.item_prior import PARTS
 from models.network.encoder import Encoder
 from models.predict import predict_with
 from models.run_card import LEARNT_UNTIL_MS
-from models.scorer import Scorer
-from models.text.tuned import HEADS, head_probabilities, load_tuned
+from models.serving.checkpoint import Catalogue, encoder_address, load_checkpoint
+from models.serving.item_prior import PARTS
+from models.serving.scorer import Scorer
+from models.serving.tuned_encoder import HEADS, head_probabilities, load_tuned
 from models.text_evaluation import MOODS, STAR_NAMES
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 

@@ -16,7 +16,7 @@ from models.network.encoder import Encoder, Vectors
 from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, fit_normalisation, vocabulary
 from models.network.network import Logits, Network
 from models.network.survival import Exposures
-from models.scorer import text_table
+from models.serving.scorer import text_table
 from models.targets import Targets, make_targets
 
 Indices = NDArray[np.int64]

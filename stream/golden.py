@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from models.features.spec import KINDS
 from models.features.tiles import DAY_MS
 from models.features.user_state import BROWSE, CLICK, VISIT
-from models.golden import CURRENCY, SHOPPER, START_MS, Golden, Story, events_of
-from models.golden_checks import Finding, Reads, check_equal, check_probabilities, check_stories
+from models.serving.golden_checks import Finding, Reads, check_equal, check_probabilities, check_stories
+from models.serving.golden_users import CURRENCY, SHOPPER, START_MS, Golden, Story, events_of
 from schemas.codec import encode
 from schemas.events import Event
 from schemas.scoring import EventKind, ScoreRequest
@@ -23,7 +23,7 @@ from stream.records import PartitionTotals
 from stream.replay import LogRecord
 
 if TYPE_CHECKING:
-    from models.scorer import Scorer, Scores
+    from models.serving.scorer import Scorer, Scores
 
 BATCH_TOLERANCE = 2e-3  # what batch mates move in a forward pass
 DAY_TOLERANCE = 0.02

@@ -23,7 +23,7 @@ from stream.rows import Rows
 from stream.undo import Undo
 
 if TYPE_CHECKING:  # only role scorer loads torch
-    from models.scorer import Scorer, Scores
+    from models.serving.scorer import Scorer, Scores
 
 NO_REQUESTS_FAULT = (FloatingPointError, MemoryError, OSError, RuntimeError)  # torch raises RuntimeErrors for its devices
 

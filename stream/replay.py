@@ -31,7 +31,7 @@ from stream.signals import render_signals
 from stream.trigger_row import TriggerState
 
 if TYPE_CHECKING:  # a replay without a model never loads torch
-    from models.scorer import Scorer
+    from models.serving.scorer import Scorer
 
 DECODED_ROWS = 20_000  # users whose rows are held decoded, 12 to 35 kB each, before all go back to bytes
 DISORDER_MS = 600_000  # how much earlier a record may be stamped than one before it in its partition and be put in its place

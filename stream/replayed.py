@@ -24,7 +24,7 @@ from stream.records import Output, Totals
 from stream.replay import Replay
 
 if TYPE_CHECKING:
-    from models.scorer import Scorer
+    from models.serving.scorer import Scorer
 
 SUMMARY = "summary.json"
 FEATURES = [f"feature_{re.sub('[^a-z0-9]', '_', name)}" for name in FEATURE_SPEC.names]  # columns, in the order of the spec

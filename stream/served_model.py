@@ -10,10 +10,10 @@ from pathlib import Path
 
 import structlog
 
-from models.checkpoint import CheckpointError
 from models.network.encoder import Encoder
-from models.registry import PRODUCTION
-from models.scorer import Scorer
+from models.serving.checkpoint import CheckpointError
+from models.serving.registry import PRODUCTION
+from models.serving.scorer import Scorer
 from stream.exits import crash_only
 from stream.signals import CHURN_HORIZON_DAYS
 

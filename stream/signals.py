@@ -8,7 +8,7 @@ from schemas.signals import ChurnRisk, Interest, InterestScore, ReviewSentiment,
 from stream.records import Output
 
 if TYPE_CHECKING:  # roles that only send signals never load torch
-    from models.scorer import Scores
+    from models.serving.scorer import Scores
 
 CHURN_HORIZON_DAYS = 30
 

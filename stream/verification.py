@@ -28,7 +28,7 @@ from stream.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_re
 from stream.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
 
 if TYPE_CHECKING:
-    from models.scorer import Scorer
+    from models.serving.scorer import Scorer
 
 PASS_RECORDS = 200_000  # held in memory at a time, about 600 MB
 SCORED_AT_ONCE = 512

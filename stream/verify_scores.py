@@ -14,7 +14,7 @@ from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from stream.signals import render_signals
 
 if TYPE_CHECKING:  # a verification without a model never loads torch
-    from models.scorer import Scorer, Scores
+    from models.serving.scorer import Scorer, Scores
 
 BATCHES = (8, 64)  # requests per batch
 TOLERANCE = 2e-3

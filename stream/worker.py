@@ -177,9 +177,9 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
 
 
 def _load_model(settings: Settings) -> Any:
-    from models.checkpoint import CheckpointError
     from models.network.encoder_parts import EncoderError
-    from models.registry import RegistryError
+    from models.serving.checkpoint import CheckpointError
+    from models.serving.registry import RegistryError
     from stream.served_model import ServedModel
 
     try:

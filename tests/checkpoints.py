@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 import torch
 
-from models.checkpoint import ENCODER, OWN_ENCODER, Calibration, Contract, Manifest, Platt, Provenance, save_checkpoint
 from models.features.spec import FEATURE_SPEC
-from models.golden import Golden, RiskBounds, Step, Story
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.network.inputs import Normalisation
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
+from models.serving.checkpoint import ENCODER, OWN_ENCODER, Calibration, Contract, Manifest, Platt, Provenance, save_checkpoint
+from models.serving.golden_users import Golden, RiskBounds, Step, Story
 
 LABELS = ["books", "kitchen"]
 HORIZONS = [1, 3, 7, 14, 30, 60]

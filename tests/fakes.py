@@ -217,7 +217,7 @@ class FixedScorer:
         return [self._scores(request) for request in requests]
 
     def _scores(self, request: ScoreRequest) -> Any:
-        from models.scorer import Scores  # loads torch, which no other double needs
+        from models.serving.scorer import Scores  # loads torch, which no other double needs
 
         drawn = Random(request.request_id).random() / 2 + (self._off_by if request.user_id == self._user else 0.0)
         sentiment = drawn if request.kind == "review" and request.text else None

@@ -14,10 +14,10 @@ from models.linear.words import Analyser
 from models.network.encoder import Encoder
 from models.network.losses import UNKNOWN
 from models.network.text_heads import TextHeads
+from models.serving.tuned_encoder import head_probabilities
 from models.text.baselines import majority, tf_idf
 from models.text.measures import Floats, Indices, blend_losses, class_measures, prior_power, reweighted
 from models.text.rows import ReviewRows
-from models.text.tuned import head_probabilities
 
 STARS = ("1", "2", "3", "4", "5")
 

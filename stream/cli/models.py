@@ -18,8 +18,8 @@ from stream.cli.show import print_table
 from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from models.golden import Golden
-    from models.registry import Registry
+    from models.serving.golden_users import Golden
+    from models.serving.registry import Registry
 
 EXIT_USAGE, EXIT_REFUSED = 2, 3
 
@@ -35,7 +35,7 @@ app = typer.Typer(no_args_is_help=True, help="Keep models, promote the one that 
 @with_settings
 def ls_command(settings: Settings, as_json: AsJson = False) -> None:
     """List the registry's models with their test metrics; * serves."""
-    from models.registry import Registry
+    from models.serving.registry import Registry
 
     registry = Registry(settings.registry)
     with _faults(as_json):
@@ -55,9 +55,9 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
     """Show a model's manifest, what its report says against baselines, and when it served."""
     import msgspec
 
-    from models.checkpoint import read_manifest
-    from models.registry import Registry
     from models.report_document import REPORT
+    from models.serving.checkpoint import read_manifest
+    from models.serving.registry import Registry
     from models.verdict import read_verdict
 
     registry = Registry(settings.registry)
@@ -90,8 +90,8 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
 @with_settings
 def check_command(model: Model, settings: Settings, golden: GoldenFile = None, as_json: AsJson = False) -> None:
     """Ask a model about golden users, whom everybody can judge; exit 3 if it fails one."""
-    from models.golden_checks import counts
-    from models.registry import Registry
+    from models.serving.golden_checks import counts
+    from models.serving.registry import Registry
     from stream.golden import check_golden
     from stream.served_model import load_scorer
 
@@ -116,7 +116,7 @@ def add_command(
     as_json: AsJson = False,
 ) -> None:
     """Copy a checkpoint folder, its report and run card into the registry; what serves stays as it is."""
-    from models.registry import Registry
+    from models.serving.registry import Registry
 
     with _faults(as_json):
         version = Registry(settings.registry).add(folder)
@@ -147,8 +147,8 @@ def promote_command(
     as_json: AsJson = False,
 ) -> None:
     """Let a model serve: whole, better than every baseline of its report, right about golden users. Exit 3 if refused."""
-    from models.golden_checks import counts
-    from models.registry import Registry
+    from models.serving.golden_checks import counts
+    from models.serving.registry import Registry
     from stream.promotion import promote
 
     with _faults(as_json):
@@ -178,7 +178,7 @@ def promote_command(
 @with_settings
 def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
     """Let the model serve again that was promoted before the one that serves. Exit 3 if it was altered since."""
-    from models.registry import Registry
+    from models.serving.registry import Registry
 
     with _faults(as_json):
         production = Registry(settings.registry).rollback(at=_now(), command=_command())
@@ -191,8 +191,8 @@ def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
 @contextmanager
 def _faults(as_json: bool) -> Iterator[None]:
     """Say in one line why a command cannot go on: 3 where a model is refused, 2 where what was asked for is not there."""
-    from models.checkpoint import CheckpointError
     from models.network.encoder_parts import EncoderError
+    from models.serving.checkpoint import CheckpointError
     from stream.promotion import Ground, PromotionRefused
 
     try:
@@ -222,7 +222,7 @@ def _folder(registry: "Registry", model: str) -> Path:
 
 
 def _golden(path: Path | None) -> "Golden":
-    from models.golden import GOLDEN_USERS, load_golden
+    from models.serving.golden_users import GOLDEN_USERS, load_golden
 
     return load_golden(path or GOLDEN_USERS)
 

@@ -16,7 +16,7 @@ from stream.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from models.scorer import Scorer
+    from models.serving.scorer import Scorer
 
 EXIT_MISMATCH = 3
 
@@ -109,7 +109,7 @@ def _print_tables(console: "Console", tables: dict[str, list[tuple[str, str]]]) 
 
 
 def _load_scorer(settings: Settings) -> "Scorer":
-    from models.scorer import Scorer
+    from models.serving.scorer import Scorer
 
     if not settings.checkpoint.is_dir():
         raise SettingsError(

@@ -192,12 +192,12 @@ def _write(
 
     import msgspec
 
-    from models.checkpoint import OWN_ENCODER, Provenance, save_checkpoint
-    from models.checkpoint_files import copy_encoder
     from models.data.examples import Slice
     from models.network.encoder_parts import encoder_licence
     from models.optimisation import parameter_counts
     from models.run_card import LEARNT_UNTIL_MS, RunCard, machine_facts, write_run_card
+    from models.serving.checkpoint import OWN_ENCODER, Provenance, save_checkpoint
+    from models.serving.checkpoint_files import copy_encoder
 
     created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
     settings: dict[str, Any] = msgspec.to_builtins(config)

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.checkpoint import WEIGHTS
 from models.features.spec import FEATURE_SPEC
-from models.registry import PRODUCTION, Change, Production, Registry
+from models.serving.checkpoint import WEIGHTS
+from models.serving.registry import PRODUCTION, Change, Production, Registry
 from schemas.codec import decode, encode
 from schemas.signals import ChurnRisk, Interest
 from stream.admin import apply

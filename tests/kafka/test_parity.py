@@ -9,7 +9,7 @@ from msgspec import to_builtins
 
 from models.features.spec import SENTIMENT
 from models.features.user_state import decode_row
-from models.scorer import Scorer
+from models.serving.scorer import Scorer
 from schemas.codec import decode
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
 from stream.event_log import LoggedEvent

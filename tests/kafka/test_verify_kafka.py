@@ -13,7 +13,7 @@ import pytest
 from msgspec import to_builtins
 
 from models.features.spec import KINDS
-from models.scorer import Scorer
+from models.serving.scorer import Scorer
 from stream.event_log import LogWriter
 from stream.record import Recorded, record
 from stream.simulate import simulate

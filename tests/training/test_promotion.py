@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
 from models.data.examples import Slice
 from models.data.labels import Labelling
 from models.data.landmarks import DEFAULT_SHARES, Sampling, periods_of
-from models.golden import Golden, load_golden
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.presets import TrainConfig
-from models.registry import Registry, RegistryError
 from models.report_document import REPORT
+from models.serving.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
+from models.serving.golden_users import Golden, load_golden
+from models.serving.registry import Registry, RegistryError
 from models.train import train
 from models.training_loop import LoopConfig
 from stream.dataset import Plan, cut_dataset, ends_of

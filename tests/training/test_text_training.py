@@ -15,6 +15,7 @@ from models.network.encoder import Encoder
 from models.network.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
 from models.network.text_heads import HeadsConfig, TextHeads
 from models.optimisation import OptimiserConfig, parameter_counts
+from models.serving.tuned_encoder import TunedError, head_probabilities, load_tuned
 from models.text.evaluation import evaluate_text
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
@@ -23,7 +24,6 @@ from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
 from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare
 from models.text.training import TextRun, few_labels, train_text
-from models.text.tuned import TunedError, head_probabilities, load_tuned
 from models.training_loop import LoopConfig
 
 OPINIONS = {True: ["zzz great", "zz lovely zz", "fizz buzz zz"], False: ["qqq awful", "qq poor qq", "quick qq aqua"]}

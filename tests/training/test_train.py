@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import Catalogue, Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
 from models.data.examples import Example, ReviewExample, Slice
 from models.data.labels import DAY_MS, HORIZONS_DAYS
 from models.features.spec import FEATURE_SPEC
@@ -20,8 +19,9 @@ from models.objective import Objective, Weights, make_negatives
 from models.optimisation import OptimiserConfig
 from models.predict import predict, predict_with
 from models.presets import PRESETS, TrainConfig
-from models.scorer import Scorer
 from models.served_scores import ALONE, SERVED, load_candidates
+from models.serving.checkpoint import Catalogue, Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
+from models.serving.scorer import Scorer
 from models.targets import TrainingError
 from models.train import Trained, train
 from models.training_data import prepare

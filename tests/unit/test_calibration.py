@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.calibration import fit_hazards, fit_platt
-from models.checkpoint import Platt
 from models.network.survival import Exposures
-from models.scorer import sigmoid
+from models.serving.calibration import fit_hazards, fit_platt
+from models.serving.checkpoint import Platt
+from models.serving.scorer import sigmoid
 
 
 def test_platt_scaling_finds_the_distortion_it_was_given_and_trusts_few_examples_little() -> None:

@@ -8,7 +8,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.checkpoint import (
+from models.features.spec import FEATURE_SPEC
+from models.network.inputs import Normalisation
+from models.network.network import Network, NetworkConfig
+from models.network.rhythm import RHYTHM_NAMES
+from models.serving.checkpoint import (
     ITEM_CATEGORIES,
     MANIFEST,
     OWN_ENCODER,
@@ -25,11 +29,7 @@ from models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from models.checkpoint_files import copy_encoder
-from models.features.spec import FEATURE_SPEC
-from models.network.inputs import Normalisation
-from models.network.network import Network, NetworkConfig
-from models.network.rhythm import RHYTHM_NAMES
+from models.serving.checkpoint_files import copy_encoder
 
 F = len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
 CONFIG = NetworkConfig(text_dimension=8, numbers=F, labels=2, horizons=3, width=16, heads=2, blocks=1)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from models.checkpoint import WEIGHTS
+from models.serving.checkpoint import WEIGHTS
 from stream.cli.models import app
 from tests.checkpoints import EASY, IMPOSSIBLE, flip_a_byte, report, tiny_checkpoint
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.golden import (
+from models.serving.golden_checks import Reads, check_equal, check_probabilities, check_stories, counts, risk_after
+from models.serving.golden_users import (
     SHOPPER,
     START_MS,
     Golden,
@@ -20,8 +21,7 @@ from models.golden import (
     load_golden,
     millis,
 )
-from models.golden_checks import Reads, check_equal, check_probabilities, check_stories, counts, risk_after
-from models.scorer import Scorer, Scores
+from models.serving.scorer import Scorer, Scores
 from stream.golden import check_golden, request_of
 from stream.settings import load_settings
 from tests.builders import DAY_MS

@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.item_categories import HALF_LIFE_DAYS, with_item_categories
 from models.network.inputs import arrange, vocabulary
+from models.serving.item_categories import HALF_LIFE_DAYS, with_item_categories
 from tests.builders import DAY_MS, NOW_MS, history_entry, score_request
 
 CATEGORIES = {"mug-1": "kitchen", "rake-1": "garden"}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.item_prior import (
+from models.serving.item_prior import (
     LEAST_POPULARITY,
     OWN_FADE,
     ItemPrior,

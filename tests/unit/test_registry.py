@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.checkpoint import WEIGHTS, CheckpointError
-from models.registry import PRODUCTION, Production, Registry, RegistryError, serving
+from models.serving.checkpoint import WEIGHTS, CheckpointError
+from models.serving.registry import PRODUCTION, Production, Registry, RegistryError, serving
 from tests.checkpoints import flip_a_byte, report, tiny_checkpoint
 
 AT = "2026-11-01T00:00:00Z"

@@ -7,14 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import Calibration, Checkpoint, CheckpointError, Contract, Manifest, Platt, Provenance, load_checkpoint
 from models.features.spec import FEATURE_SPEC, KINDS
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.network.inputs import Normalisation
 from models.network.network import Logits, Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
-from models.scorer import Scorer, SpecMismatch, calibrate
+from models.serving.checkpoint import (
+    Calibration,
+    Checkpoint,
+    CheckpointError,
+    Contract,
+    Manifest,
+    Platt,
+    Provenance,
+    load_checkpoint,
+)
+from models.serving.scorer import Scorer, SpecMismatch, calibrate
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
 from tests.builders import NOW_MS, history_entry, score_request

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.checkpoint import WEIGHTS, CheckpointError
-from models.registry import PRODUCTION, Registry, RegistryError
+from models.serving.checkpoint import WEIGHTS, CheckpointError
+from models.serving.registry import PRODUCTION, Registry, RegistryError
 from stream.metrics import model_metrics
 from stream.served_model import ServedModel
 from tests.checkpoints import flip_a_byte, tiny_checkpoint, tuned_checkpoint

@@ -98,6 +98,6 @@ def test_a_text_has_at_most_two_terms_a_character(text: str) -> None:
 
 
 def test_the_scorer_loads_no_scikit_learn() -> None:
-    program = "import sys, models.scorer; sys.exit(', '.join(sorted({'sklearn', 'scipy'} & set(sys.modules))) or None)"
+    program = "import sys, models.serving.scorer; sys.exit(', '.join(sorted({'sklearn', 'scipy'} & set(sys.modules))) or None)"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

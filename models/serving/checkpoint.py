@@ -17,17 +17,17 @@ import safetensors.numpy
 import safetensors.torch
 from msgspec import Struct
 
-from models.checkpoint_files import ENCODER as ENCODER
-from models.checkpoint_files import ENCODER_FILE, RETRAIN, checked_content, checked_weights, encoder_files, replace_file
-from models.checkpoint_files import CheckpointError as CheckpointError
-from models.checkpoint_files import FileFacts as FileFacts
 from models.features.spec import FEATURE_SPEC
-from models.item_prior import ItemPrior
 from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
 from models.linear.tfidf import TermsError
 from models.network.inputs import Normalisation
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
+from models.serving.checkpoint_files import ENCODER as ENCODER
+from models.serving.checkpoint_files import ENCODER_FILE, RETRAIN, checked_content, checked_weights, encoder_files, replace_file
+from models.serving.checkpoint_files import CheckpointError as CheckpointError
+from models.serving.checkpoint_files import FileFacts as FileFacts
+from models.serving.item_prior import ItemPrior
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"

@@ -12,12 +12,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.golden import Golden, Story, millis
 from models.network.survival import risk, survival_at
+from models.serving.golden_users import Golden, Story, millis
 from schemas.topics import DAY_MS
 
 if TYPE_CHECKING:  # only who scores needs torch
-    from models.scorer import Scores
+    from models.serving.scorer import Scores
 
 FLOAT_SLACK = 1e-9
 SILENT_DAYS = (0.0, 1.0, 3.0, 7.0, 14.0, 30.0, 60.0)

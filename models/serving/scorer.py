@@ -12,16 +12,16 @@ import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
 from models.data.labels import DAY_MS
 from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
-from models.item_categories import with_item_categories
-from models.item_prior import counted_chances, mix_items
 from models.network.encoder import Encoder, Vectors, plan_batches
 from models.network.inputs import Rows, arrange, collate, vocabulary
 from models.network.network import Logits
 from models.network.survival import risk
-from models.registry import serving
+from models.serving.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
+from models.serving.item_categories import with_item_categories
+from models.serving.item_prior import counted_chances, mix_items
+from models.serving.registry import serving
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 
 BATCH_ROWS = 64

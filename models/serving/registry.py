@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from models.checkpoint import MANIFEST, CheckpointError, Manifest, load_checkpoint
+from models.serving.checkpoint import MANIFEST, CheckpointError, Manifest, load_checkpoint
 
 PRODUCTION = "production.json"
 FORMAT_VERSION = 1

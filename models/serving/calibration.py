@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.checkpoint import Calibration, Platt
 from models.network.survival import Exposures, hazard_loss
-from models.scorer import sigmoid
+from models.serving.checkpoint import Calibration, Platt
+from models.serving.scorer import sigmoid
 
 Floats = NDArray[np.float64]
 
