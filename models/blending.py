@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from models.data.examples import Slice
+from models.evaluation.class_metrics import blend_losses
 from models.linear.linear_model import Loss, best_share, fit_best, fit_linear
 from models.linear.sentiment_terms import CUTS, MoodTerms
 from models.linear.tfidf import TermsError, best_terms
 from models.network.losses import binary_loss
 from models.network.network import Network
 from models.objective import mean_hazard_loss
-from models.text.measures import blend_losses
 from models.training_data import Data, Reviews, predict_logits
 
 LEAST_TO_CHOOSE = 20  # validation reviews

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.data.examples import Example, churned_within, silent_ms
 from models.data.labels import DAY_MS
-from models.metrics import auc, ece
+from models.evaluation.metrics import auc, ece
 from models.network.survival import risk
 from models.serving.checkpoint import Contract
 from models.serving.scorer import Calibrated

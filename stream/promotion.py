@@ -9,13 +9,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from models.evaluation.report_document import REPORT, ReportError
+from models.evaluation.verdict import EVALUATE, read_verdict
 from models.network.encoder_parts import EncoderError
-from models.report_document import REPORT, ReportError
 from models.serving.checkpoint import CheckpointError, load_checkpoint
 from models.serving.golden_checks import Finding
 from models.serving.golden_users import Golden
 from models.serving.registry import Production, Registry
-from models.verdict import EVALUATE, read_verdict
 from stream.golden import check_golden
 from stream.served_model import load_scorer
 

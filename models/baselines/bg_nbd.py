@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from models.baselines.churn import known_outcomes, logistic, purchase_frequency, rfm_features
-from models.bootstrap import Floats
 from models.data.examples import Example
+from models.evaluation.bootstrap import Floats
 
 PENALTY = 0.001
 RECENCY, TENURE, SPAN = 1, 2, 3  # columns of rfm_features

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from models.bootstrap import Floats
 from models.data.examples import Example
+from models.evaluation.bootstrap import Floats
 
 POPULARITY_SHARE = 1e-3  # what popularity counts beside a user's own shares
 HISTORY_DECAY = 0.9  # per remembered event, where interest is read off the items

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.bootstrap import Floats
 from models.data.examples import DAY_MS, Example
+from models.evaluation.bootstrap import Floats
+from models.evaluation.outcomes import silent_days, stayed_away
 from models.features.spec import FEATURE_SPEC, KINDS
-from models.outcomes import silent_days, stayed_away
 
 MIN_OUTCOMES = 10  # of each kind: fewer teach nothing
 HOUR_MS = 3_600_000

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.bootstrap import Floats
 from models.data.examples import DAY_MS, Example
+from models.evaluation.bootstrap import Floats
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

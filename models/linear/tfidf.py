@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.evaluation.class_metrics import Floats, Indices, log_loss
 from models.network.losses import UNKNOWN
-from models.text.measures import Floats, Indices, log_loss
 
 STRENGTHS = (4.0, 1.0, 10.0)  # C of the regression; the first where no text was held out
 MAX_TERMS = 50_000  # the commonest; 131,788 gave Chinese reviews nothing more (DECISIONS.md)

@@ -13,13 +13,13 @@ import safetensors.torch
 import torch
 from msgspec import Struct
 
+from models.evaluation.class_metrics import Floats
 from models.network.encoder import Encoder, Vectors
 from models.network.encoder_parts import Parts, save_encoder
 from models.network.losses import ordinal_probabilities
 from models.network.text_heads import HeadsConfig, TextHeads, TextLogits
 from models.serving.checkpoint import FileFacts
 from models.text.fine_tuning import TextConfig
-from models.text.measures import Floats
 
 ENCODER, HEADS, MANIFEST = "encoder", "heads.safetensors", "manifest.json"
 FORMAT_VERSION = 1

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.evaluation.class_metrics import Floats, Indices
 from models.linear.tfidf import Cut, Labelled, TermsError, best_terms, characters
 from models.network.losses import UNKNOWN
-from models.text.measures import Floats, Indices
 
 
 def majority(classes: Indices, count: int, rows: int) -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from models.data.examples import Slice
-from models.text.measures import Indices
+from models.evaluation.class_metrics import Indices
 from models.text.rows import ReviewRows
 
 Measures = dict[str, Any]

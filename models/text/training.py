@@ -15,6 +15,7 @@ import torch
 from msgspec import Struct, structs
 
 from models.data.examples import ReviewExample, Slice
+from models.evaluation.class_metrics import Indices
 from models.linear.words import analysers, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import Parts, encoder_licence, load_parts
@@ -26,7 +27,6 @@ from models.text.evaluation import evaluate_text
 from models.text.few_labels import CurvePoint, few_labels_curve
 from models.text.fine_tuning import TextConfig, Tuned, fine_tune
 from models.text.language import check_readable
-from models.text.measures import Indices
 from models.text.review_files import Reviews
 from models.text.rows import ReviewRows, prepare
 from models.text.synonyms import word_neighbours

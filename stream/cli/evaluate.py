@@ -17,8 +17,8 @@ from stream.cli.options import AsJson
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from models.candidates import Candidate
-    from models.report_document import Report
+    from models.evaluation.candidates import Candidate
+    from models.evaluation.report_document import Report
 
 
 def evaluate_command(
@@ -44,8 +44,8 @@ def evaluate_command(
     import msgspec
     from rich.console import Console
 
-    from models.report import render
-    from models.report_document import PAGE, REPORT, write_report
+    from models.evaluation.report_document import PAGE, REPORT, write_report
+    from models.evaluation.report_page import render
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     options = {"--replicates": replicates, "--grace-days": grace_days, "--seed": seed}
@@ -83,11 +83,11 @@ def _measure(
 
     import msgspec
 
-    from models.candidates import Setup
     from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
-    from models.evaluate import FITTED_ON, evaluate
-    from models.report_document import Report
-    from models.served_scores import FEW_LABELS, SERVED, few_labels_points, load_candidates
+    from models.evaluation.candidates import Setup
+    from models.evaluation.evaluate_model import FITTED_ON, evaluate
+    from models.evaluation.report_document import Report
+    from models.evaluation.served_scores import FEW_LABELS, SERVED, few_labels_points, load_candidates
 
     manifest, clusters = read_manifest(dataset), read_categories(dataset)
     with console.status("reading the dataset"):

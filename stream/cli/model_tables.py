@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from stream.cli.show import print_table
 
 if TYPE_CHECKING:
+    from models.evaluation.verdict import Judged
     from models.serving.checkpoint import Manifest
     from models.serving.golden_checks import Finding
     from models.serving.registry import Registry
-    from models.verdict import Judged
 
 HEADLINES = (  # column, then where it lies in a manifest's metrics
     ("churn 30d AUC", ("churn", "30d", "auc")),
@@ -37,9 +37,9 @@ def print_models(models: list[dict[str, Any]]) -> None:
 
 def model_facts(registry: "Registry", version: str, current: str | None) -> dict[str, Any]:
     """Say what a list shows of one model; `fault` is why it cannot be read."""
-    from models.report_document import REPORT, ReportError
+    from models.evaluation.report_document import REPORT, ReportError
+    from models.evaluation.verdict import read_verdict
     from models.serving.checkpoint import CheckpointError, read_manifest
-    from models.verdict import read_verdict
 
     facts: dict[str, Any] = {"model_version": version, "current": version == current, "created_at": None}
     facts |= {"encoder": None, "metrics": {}, "verdict": "no report", "fault": None}

@@ -55,10 +55,10 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
     """Show a model's manifest, what its report says against baselines, and when it served."""
     import msgspec
 
-    from models.report_document import REPORT
+    from models.evaluation.report_document import REPORT
+    from models.evaluation.verdict import read_verdict
     from models.serving.checkpoint import read_manifest
     from models.serving.registry import Registry
-    from models.verdict import read_verdict
 
     registry = Registry(settings.registry)
     with _faults(as_json):

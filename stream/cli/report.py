@@ -9,8 +9,8 @@ import typer
 from stream.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from models.bootstrap import Interval
-    from models.report_diff import ReportDiff
+    from models.evaluation.bootstrap import Interval
+    from models.evaluation.report_diff import ReportDiff
 
 app = typer.Typer(no_args_is_help=True, help="Compare reports of footfall evaluate.")
 
@@ -30,8 +30,8 @@ def diff_command(
     """Show the metrics of two reports, and which changes exceed the noise: their 95 % intervals do not overlap."""
     import msgspec
 
-    from models.report_diff import diff_reports
-    from models.report_document import ReportError, read_report
+    from models.evaluation.report_diff import diff_reports
+    from models.evaluation.report_document import ReportError, read_report
 
     try:
         found = diff_reports(read_report(a), read_report(b))

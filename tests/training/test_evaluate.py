@@ -13,15 +13,15 @@ from typer.testing import CliRunner
 from models.baselines.categories import rank_categories
 from models.baselines.churn import rfm_logistic
 from models.baselines.items import rank_items
-from models.candidates import Candidate, Setup
-from models.churn_evaluation import asked_alike
 from models.data.examples import LANDMARK, Example, ReviewExample, Slice
-from models.evaluate import Evaluated, EvaluationError, evaluate
+from models.evaluation.candidates import Candidate, Setup
+from models.evaluation.churn_evaluation import asked_alike
+from models.evaluation.evaluate_model import Evaluated, EvaluationError, evaluate
+from models.evaluation.outcomes import stayed_away
+from models.evaluation.report_diff import diff_reports
+from models.evaluation.report_document import Report, ReportError, read_report, write_report
+from models.evaluation.report_page import render
 from models.network.survival import HORIZONS_DAYS
-from models.outcomes import stayed_away
-from models.report import render
-from models.report_diff import diff_reports
-from models.report_document import Report, ReportError, read_report, write_report
 from stream.cli.main import app
 from tests.made_examples import made_examples, made_reviews
 

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from models.data.dataset_files import read_manifest, write_examples, write_manifest
-from models.report_document import read_report
-from models.served_scores import few_labels_points
+from models.evaluation.report_document import read_report
+from models.evaluation.served_scores import few_labels_points
 from stream.cli.main import app
 from stream.event_log import write_log
 from stream.simulate import simulate

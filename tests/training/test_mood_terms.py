@@ -12,8 +12,11 @@ import safetensors.torch
 import torch
 
 from models.blending import LEAST_TO_CHOOSE, fit_mood_terms, fit_sentiment, moods
-from models.candidates import Candidate, Setup
 from models.data.examples import ReviewExample, Slice
+from models.evaluation.candidates import Candidate, Setup
+from models.evaluation.class_metrics import log_loss
+from models.evaluation.served_scores import ALONE, SERVED, load_candidates
+from models.evaluation.text_evaluation import evaluate_texts
 from models.features.spec import FEATURE_SPEC
 from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
 from models.linear.tfidf import MAX_TERMS, Terms, TermsError, characters, words
@@ -22,12 +25,9 @@ from models.network.encoder_parts import RANDOM_TINY
 from models.network.network import Network, NetworkConfig
 from models.optimisation import OptimiserConfig
 from models.presets import TrainConfig
-from models.served_scores import ALONE, SERVED, load_candidates
 from models.serving.calibration import fit_platt
 from models.serving.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
 from models.serving.scorer import Scorer, sigmoid
-from models.text.measures import log_loss
-from models.text_evaluation import evaluate_texts
 from models.train import Trained, train
 from models.training_data import Reviews, rated_reviews
 from models.training_loop import LoopConfig

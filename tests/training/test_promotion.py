@@ -10,10 +10,10 @@ import pytest
 from models.data.examples import Slice
 from models.data.labels import Labelling
 from models.data.landmarks import DEFAULT_SHARES, Sampling, periods_of
+from models.evaluation.report_document import REPORT
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.presets import TrainConfig
-from models.report_document import REPORT
 from models.serving.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
 from models.serving.golden_users import Golden, load_golden
 from models.serving.registry import Registry, RegistryError

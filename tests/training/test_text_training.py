@@ -9,6 +9,7 @@ import torch
 from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
+from models.evaluation.class_metrics import blend_losses, class_measures, prior_power, reweighted
 from models.linear.linear_model import best_share
 from models.network.adapters import AdaptationConfig, Peft, adapt, merged, rank_allocation
 from models.network.encoder import Encoder
@@ -19,7 +20,6 @@ from models.serving.tuned_encoder import TunedError, head_probabilities, load_tu
 from models.text.evaluation import evaluate_text
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
-from models.text.measures import blend_losses, class_measures, prior_power, reweighted
 from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
 from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare

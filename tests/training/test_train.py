@@ -10,6 +10,8 @@ import torch
 
 from models.data.examples import Example, ReviewExample, Slice
 from models.data.labels import DAY_MS, HORIZONS_DAYS
+from models.evaluation.predict import predict, predict_with
+from models.evaluation.served_scores import ALONE, SERVED, load_candidates
 from models.features.spec import FEATURE_SPEC
 from models.history_augmentation import changed_copies
 from models.network.encoder import Encoder
@@ -17,9 +19,7 @@ from models.network.encoder_parts import RANDOM_TINY
 from models.network.network import Network, NetworkConfig
 from models.objective import Objective, Weights, make_negatives
 from models.optimisation import OptimiserConfig
-from models.predict import predict, predict_with
 from models.presets import PRESETS, TrainConfig
-from models.served_scores import ALONE, SERVED, load_candidates
 from models.serving.checkpoint import Catalogue, Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
 from models.serving.scorer import Scorer
 from models.targets import TrainingError

@@ -11,8 +11,8 @@ from models.baselines.bg_nbd import NotConverged, Parameters, bg_nbd, expected_p
 from models.baselines.categories import own_shares, rank_categories, wanted_labels
 from models.baselines.churn import TooFewOutcomes, gradient_boosting, majority, recency, rfm_features, rfm_logistic
 from models.data.examples import DAY_MS, Example, Slice
+from models.evaluation.outcomes import stayed_away
 from models.linear.tfidf import characters, words
-from models.outcomes import stayed_away
 from models.text.baselines import majority as text_majority
 from models.text.baselines import tf_idf
 from tests.builders import NOW_MS, history_entry, purchase

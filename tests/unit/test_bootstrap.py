@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.bootstrap import Interval, interval, replicate, user_weights
-from models.metrics import ece, mean
+from models.evaluation.bootstrap import Interval, interval, replicate, user_weights
+from models.evaluation.metrics import ece, mean
 
 
 def test_the_first_row_is_the_sample_as_it_is() -> None:

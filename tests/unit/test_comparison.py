@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.comparison import compare, judge
-from models.metrics import mean
+from models.evaluation.comparison import compare, judge
+from models.evaluation.metrics import mean
 
 WEIGHTS = np.vstack([np.ones((1, 400)), np.random.default_rng(0).multinomial(400, np.full(400, 1 / 400), 200)]).astype(np.uint8)
 NOISE = np.random.default_rng(1).normal(0, 0.1, 400)

@@ -20,8 +20,8 @@ from models.baselines.bg_nbd import bg_nbd
 from models.baselines.churn import gradient_boosting, recency, rfm_logistic
 from models.baselines.items import co_occurrence
 from models.data.examples import DAY_MS, Example, Slice
-from models.metrics import ranking_statistics
-from models.outcomes import stayed_away
+from models.evaluation.metrics import ranking_statistics
+from models.evaluation.outcomes import stayed_away
 from models.text.baselines import tf_idf
 from schemas.codec import event_decoder
 from schemas.events import Purchase

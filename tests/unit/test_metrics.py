@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from models import metrics
-from models.bootstrap import Statistic
+from models.evaluation import metrics
+from models.evaluation.bootstrap import Statistic
 
 Floats = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.survival_metrics import concordance, first_alert_days, kaplan_meier, lead_time
+from models.evaluation.survival_metrics import concordance, first_alert_days, kaplan_meier, lead_time
 
 User = st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 4))
 

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from models.baselines.bg_nbd import NotConverged, bg_nbd
 from models.baselines.churn import MIN_OUTCOMES, TooFewOutcomes, gradient_boosting, majority, recency, rfm_logistic
-from models.bootstrap import Floats, user_weights
-from models.candidates import Candidate, Setup
-from models.comparison import Compared, Replicates, compare
 from models.data.examples import LANDMARK, Example
-from models.groups import hashed, measure_groups, user_facts, user_groups
-from models.metrics import auc, binary_statistics, gain_points, precision_recall_points, reliability, roc_points
+from models.evaluation.bootstrap import Floats, user_weights
+from models.evaluation.candidates import Candidate, Setup
+from models.evaluation.comparison import Compared, Replicates, compare
+from models.evaluation.groups import hashed, measure_groups, user_facts, user_groups
+from models.evaluation.metrics import auc, binary_statistics, gain_points, precision_recall_points, reliability, roc_points
+from models.evaluation.outcomes import absent_days, silent_days, stayed_away, watched_days
+from models.evaluation.report_document import Head, Mistake
+from models.evaluation.survival_metrics import LeadTime, concordance, first_alert_days, kaplan_meier, lead_time
 from models.network.survival import risk, survival_at
-from models.outcomes import absent_days, silent_days, stayed_away, watched_days
-from models.report_document import Head, Mistake
-from models.survival_metrics import LeadTime, concordance, first_alert_days, kaplan_meier, lead_time
 
 BASELINES = {
     "majority": majority,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.bootstrap import Floats
 from models.data.examples import DAY_MS, Example, churned_within, silent_ms
+from models.evaluation.bootstrap import Floats
 
 
 def silent_days(examples: Sequence[Example]) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.bootstrap import Floats, Statistic
+from models.evaluation.bootstrap import Floats, Statistic
 
 Bools = NDArray[np.bool_]
 MAX_PAIRS = 200_000

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from models.bootstrap import Floats
+from models.evaluation.bootstrap import Floats
 
 
 class Candidate(Struct, frozen=True, kw_only=True):

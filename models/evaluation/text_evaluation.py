@@ -10,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bootstrap import Floats, Statistic, user_weights
-from models.candidates import Candidate, Setup
-from models.churn_evaluation import best_baseline
-from models.comparison import Replicates, compare
 from models.data.examples import ReviewExample, Slice
-from models.groups import GroupStatistic, hashed, measure_groups, review_groups
-from models.linear.tfidf import STRENGTHS, Labelled, TermsError, best_terms, characters, words
-from models.metrics import (
+from models.evaluation.bootstrap import Floats, Statistic, user_weights
+from models.evaluation.candidates import Candidate, Setup
+from models.evaluation.churn_evaluation import best_baseline
+from models.evaluation.comparison import Replicates, compare
+from models.evaluation.groups import GroupStatistic, hashed, measure_groups, review_groups
+from models.evaluation.metrics import (
     STARS,
     auc,
     binary_statistics,
@@ -30,7 +29,8 @@ from models.metrics import (
     reliability,
     roc_points,
 )
-from models.report_document import Head, Mistake
+from models.evaluation.report_document import Head, Mistake
+from models.linear.tfidf import STRENGTHS, Labelled, TermsError, best_terms, characters, words
 from models.text.baselines import majority
 
 MIN_TRAINING, MIN_TEST = 20, 20

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from models.baselines.churn import MIN_OUTCOMES
-from models.candidates import Candidate, Setup
-from models.churn_evaluation import BASELINES as CHURN_BASELINES
-from models.churn_evaluation import MEASURES as CHURN_MEASURES
-from models.churn_evaluation import evaluate_churn
-from models.comparison import Replicates, judge
 from models.data.examples import Example, ReviewExample, Slice
-from models.interest_evaluation import evaluate_categories, evaluate_items
-from models.report_document import Head, Verdict
-from models.text_evaluation import evaluate_texts
+from models.evaluation.candidates import Candidate, Setup
+from models.evaluation.churn_evaluation import BASELINES as CHURN_BASELINES
+from models.evaluation.churn_evaluation import MEASURES as CHURN_MEASURES
+from models.evaluation.churn_evaluation import evaluate_churn
+from models.evaluation.comparison import Replicates, judge
+from models.evaluation.interest_evaluation import evaluate_categories, evaluate_items
+from models.evaluation.report_document import Head, Verdict
+from models.evaluation.text_evaluation import evaluate_texts
 
 FITTED_ON = (Slice.TRAIN, Slice.VALIDATION)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bootstrap import Floats, Statistic
+from models.evaluation.bootstrap import Floats, Statistic
 
 Indices = NDArray[np.int64]
 

@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.bootstrap import Floats
-from models.candidates import Candidate
 from models.data.examples import Example, ReviewExample, Slice
+from models.evaluation.bootstrap import Floats
+from models.evaluation.candidates import Candidate
+from models.evaluation.predict import predict_with
+from models.evaluation.text_evaluation import MOODS, STAR_NAMES
 from models.network.encoder import Encoder
-from models.predict import predict_with
 from models.run_card import LEARNT_UNTIL_MS
 from models.serving.checkpoint import Catalogue, encoder_address, load_checkpoint
 from models.serving.item_prior import PARTS
 from models.serving.scorer import Scorer
 from models.serving.tuned_encoder import HEADS, head_probabilities, load_tuned
-from models.text_evaluation import MOODS, STAR_NAMES
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 
 SERVED, ALONE, FROZEN = "model", "network alone", "before fine-tuning"

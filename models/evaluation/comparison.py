@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.bootstrap import Floats, Interval, Statistic, Weights, interval, replicate
-from models.report_document import LOWER_IS_BETTER, Against, Scorer, Status, Verdict
+from models.evaluation.bootstrap import Floats, Interval, Statistic, Weights, interval, replicate
+from models.evaluation.report_document import LOWER_IS_BETTER, Against, Scorer, Status, Verdict
 
 TRIVIAL = frozenset({"majority", "popularity"})  # what must be beaten beyond noise
 MEANS_NOTHING = 0.005  # a difference as small is no reason to prefer a baseline

@@ -6,11 +6,11 @@ Start at render.
 import re
 from collections.abc import Sequence
 
-from models.bootstrap import CONFIDENCE
-from models.comparison import MEANS_NOTHING
-from models.groups import MIN_EXAMPLES
-from models.report_document import Head, Report
-from models.report_plots import draw_few_labels, draw_head, draw_horizons
+from models.evaluation.bootstrap import CONFIDENCE
+from models.evaluation.comparison import MEANS_NOTHING
+from models.evaluation.groups import MIN_EXAMPLES
+from models.evaluation.report_document import Head, Report
+from models.evaluation.report_plots import draw_few_labels, draw_head, draw_horizons
 
 TEMPLATE = "report.html.j2"
 STANDINGS = {

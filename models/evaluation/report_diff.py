@@ -9,8 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from models.bootstrap import Interval
-from models.report_document import LOWER_IS_BETTER, Head, Report
+from models.evaluation.bootstrap import Interval
+from models.evaluation.report_document import LOWER_IS_BETTER, Head, Report
 
 Change = Literal["better", "worse", "within noise", "only in A", "only in B", "unknown"]
 

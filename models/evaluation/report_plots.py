@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from models.report_document import Head, Part
+from models.evaluation.report_document import Head, Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from models.bootstrap import Interval
+from models.evaluation.bootstrap import Interval
 
 FORMAT_VERSION = 1
 REPORT, PAGE = "report.json", "report.html"

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from models.report_document import ReportError
+from models.evaluation.report_document import ReportError
 
 EVALUATE = "run footfall evaluate on it"
 

@@ -9,15 +9,15 @@ import numpy as np
 
 from models.baselines.categories import rank_categories, wanted_labels
 from models.baselines.items import rank_items
-from models.bootstrap import Floats, user_weights
-from models.candidates import Candidate, Setup
-from models.churn_evaluation import best_baseline
-from models.comparison import Replicates, compare
 from models.data.examples import Example
-from models.groups import hashed, measure_groups, user_facts, user_groups
-from models.metrics import item_ndcg, label_precision, label_statistics, mean, ranking_statistics, reliability
-from models.outcomes import silent_days
-from models.report_document import Head, Mistake
+from models.evaluation.bootstrap import Floats, user_weights
+from models.evaluation.candidates import Candidate, Setup
+from models.evaluation.churn_evaluation import best_baseline
+from models.evaluation.comparison import Replicates, compare
+from models.evaluation.groups import hashed, measure_groups, user_facts, user_groups
+from models.evaluation.metrics import item_ndcg, label_precision, label_statistics, mean, ranking_statistics, reliability
+from models.evaluation.outcomes import silent_days
+from models.evaluation.report_document import Head, Mistake
 
 CATEGORY_MEASURES = ("map",)
 ITEM_MEASURES = ("ndcg_10", "next_hit_rate_20", "next_mrr_20")
