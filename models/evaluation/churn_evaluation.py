@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.baselines.bg_nbd import NotConverged, bg_nbd
-from models.baselines.churn import MIN_OUTCOMES, TooFewOutcomes, gradient_boosting, majority, recency, rfm_logistic
 from models.data.examples import LANDMARK, Example
+from models.evaluation.baselines.bg_nbd import NotConverged, bg_nbd
+from models.evaluation.baselines.churn_baselines import (
+    MIN_OUTCOMES,
+    TooFewOutcomes,
+    gradient_boosting,
+    majority,
+    recency,
+    rfm_logistic,
+)
 from models.evaluation.bootstrap import Floats, user_weights
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.comparison import Compared, Replicates, compare

@@ -7,8 +7,8 @@ the same draws of users. Knows no model: scores come as candidates. Start at eva
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from models.baselines.churn import MIN_OUTCOMES
 from models.data.examples import Example, ReviewExample, Slice
+from models.evaluation.baselines.churn_baselines import MIN_OUTCOMES
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.churn_evaluation import BASELINES as CHURN_BASELINES
 from models.evaluation.churn_evaluation import MEASURES as CHURN_MEASURES

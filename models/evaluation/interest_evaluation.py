@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from models.baselines.categories import rank_categories, wanted_labels
-from models.baselines.items import rank_items
 from models.data.examples import Example
+from models.evaluation.baselines.category_baselines import rank_categories, wanted_labels
+from models.evaluation.baselines.item_baselines import rank_items
 from models.evaluation.bootstrap import Floats, user_weights
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.churn_evaluation import best_baseline

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.examples import ReviewExample, Slice
+from models.evaluation.baselines.review_baselines import majority
 from models.evaluation.bootstrap import Floats, Statistic, user_weights
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.churn_evaluation import best_baseline
@@ -31,7 +32,6 @@ from models.evaluation.metrics import (
 )
 from models.evaluation.report_document import Head, Mistake
 from models.linear.tfidf import STRENGTHS, Labelled, TermsError, best_terms, characters, words
-from models.text.baselines import majority
 
 MIN_TRAINING, MIN_TEST = 20, 20
 SHOWN_CHARACTERS = 60

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from models.data.examples import Slice
+from models.evaluation.baselines.review_baselines import majority, tf_idf
 from models.evaluation.class_metrics import Floats, Indices, blend_losses, class_measures, prior_power, reweighted
 from models.linear.linear_model import best_share
 from models.linear.tfidf import Cut, singly_and_paired
@@ -16,7 +17,6 @@ from models.network.encoder import Encoder
 from models.network.losses import UNKNOWN
 from models.network.text_heads import TextHeads
 from models.serving.tuned_encoder import head_probabilities
-from models.text.baselines import majority, tf_idf
 from models.text.rows import ReviewRows
 
 STARS = ("1", "2", "3", "4", "5")

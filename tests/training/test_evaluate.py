@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.baselines.categories import rank_categories
-from models.baselines.churn import rfm_logistic
-from models.baselines.items import rank_items
 from models.data.examples import LANDMARK, Example, ReviewExample, Slice
+from models.evaluation.baselines.category_baselines import rank_categories
+from models.evaluation.baselines.churn_baselines import rfm_logistic
+from models.evaluation.baselines.item_baselines import rank_items
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.churn_evaluation import asked_alike
 from models.evaluation.evaluate_model import Evaluated, EvaluationError, evaluate

@@ -5,16 +5,23 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.baselines import bg_nbd as bg_nbd_model
-from models.baselines import items as item_baselines
-from models.baselines.bg_nbd import NotConverged, Parameters, bg_nbd, expected_purchases
-from models.baselines.categories import own_shares, rank_categories, wanted_labels
-from models.baselines.churn import TooFewOutcomes, gradient_boosting, majority, recency, rfm_features, rfm_logistic
 from models.data.examples import DAY_MS, Example, Slice
+from models.evaluation.baselines import bg_nbd as bg_nbd_model
+from models.evaluation.baselines import item_baselines as item_baselines
+from models.evaluation.baselines.bg_nbd import NotConverged, Parameters, bg_nbd, expected_purchases
+from models.evaluation.baselines.category_baselines import own_shares, rank_categories, wanted_labels
+from models.evaluation.baselines.churn_baselines import (
+    TooFewOutcomes,
+    gradient_boosting,
+    majority,
+    recency,
+    rfm_features,
+    rfm_logistic,
+)
+from models.evaluation.baselines.review_baselines import majority as text_majority
+from models.evaluation.baselines.review_baselines import tf_idf
 from models.evaluation.outcomes import stayed_away
 from models.linear.tfidf import characters, words
-from models.text.baselines import majority as text_majority
-from models.text.baselines import tf_idf
 from tests.builders import NOW_MS, history_entry, purchase
 from tests.made_examples import examples_of, made_examples, made_purchases
 

@@ -16,13 +16,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold
 
-from models.baselines.bg_nbd import bg_nbd
-from models.baselines.churn import gradient_boosting, recency, rfm_logistic
-from models.baselines.items import co_occurrence
 from models.data.examples import DAY_MS, Example, Slice
+from models.evaluation.baselines.bg_nbd import bg_nbd
+from models.evaluation.baselines.churn_baselines import gradient_boosting, recency, rfm_logistic
+from models.evaluation.baselines.item_baselines import co_occurrence
+from models.evaluation.baselines.review_baselines import tf_idf
 from models.evaluation.metrics import ranking_statistics
 from models.evaluation.outcomes import stayed_away
-from models.text.baselines import tf_idf
 from schemas.codec import event_decoder
 from schemas.events import Purchase
 from stream.importers.online_retail import import_online_retail

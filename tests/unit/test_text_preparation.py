@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
+from models.evaluation.baselines.review_baselines import tf_idf
 from models.history_augmentation import crop, jitter, mask, reorder
 from models.linear.tfidf import singly_and_paired
 from models.linear.word_lists import WordListError, bears_opinion, is_negation, stop_words
@@ -26,7 +27,6 @@ from models.text.augmentation import (
     replace,
     swap,
 )
-from models.text.baselines import tf_idf
 from models.text.cleaning import CleaningConfig, Reason, clean_reviews, clean_text
 from models.text.synonyms import word_neighbours
 from schemas.scoring import HistoryEntry

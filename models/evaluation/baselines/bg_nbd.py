@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.baselines.churn import known_outcomes, logistic, purchase_frequency, rfm_features
 from models.data.examples import Example
+from models.evaluation.baselines.churn_baselines import known_outcomes, logistic, purchase_frequency, rfm_features
 from models.evaluation.bootstrap import Floats
 
 PENALTY = 0.001
