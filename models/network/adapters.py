@@ -69,7 +69,7 @@ class BottleneckAdapter(nn.Module):
 
 
 class RankAllocation:
-    """AdaLoRA's budget of ranks, moved to where the gradients say it matters; models.training_loop calls it."""
+    """AdaLoRA's budget of ranks, moved to where the gradients say it matters; models.training.loop calls it."""
 
     def __init__(self, model: Any) -> None:
         self._tuner = model.base_model

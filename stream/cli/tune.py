@@ -34,8 +34,8 @@ def tune_command(
     from models.data.dataset_files import read_categories, read_examples, read_manifest
     from models.data.examples import Slice
     from models.network.encoder import Encoder
-    from models.presets import PRESETS
-    from models.tuning import tune
+    from models.training.presets import PRESETS
+    from models.training.tuning import tune
 
     def say(number: int, loss: float | None) -> None:
         typer.echo(f"trial {number}: " + ("ended early" if loss is None else f"validation loss {loss:.4f}"), err=True)

@@ -11,7 +11,6 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from models.blending import LEAST_TO_CHOOSE, fit_mood_terms, fit_sentiment, moods
 from models.data.examples import ReviewExample, Slice
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.class_metrics import log_loss
@@ -23,14 +22,15 @@ from models.linear.tfidf import MAX_TERMS, Terms, TermsError, characters, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.network.network import Network, NetworkConfig
-from models.optimisation import OptimiserConfig
-from models.presets import TrainConfig
 from models.serving.calibration import fit_platt
 from models.serving.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
 from models.serving.scorer import Scorer, sigmoid
-from models.train import Trained, train
-from models.training_data import Reviews, rated_reviews
-from models.training_loop import LoopConfig
+from models.training.blending import LEAST_TO_CHOOSE, fit_mood_terms, fit_sentiment, moods
+from models.training.loop import LoopConfig
+from models.training.optimisation import OptimiserConfig
+from models.training.presets import TrainConfig
+from models.training.train_user_model import Trained, train
+from models.training.training_data import Reviews, rated_reviews
 from tests.builders import score_request
 from tests.checkpoints import flip_a_byte
 from tests.made_examples import made_examples, made_reviews

@@ -13,12 +13,12 @@ from models.data.landmarks import DEFAULT_SHARES, Sampling, periods_of
 from models.evaluation.report_document import REPORT
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
-from models.presets import TrainConfig
 from models.serving.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
 from models.serving.golden_users import Golden, load_golden
 from models.serving.registry import Registry, RegistryError
-from models.train import train
-from models.training_loop import LoopConfig
+from models.training.loop import LoopConfig
+from models.training.presets import TrainConfig
+from models.training.train_user_model import train
 from stream.dataset import Plan, cut_dataset, ends_of
 from stream.promotion import Ground, Promoted, PromotionRefused, promote
 from stream.settings import load_settings

@@ -15,7 +15,6 @@ from models.network.adapters import AdaptationConfig, Peft, adapt, merged, rank_
 from models.network.encoder import Encoder
 from models.network.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
 from models.network.text_heads import HeadsConfig, TextHeads
-from models.optimisation import OptimiserConfig, parameter_counts
 from models.serving.tuned_encoder import TunedError, head_probabilities, load_tuned
 from models.text.evaluation import evaluate_text
 from models.text.fine_tuning import TextConfig, fine_tune
@@ -24,7 +23,8 @@ from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
 from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare
 from models.text.training import TextRun, few_labels, train_text
-from models.training_loop import LoopConfig
+from models.training.loop import LoopConfig
+from models.training.optimisation import OptimiserConfig, parameter_counts
 
 OPINIONS = {True: ["zzz great", "zz lovely zz", "fizz buzz zz"], False: ["qqq awful", "qq poor qq", "quick qq aqua"]}
 KINDS = ("kettle", "shoes", "hotel")

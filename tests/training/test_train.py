@@ -13,19 +13,19 @@ from models.data.labels import DAY_MS, HORIZONS_DAYS
 from models.evaluation.predict import predict, predict_with
 from models.evaluation.served_scores import ALONE, SERVED, load_candidates
 from models.features.spec import FEATURE_SPEC
-from models.history_augmentation import changed_copies
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.network.network import Network, NetworkConfig
-from models.objective import Objective, Weights, make_negatives
-from models.optimisation import OptimiserConfig
-from models.presets import PRESETS, TrainConfig
 from models.serving.checkpoint import Catalogue, Checkpoint, Manifest, Provenance, load_checkpoint, save_checkpoint
 from models.serving.scorer import Scorer
-from models.targets import TrainingError
-from models.train import Trained, train
-from models.training_data import prepare
-from models.training_loop import LoopConfig
+from models.training.history_augmentation import changed_copies
+from models.training.loop import LoopConfig
+from models.training.objective import Objective, Weights, make_negatives
+from models.training.optimisation import OptimiserConfig
+from models.training.presets import PRESETS, TrainConfig
+from models.training.targets import TrainingError
+from models.training.train_user_model import Trained, train
+from models.training.training_data import prepare
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.fakes import CutOff
 

@@ -11,10 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 from models.network.encoder_parts import RANDOM_TINY
-from models.presets import TrainConfig
-from models.run_card import RunCard
 from models.serving.checkpoint import OWN_ENCODER, Manifest, load_checkpoint
 from models.serving.scorer import Scorer
+from models.training.presets import TrainConfig
+from models.training.run_card import RunCard
 from stream.cli.dataset import app as dataset_app
 from stream.cli.train import train_command
 from stream.cli.tune import tune_command

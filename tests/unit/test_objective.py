@@ -10,8 +10,8 @@ from models.linear.linear_model import best_share, fit_best, fit_linear
 from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, vocabulary
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
-from models.objective import Objective, Weights, make_negatives
-from models.targets import make_targets
+from models.training.objective import Objective, Weights, make_negatives
+from models.training.targets import make_targets
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.training.test_train import planted
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.network.losses import UNKNOWN, binary_loss, class_loss, ordinal_loss, ordinal_probabilities
-from models.optimisation import (
+from models.training.optimisation import (
     Decline,
     OptimiserConfig,
     OptimiserName,

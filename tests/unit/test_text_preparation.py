@@ -10,7 +10,6 @@ from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
 from models.evaluation.baselines.review_baselines import tf_idf
-from models.history_augmentation import crop, jitter, mask, reorder
 from models.linear.tfidf import singly_and_paired
 from models.linear.word_lists import WordListError, bears_opinion, is_negation, stop_words
 from models.linear.words import Part, WordError, analysers, joint, pieces, tagged, words
@@ -29,6 +28,7 @@ from models.text.augmentation import (
 )
 from models.text.cleaning import CleaningConfig, Reason, clean_reviews, clean_text
 from models.text.synonyms import word_neighbours
+from models.training.history_augmentation import crop, jitter, mask, reorder
 from schemas.scoring import HistoryEntry
 
 CLEAN = CleaningConfig()

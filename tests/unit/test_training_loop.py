@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.loop_state import StateError
-from models.optimisation import OptimiserConfig
-from models.training_loop import Fitted, LoopConfig, fit
+from models.training.loop import Fitted, LoopConfig, fit
+from models.training.loop_state import StateError
+from models.training.optimisation import OptimiserConfig
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 5))).float()
 Y = (X @ torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])).unsqueeze(-1)

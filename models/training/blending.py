@@ -17,8 +17,8 @@ from models.linear.sentiment_terms import CUTS, MoodTerms
 from models.linear.tfidf import TermsError, best_terms
 from models.network.losses import binary_loss
 from models.network.network import Network
-from models.objective import mean_hazard_loss
-from models.training_data import Data, Reviews, predict_logits
+from models.training.objective import mean_hazard_loss
+from models.training.training_data import Data, Reviews, predict_logits
 
 LEAST_TO_CHOOSE = 20  # validation reviews
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the lead where nothing tells them apart

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from models.training_loop import Adaptation
+    from models.training.loop import Adaptation
 
 TENSORS = "state.safetensors"
 NUMBERS = "state.json"

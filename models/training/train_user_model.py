@@ -15,28 +15,28 @@ import xxhash
 from msgspec.structs import replace
 from torch import Tensor
 
-from models.blending import blend, fit_mood_terms, fit_sentiment, moods
 from models.data.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
-from models.history_augmentation import changed_copies
-from models.item_training import choose_mixture, count_items, item_directions
 from models.linear.sentiment_terms import MoodTerms
-from models.measurement import measure
 from models.network.encoder import Encoder
 from models.network.inputs import vocabulary
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
 from models.network.survival import prior_logits
-from models.objective import Objective, make_negatives
-from models.presets import TrainConfig
 from models.serving.calibration import fit_calibration
 from models.serving.checkpoint import Catalogue, Contract
 from models.serving.item_categories import with_item_categories
 from models.serving.item_prior import PARTS
 from models.serving.scorer import calibrate
-from models.targets import TrainingError, choose_horizons, choose_items, choose_labels
-from models.training_data import PREDICTION_ROWS, Data, Indices, predict_logits, prepare, rated_reviews
-from models.training_loop import Curves, Fitted, fit
+from models.training.blending import blend, fit_mood_terms, fit_sentiment, moods
+from models.training.history_augmentation import changed_copies
+from models.training.item_training import choose_mixture, count_items, item_directions
+from models.training.loop import Curves, Fitted, fit
+from models.training.measurement import measure
+from models.training.objective import Objective, make_negatives
+from models.training.presets import TrainConfig
+from models.training.targets import TrainingError, choose_horizons, choose_items, choose_labels
+from models.training.training_data import PREDICTION_ROWS, Data, Indices, predict_logits, prepare, rated_reviews
 
 
 class Trained(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from models.training_loop import Curves, Fitted
+from models.training.loop import Curves, Fitted
 
 LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: nothing later was learnt from
 LIBRARIES = ("torch", "transformers", "peft", "scikit-learn", "numpy")

@@ -19,7 +19,7 @@ from models.network.inputs import Batch, Rows
 from models.network.losses import UNKNOWN, binary_loss, class_loss
 from models.network.network import Logits, Network
 from models.network.survival import exposures, hazard_loss
-from models.targets import Targets
+from models.training.targets import Targets
 
 POPULARITY_POWER = 0.75
 

@@ -15,7 +15,7 @@ from models.data.labels import DAY_MS
 from models.network.inputs import Vocabulary
 from models.network.network import Network
 from models.serving.item_prior import ItemPrior, Journey, choose_mix, counted_chances, fit_item_prior
-from models.training_data import Data
+from models.training.training_data import Data
 
 HISTORY_SIGHT = 10
 MIXED_ON = 1_500  # validation examples that choose the mixture

@@ -2,9 +2,9 @@
 
 from msgspec import Struct
 
-from models.objective import Weights
-from models.optimisation import OptimiserConfig
-from models.training_loop import LoopConfig
+from models.training.loop import LoopConfig
+from models.training.objective import Weights
+from models.training.optimisation import OptimiserConfig
 
 
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,8 +17,8 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
-from models.loop_state import Progress, load_state, save_state
-from models.optimisation import OptimiserConfig, build_optimiser, rate_share, set_rate
+from models.training.loop_state import Progress, load_state, save_state
+from models.training.optimisation import OptimiserConfig, build_optimiser, rate_share, set_rate
 
 SAVE_EVERY_SECONDS = 120.0
 

@@ -17,7 +17,7 @@ from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, 
 from models.network.network import Logits, Network
 from models.network.survival import Exposures
 from models.serving.scorer import text_table
-from models.targets import Targets, make_targets
+from models.training.targets import Targets, make_targets
 
 Indices = NDArray[np.int64]
 

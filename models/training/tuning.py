@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from models.data.examples import Example, Slice
 from models.network.encoder import Encoder
-from models.presets import TrainConfig
-from models.train import train
+from models.training.presets import TrainConfig
+from models.training.train_user_model import train
 
 if TYPE_CHECKING:
     import optuna
