@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from models.data.examples import Slice
 from models.evaluation.class_metrics import Indices
-from models.text.rows import ReviewRows
+from models.text.text_batches import ReviewRows
 
 Measures = dict[str, Any]
 

@@ -18,7 +18,7 @@ from models.network.adapters import AdaptationConfig, Peft, adapt, merged, ortho
 from models.network.encoder_parts import Parts
 from models.network.losses import UNKNOWN, class_loss, ordinal_loss
 from models.network.text_heads import HeadsConfig, TextHeads, TextLogits, TextNetwork
-from models.text.rows import Indices, Labels, ReviewRows, plan_epoch
+from models.text.text_batches import Indices, Labels, ReviewRows, plan_epoch
 from models.training.loop import Curves, Fitted, LoopConfig, autocast, fit
 from models.training.optimisation import OptimiserConfig, parameter_counts
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from models.data.examples import ReviewExample
-from models.text.rows import ReviewError
+from models.text.text_batches import ReviewError
 
 PARQUET = "reviews.parquet"
 

@@ -15,7 +15,7 @@ from stream.cli.answer import print_json
 from stream.cli.placing import Device, choose_device, refuse_model
 
 if TYPE_CHECKING:
-    from models.text.training import TextRun
+    from models.text.train_text_encoder import TextRun
 
 
 def train_text_command(
@@ -49,7 +49,7 @@ def train_text_command(
     import torch
 
     from models.text.review_files import load_reviews
-    from models.text.training import train_text
+    from models.text.train_text_encoder import train_text
 
     loop = {"epochs": epochs, "accumulate": accumulate, "bf16": bf16, "seed": seed}
     steps = {"name": optimiser, "learning_rate": learning_rate, "weight_decay": weight_decay}
@@ -88,8 +88,8 @@ def _run(
     """Return the preset's recipe with what the command line says otherwise."""
     import msgspec
 
-    from models.text.presets import PRESETS
-    from models.text.training import TextRun
+    from models.text.text_presets import PRESETS
+    from models.text.train_text_encoder import TextRun
 
     if preset not in PRESETS:
         raise ValueError(f"found preset {preset!r}, expected one of {', '.join(PRESETS)}")
@@ -129,7 +129,7 @@ def _few_labels(loaded: Any, run: "TextRun", few: str, out: Path, device: str) -
     import msgspec
 
     from models.text.few_labels import plot_curve
-    from models.text.training import few_labels
+    from models.text.train_text_encoder import few_labels
 
     try:
         sizes = [int(part) for part in few.split(",")]

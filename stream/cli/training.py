@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 from stream.cli.train import train_command
 from stream.cli.train_text import train_text_command
 
-TEXT_PRESETS = ("article", "cpu", "zh")  # models/text/presets.py, which loads torch
+TEXT_PRESETS = ("article", "cpu", "zh")  # models/text/text_presets.py, which loads torch
 
 
 class MeantByPreset(TyperGroup):

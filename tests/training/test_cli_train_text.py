@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from models.data.examples import ReviewExample, Slice
-from models.text.presets import PRESETS
+from models.text.text_presets import PRESETS
 from stream.cli.main import app
 from stream.cli.training import TEXT_PRESETS, meant
 

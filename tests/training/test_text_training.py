@@ -16,13 +16,13 @@ from models.network.encoder import Encoder
 from models.network.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
 from models.network.text_heads import HeadsConfig, TextHeads
 from models.serving.tuned_encoder import TunedError, head_probabilities, load_tuned
-from models.text.evaluation import evaluate_text
+from models.text.evaluate_text_encoder import evaluate_text
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
-from models.text.presets import PRESETS
 from models.text.review_files import Reviews, load_reviews
-from models.text.rows import ReviewError, ReviewRows, plan_epoch, prepare
-from models.text.training import TextRun, few_labels, train_text
+from models.text.text_batches import ReviewError, ReviewRows, plan_epoch, prepare
+from models.text.text_presets import PRESETS
+from models.text.train_text_encoder import TextRun, few_labels, train_text
 from models.training.loop import LoopConfig
 from models.training.optimisation import OptimiserConfig, parameter_counts
 

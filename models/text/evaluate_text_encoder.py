@@ -17,7 +17,7 @@ from models.network.encoder import Encoder
 from models.network.losses import UNKNOWN
 from models.network.text_heads import TextHeads
 from models.serving.tuned_encoder import head_probabilities
-from models.text.rows import ReviewRows
+from models.text.text_batches import ReviewRows
 
 STARS = ("1", "2", "3", "4", "5")
 

@@ -22,13 +22,13 @@ from models.network.encoder_parts import Parts, encoder_licence, load_parts
 from models.serving.tuned_encoder import ENCODER, TunedManifest, load_tuned, save_manifest, save_weights
 from models.text.augmentation import AugmentationConfig, augment_reviews, load_translation
 from models.text.cleaning import CleaningConfig, clean_reviews
-from models.text.evaluation import evaluate_text
+from models.text.evaluate_text_encoder import evaluate_text
 from models.text.few_labels import CurvePoint, few_labels_curve
 from models.text.fine_tuning import TextConfig, Tuned, fine_tune
 from models.text.language import check_readable
 from models.text.review_files import Reviews
-from models.text.rows import ReviewRows, prepare
 from models.text.synonyms import word_neighbours
+from models.text.text_batches import ReviewRows, prepare
 from models.training.run_card import RunCard, machine_facts, tensorboard, write_run_card
 
 RUN_CARD, CURVES = "run_card.json", "tensorboard"
