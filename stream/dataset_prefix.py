@@ -12,7 +12,7 @@ from models.data.examples import LANDMARK, Example, seen_until_ms
 from models.data.labels import Activity, Labelling, activities_of, by_time, label
 from models.data.landmarks import Look, Period, priority
 from stream.dataset import Followed, Watch, numbered
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.replay import LogRecord, features_fold
 from stream.settings import Settings
 

@@ -18,8 +18,8 @@ from stream.admin import apply
 from stream.children import living
 from stream.demo_events import MadeYear
 from stream.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
-from stream.event_log import LoggedEvent, read_log, read_manifest
 from stream.local_broker import LocalBroker
+from stream.logs.event_log import LoggedEvent, read_log, read_manifest
 from stream.send import HOUR_MS, Sent, at_rate, send_events
 from stream.settings import Settings, load_settings
 from stream.supervisor import ROLES, Supervisor, environment_of, last_words

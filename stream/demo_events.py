@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from schemas.topics import DAY_MS
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 

@@ -22,7 +22,7 @@ from models.features.user_state import UserState, encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from schemas.topics import DAY_MS
-from stream.event_log import LoggedEvent, read_log
+from stream.logs.event_log import LoggedEvent, read_log
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import ScoringPolicy, load_trigger_policy
 from stream.records import Output, PartitionTotals, Totals

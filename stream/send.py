@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from schemas.topics import SOURCES
 from stream.admin import broker_says, existing_partitions, topic_configs
 from stream.clients import admin_client, output_producer
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.pipeline import SENT_AT
 from stream.replay import aligned, partition_of
 from stream.settings import Settings

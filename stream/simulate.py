@@ -11,7 +11,7 @@ from typing import NamedTuple
 from schemas.codec import encode
 from schemas.events import Browse, Click, Event, Purchase, PurchaseLine, Rating, Review, Search, Visit
 from schemas.topics import DAY_MS
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.simulate_dirt import SimulatedEvent, add_dirt
 from stream.simulate_shopper import EXPLORING, Shopper, SimulatorConfig, plan_shoppers
 from stream.simulate_text import CATEGORIES, Item, Shelf, catalogue, query, review

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from schemas.dead_letter import Reason
 from schemas.topics import DAY_MS
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.simulate_shopper import Shopper, SimulatorConfig, plan_shoppers
 
 MINUTE_MS = 60_000

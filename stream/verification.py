@@ -18,8 +18,8 @@ from schemas.codec import DecodeError, decode_keyed
 from schemas.scoring import ScoreRequest
 from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from schemas.topics import SIGNALS, SOURCES
-from stream.event_log import read_log, read_manifest
-from stream.parquet import Columns, ParquetFiles
+from stream.logs.event_log import read_log, read_manifest
+from stream.logs.parquet import Columns, ParquetFiles
 from stream.pipeline import FeaturesFold
 from stream.replay import LogRecord, Replay
 from stream.replayed import refuse_used

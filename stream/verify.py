@@ -17,7 +17,7 @@ from models.features.spec import FEATURE_SPEC, KINDS
 from models.features.tiles import DAY_MS, WINDOW_DAYS
 from models.features.user_state import UserState, encode_row
 from schemas.scoring import ScoreRequest
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.pipeline import FeaturesFold
 from stream.records import Output, PartitionTotals, Record
 

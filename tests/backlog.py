@@ -10,7 +10,7 @@ import msgspec
 from models.features.spec import KINDS
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.replay import Replay
 from tests.builders import DAY_MS, browse, click, purchase, rating, review, search, visit
 

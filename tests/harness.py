@@ -25,7 +25,7 @@ from aiokafka.structs import TopicPartition
 from schemas.topics import Topic
 from stream.admin import existing_partitions
 from stream.clients import admin_client, output_producer, plain_consumer
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.records import Totals
 from stream.replay import Replay
 from stream.settings import Settings, load_settings

@@ -11,7 +11,7 @@ from typing import Any
 from models.features.user_state import encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.records import PartitionTotals
 from stream.replay import LogRecord, Replay, aligned
 from stream.settings import Settings

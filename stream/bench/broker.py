@@ -22,7 +22,7 @@ from stream.admin import apply
 from stream.barrier import Message, send_batches
 from stream.bench.load import Load
 from stream.clients import admin_client, output_producer, plain_consumer
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.replay import Replay, partition_of
 from stream.settings import Settings, load_settings
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from schemas.topics import DAY_MS
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 
 Shape = Literal["sessions", "independent"]
 SHAPES: tuple[Shape, ...] = ("sessions", "independent")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from models.data.examples import Example, ReviewExample
     from models.data.leakage import Verdict
     from stream.dataset import Plan
-    from stream.event_log import LogManifest
+    from stream.logs.event_log import LogManifest
 
 
 class CutUnlessNamed(TyperGroup):
@@ -98,7 +98,7 @@ def cut_command(
     from models.data.labels import Labelling
     from models.data.landmarks import Sampling
     from stream.dataset import Plan
-    from stream.event_log import read_manifest
+    from stream.logs.event_log import read_manifest
 
     console, started = _console(), time.monotonic()
     try:
@@ -138,7 +138,7 @@ def _write(
     from models.data.labels import HORIZONS_DAYS
     from models.features.spec import FEATURE_SPEC
     from stream.dataset import cut_dataset
-    from stream.event_log import read_log
+    from stream.logs.event_log import read_log
 
     total = sum(log_manifest.events.values())
     events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
@@ -209,7 +209,7 @@ def _lint(
 
     from models.data.leakage import lint
     from stream.dataset_prefix import make_again
-    from stream.event_log import read_log, read_manifest
+    from stream.logs.event_log import read_log, read_manifest
 
     again = None
     if log is not None:

@@ -54,7 +54,7 @@ async def _send(log: Path, settings: Settings, speed: float | None, rate: float 
     from rich.progress import Progress
 
     from schemas.topics import SOURCES
-    from stream.event_log import read_log, read_manifest
+    from stream.logs.event_log import read_log, read_manifest
     from stream.send import Sent, at_once, at_rate, at_speed, check_sendable, send_events
 
     manifest, sent = read_manifest(log), Sent()

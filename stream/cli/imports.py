@@ -19,8 +19,8 @@ from stream.cli.options import AsJson
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stream.event_log import ImportCounts, LoggedEvent, LogManifest
     from stream.importers.made import Samples
+    from stream.logs.event_log import ImportCounts, LoggedEvent, LogManifest
 
     Imported = tuple[Iterable[LoggedEvent], ImportCounts]
 
@@ -198,7 +198,7 @@ def _import(
     dry_run: bool = False,
 ) -> None:
     """Read, write unless told not to, and say what became of every line."""
-    from stream.event_log import refuse_used
+    from stream.logs.event_log import refuse_used
 
     samples: Samples = {}
     manifest: LogManifest | None = None

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stream.event_log import ImportCounts, LoggedEvent, LogManifest
+    from stream.logs.event_log import ImportCounts, LoggedEvent, LogManifest
 
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; must be new or empty.")]
 
@@ -35,7 +35,7 @@ def write_events(
     """
     from rich.progress import track
 
-    from stream.event_log import write_log
+    from stream.logs.event_log import write_log
 
     tracked = track(events, "writing", console=console, disable=not console.is_terminal, transient=True)
     return write_log(out, tracked, source=source, imports=imports)

@@ -17,7 +17,7 @@ from stream.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stream.event_log import LogManifest
+    from stream.logs.event_log import LogManifest
 
 SHOWN_EVERY_SECONDS = 0.2
 
@@ -33,7 +33,7 @@ def record_command(
     as_json: AsJson = False,
 ) -> None:
     """Record topics with partitions, offsets and headers; by default to the ends they have now."""
-    from stream.event_log import refuse_used
+    from stream.logs.event_log import refuse_used
     from stream.record import RecordError
 
     try:
@@ -54,7 +54,7 @@ def record_command(
 
 
 def _kinds(text: str | None) -> list[str]:
-    from stream.event_log import KINDS
+    from stream.logs.event_log import KINDS
 
     kinds = list(KINDS) if text is None else [kind.strip() for kind in text.split(",")]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
@@ -83,7 +83,7 @@ async def _record(
 ) -> "LogManifest":
     from rich.progress import Progress
 
-    from stream.event_log import LogWriter
+    from stream.logs.event_log import LogWriter
     from stream.record import Recorded, record
 
     stop, recorded = asyncio.Event(), Recorded()

@@ -38,7 +38,7 @@ def replay_command(
     """
     from rich.console import Console
 
-    from stream.event_log import LogError
+    from stream.logs.event_log import LogError
     from stream.replayed import ReplayError
     from stream.verification import VerificationError
 
@@ -56,7 +56,7 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     from rich.progress import track
 
     from schemas.topics import SOURCES
-    from stream.event_log import read_log, read_manifest
+    from stream.logs.event_log import read_log, read_manifest
     from stream.replay import Replay
     from stream.replayed import refuse_used, write_replay
 

@@ -26,7 +26,7 @@ def simulate_command(
     """Make a shop's event log with known truth: interests, churn dates and injected dirt, in truth.json beside it."""
     import msgspec
 
-    from stream.event_log import refuse_used
+    from stream.logs.event_log import refuse_used
     from stream.simulate import simulate
     from stream.simulate_dirt import truth
     from stream.simulate_shopper import SimulatorConfig

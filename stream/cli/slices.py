@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stream.event_log import LogManifest
+    from stream.logs.event_log import LogManifest
 
 DAY_MS = 86_400_000
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from schemas.events import Purchase, PurchaseLine
 from schemas.topics import SOURCES
-from stream.event_log import LogError
+from stream.logs.event_log import LogError
 
 OWN = {"event_time_ms", "schema_version", "lines"}  # fields that the map cannot set
 

@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from schemas.codec import DecodeError
 from schemas.events import Rating, Review
-from stream.event_log import ImportCounts, LoggedEvent
 from stream.importers.made import logged_all
 from stream.importers.tables import open_text
+from stream.logs.event_log import ImportCounts, LoggedEvent
 
 SOURCE = "Amazon reviews of gift cards, to the day, midnight UTC"
 

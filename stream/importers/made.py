@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from schemas.codec import encode_event
 from schemas.events import Event
 from schemas.topics import SOURCES
-from stream.event_log import ImportCounts, LoggedEvent
+from stream.logs.event_log import ImportCounts, LoggedEvent
 
 KINDS: Mapping[type[Event], str] = {struct: kind for kind, struct in SOURCES.items()}
 SAMPLES = 3  # of each reason

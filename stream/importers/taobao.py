@@ -11,7 +11,7 @@ from pathlib import Path
 
 from schemas.codec import DecodeError, encode_event
 from schemas.events import Browse, Click, Event, Purchase, PurchaseLine
-from stream.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
 
 SOURCE = "Taobao UserBehavior, purchases without price"
 CURRENCY = "CNY"

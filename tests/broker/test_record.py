@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from stream.admin import apply
 from stream.cli.main import app
 from stream.clients import output_producer
-from stream.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
+from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.record import Recorded, RecordError, record
 from stream.send import send_events
 from stream.settings import Settings

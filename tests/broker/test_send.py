@@ -8,7 +8,7 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from stream.admin import apply
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.pipeline import SENT_AT
 from stream.replay import Replay
 from stream.send import SendError, Sent, at_once, at_rate, at_speed, check_sendable, partition_of, send_events

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from tests.chaos.broker import Broker, kafka_script

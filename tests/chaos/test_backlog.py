@@ -19,7 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from models.features.spec import KINDS
 from schemas.codec import decode
 from schemas.scoring import ScoreRequest
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from tests.backlog import backlog, differing, late, requests_of, untimed
 from tests.chaos.broker import Broker, kafka_script
 from tests.chaos.conftest import SESSION_SECONDS

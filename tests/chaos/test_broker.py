@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from tests.chaos.broker import Broker
 from tests.chaos.conftest import SESSION_SECONDS
 from tests.chaos.proxy import Proxy

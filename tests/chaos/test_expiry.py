@@ -9,7 +9,7 @@ import pytest
 from models.features.spec import KINDS
 from models.features.user_state import decode_row
 from schemas.codec import encode
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.settings import load_settings
 from tests.builders import DAY_MS, NOW_MS, click
 from tests.chaos.scene import Scene, resident_bytes

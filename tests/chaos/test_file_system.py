@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from tests.chaos.scene import Scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from stream.event_log import LoggedEvent
 from stream.faults import POINTS
+from stream.logs.event_log import LoggedEvent
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from tests.chaos.scene import Scene

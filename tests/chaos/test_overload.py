@@ -6,7 +6,7 @@ import pytest
 
 from models.features.spec import KINDS
 from stream.bench.load import load
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from tests.chaos.broker import Broker
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import COMMITTED, Scene, resident_bytes

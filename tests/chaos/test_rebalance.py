@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from tests.chaos.scene import COMMITTED, Scene
 from tests.chaos.test_restore import polled
 from tests.harness import until

@@ -6,7 +6,7 @@ import pytest
 
 from models.features.spec import KINDS
 from schemas.codec import encode
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.records import Totals
 from tests.builders import NOW_MS, click
 from tests.chaos.broker import Broker

@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct
 
 from stream.bench.restore import write_rows
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from tests.chaos.broker import Broker
 from tests.chaos.conftest import SESSION_SECONDS
 from tests.chaos.proxy import Proxy

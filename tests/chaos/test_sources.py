@@ -8,7 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from schemas.codec import encode
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from tests.builders import NOW_MS, click
 from tests.chaos.scene import Scene
 from tests.harness import until

@@ -9,7 +9,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream.admin import TopicsError, apply, plan, topic_configs
 from stream.clients import admin_client
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.send import SendError, check_sendable, send_events
 from stream.settings import Settings, load_settings
 

@@ -18,7 +18,7 @@ from schemas.fields import MAX_EVENT_BYTES
 from schemas.topics import dlq
 from stream.admin import existing_partitions
 from stream.clients import admin_client
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from tests.builders import NOW_MS, click, purchase, search

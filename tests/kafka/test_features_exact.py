@@ -7,7 +7,7 @@ import pytest
 
 from schemas.codec import decode
 from schemas.scoring import ScoreRequest
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.replay import Replay
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig

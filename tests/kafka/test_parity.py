@@ -12,7 +12,7 @@ from models.features.user_state import decode_row
 from models.serving.scorer import Scorer
 from schemas.codec import decode
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.records import Output
 from stream.replay import Replay
 from stream.simulate import simulate

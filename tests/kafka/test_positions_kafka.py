@@ -12,7 +12,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from schemas.codec import encode
 from stream.clients import admin_client, plain_consumer, rows_producer
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.positions import settled_copies
 from stream.settings import load_settings
 from stream.store import Partition

@@ -7,7 +7,7 @@ import pytest
 
 from schemas.topics import SOURCES
 from stream.clients import rows_producer
-from stream.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
+from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.record import Recorded, record
 from stream.send import send_events
 from stream.simulate import simulate

@@ -17,7 +17,7 @@ from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
 from stream.clients import admin_client, output_producer
 from stream.damaged_row import BESIDE_ROWS, DAMAGED_KEY
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.pipeline import GUARDED
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig

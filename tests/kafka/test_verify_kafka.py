@@ -14,7 +14,7 @@ from msgspec import to_builtins
 
 from models.features.spec import KINDS
 from models.serving.scorer import Scorer
-from stream.event_log import LogWriter
+from stream.logs.event_log import LogWriter
 from stream.record import Recorded, record
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig

@@ -10,7 +10,7 @@ from models.data.dataset_files import read_manifest, write_examples, write_manif
 from models.evaluation.report_document import read_report
 from models.evaluation.served_scores import few_labels_points
 from stream.cli.main import app
-from stream.event_log import write_log
+from stream.logs.event_log import write_log
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from tests.made_examples import made_reviews

@@ -18,7 +18,7 @@ from models.training.run_card import RunCard
 from stream.cli.dataset import app as dataset_app
 from stream.cli.train import train_command
 from stream.cli.tune import tune_command
-from stream.event_log import write_log
+from stream.logs.event_log import write_log
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from tests.checkpoints import tuned_checkpoint

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.replay import Replay
 from stream.settings import load_settings
 from tests.backlog import RATES, backlog, behind, differing, late, requests_of, topic_after_topic

@@ -14,7 +14,7 @@ import typer
 from msgspec.structs import replace
 
 from stream.cli.main import VERBS
-from stream.event_log import write_log
+from stream.logs.event_log import write_log
 from stream.settings import Settings, load_settings
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig

@@ -25,7 +25,7 @@ from schemas.codec import encode_event
 from schemas.events import Event
 from stream.dataset import Cut, Plan, cut_dataset
 from stream.dataset_prefix import make_again
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.replay import Replay
 from stream.settings import Settings, load_settings
 from stream.simulate import simulate

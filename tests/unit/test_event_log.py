@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import duckdb
 import pytest
 
-from stream.event_log import (
+from stream.logs.event_log import (
     KINDS,
     WRITE_BATCH,
     ImportCounts,

@@ -13,8 +13,8 @@ from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.scoring import ScoreRequest
 from schemas.topics import TABLE
-from stream.event_log import LoggedEvent
 from stream.handler_errors import Fold, fold_guarded
+from stream.logs.event_log import LoggedEvent
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import Campaign, ScoringPolicy, TriggerPolicy
 from stream.records import Folded, Output, PartitionTotals, Totals

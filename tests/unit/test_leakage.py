@@ -13,7 +13,7 @@ from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
 from stream.dataset import Cut, Plan, cut_dataset
 from stream.dataset_prefix import make_again
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.settings import Settings, load_settings
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig

@@ -8,7 +8,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from models.features.spec import KINDS
 from models.features.user_state import encode_row
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.records import Output, PartitionTotals
 from stream.replay import DISORDER_MS, LogRecord, Replay, aligned, features_fold, in_offset_order, partition_of
 from stream.settings import Settings, load_settings

@@ -13,7 +13,7 @@ from models.features.user_state import decode_row
 from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
-from stream.event_log import LoggedEvent
+from stream.logs.event_log import LoggedEvent
 from stream.records import Output
 from stream.replay import Replay
 from stream.replayed import FEATURES, write_replay

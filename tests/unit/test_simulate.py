@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from schemas.codec import DecodeError, event_decoder
 from schemas.topics import DAY_MS, SOURCES
 from stream.cli.main import app
-from stream.event_log import read_log
+from stream.logs.event_log import read_log
 from stream.simulate import simulate
 from stream.simulate_dirt import LATE_MS, MALFORMED, truth
 from stream.simulate_shopper import SimulatorConfig, plan_shoppers

@@ -12,7 +12,7 @@ import pytest
 from models.features.spec import FEATURE_SPEC
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
-from stream.event_log import LoggedEvent, write_log
+from stream.logs.event_log import LoggedEvent, write_log
 from stream.settings import Settings, load_settings
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
