@@ -19,8 +19,8 @@ from stream.cli.options import AsJson
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stream.importers.made import Samples
     from stream.logs.event_log import ImportCounts, LoggedEvent, LogManifest
+    from stream.logs.importers.made import Samples
 
     Imported = tuple[Iterable[LoggedEvent], ImportCounts]
 
@@ -51,7 +51,7 @@ def transactions(
     as_json: AsJson = False,
 ) -> None:
     """Import any table of customer, date and perhaps item, amount, quantity: purchases and derived visits."""
-    from stream.importers.transactions import TransactionOptions, choose_columns, import_transactions
+    from stream.logs.importers.transactions import TransactionOptions, choose_columns, import_transactions
     from stream.settings import load_settings
 
     console = stderr_console()
@@ -92,8 +92,8 @@ def csv(
     as_json: AsJson = False,
 ) -> None:
     """Import any shop's table by a map of its columns."""
-    from stream.importers.csv_events import import_csv
-    from stream.importers.csv_map import load_map
+    from stream.logs.importers.csv_events import import_csv
+    from stream.logs.importers.csv_map import load_map
 
     try:
         found = load_map(mapping)
@@ -110,7 +110,7 @@ def jsonl(
     as_json: AsJson = False,
 ) -> None:
     """Import our own events as JSON lines, `kind` beside their fields."""
-    from stream.importers.jsonl import import_jsonl
+    from stream.logs.importers.jsonl import import_jsonl
 
     source = f"JSON lines of {file.name}"
     _import(stderr_console(), lambda samples: import_jsonl(file, samples), out, source, as_json, dry_run=dry_run)
@@ -123,7 +123,7 @@ def online_retail(
     as_json: AsJson = False,
 ) -> None:
     """Import UCI Online Retail: purchases, returns and derived visits, in GBP."""
-    from stream.importers.online_retail import SOURCE, import_online_retail
+    from stream.logs.importers.online_retail import SOURCE, import_online_retail
 
     _import(stderr_console(), lambda _: import_online_retail(directory), out, SOURCE, as_json)
 
@@ -135,7 +135,7 @@ def taobao(
     as_json: AsJson = False,
 ) -> None:
     """Import Taobao user behaviour: browses, clicks and purchases whose price is unknown (0 CNY)."""
-    from stream.importers.taobao import SOURCE, import_taobao
+    from stream.logs.importers.taobao import SOURCE, import_taobao
 
     _import(stderr_console(), lambda _: import_taobao(file), out, SOURCE, as_json)
 
@@ -147,7 +147,7 @@ def yoochoose(
     as_json: AsJson = False,
 ) -> None:
     """Import Yoochoose sessions: clicks and derived visits, each session a user, times within a day made up."""
-    from stream.importers.yoochoose import SOURCE, import_yoochoose
+    from stream.logs.importers.yoochoose import SOURCE, import_yoochoose
 
     _import(stderr_console(), lambda _: import_yoochoose(directory), out, SOURCE, as_json)
 
@@ -159,7 +159,7 @@ def zh_reviews(
     as_json: AsJson = False,
 ) -> None:
     """Import Chinese reviews of ten categories: reviews and ratings, each a user of its own, times made up."""
-    from stream.importers.zh_reviews import SOURCE, import_zh_reviews
+    from stream.logs.importers.zh_reviews import SOURCE, import_zh_reviews
 
     _import(stderr_console(), lambda _: import_zh_reviews(file), out, SOURCE, as_json)
 
@@ -171,7 +171,7 @@ def gift_cards(
     as_json: AsJson = False,
 ) -> None:
     """Import Amazon gift card reviews: reviews and ratings, linked by user."""
-    from stream.importers.gift_cards import SOURCE, import_gift_cards
+    from stream.logs.importers.gift_cards import SOURCE, import_gift_cards
 
     _import(stderr_console(), lambda _: import_gift_cards(file), out, SOURCE, as_json)
 
@@ -183,7 +183,7 @@ def best_buy(
     as_json: AsJson = False,
 ) -> None:
     """Import Best Buy queries: searches and the clicks they led to."""
-    from stream.importers.best_buy import SOURCE, import_best_buy
+    from stream.logs.importers.best_buy import SOURCE, import_best_buy
 
     _import(stderr_console(), lambda _: import_best_buy(directory), out, SOURCE, as_json)
 

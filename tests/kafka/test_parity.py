@@ -58,7 +58,7 @@ async def test_reviews_come_back_as_sentiment_and_change_no_id(deployment: Deplo
 
 @pytest.mark.logs
 async def test_online_retail_sent_while_the_roles_run_gives_what_its_replay_gives(deployment: Deployment) -> None:
-    from stream.importers.online_retail import import_online_retail
+    from stream.logs.importers.online_retail import import_online_retail
 
     folder = os.environ.get("FOOTFALL_LOGS")
     if not folder:

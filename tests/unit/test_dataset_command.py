@@ -14,8 +14,8 @@ from models.data.examples import Slice, churned_within
 from schemas.codec import encode_event
 from stream.cli.dataset import app
 from stream.cli.slices import milliseconds
-from stream.importers.online_retail import import_online_retail
 from stream.logs.event_log import LoggedEvent, read_log, write_log
+from stream.logs.importers.online_retail import import_online_retail
 from stream.simulate import simulate
 from stream.simulate_shopper import SimulatorConfig
 from tests.builders import DAY_MS, NOW_MS, rating

@@ -25,7 +25,7 @@ from models.evaluation.metrics import ranking_statistics
 from models.evaluation.outcomes import stayed_away
 from schemas.codec import event_decoder
 from schemas.events import Purchase
-from stream.importers.online_retail import import_online_retail
+from stream.logs.importers.online_retail import import_online_retail
 from tests.made_examples import examples_of
 
 pytestmark = pytest.mark.logs

@@ -12,12 +12,12 @@ import pytest
 
 from schemas.codec import event_decoder
 from schemas.topics import DAY_MS, SOURCES
-from stream.importers.best_buy import import_best_buy
-from stream.importers.gift_cards import import_gift_cards
-from stream.importers.online_retail import import_online_retail
-from stream.importers.yoochoose import import_yoochoose
-from stream.importers.zh_reviews import import_zh_reviews
 from stream.logs.event_log import LogError
+from stream.logs.importers.best_buy import import_best_buy
+from stream.logs.importers.gift_cards import import_gift_cards
+from stream.logs.importers.online_retail import import_online_retail
+from stream.logs.importers.yoochoose import import_yoochoose
+from stream.logs.importers.zh_reviews import import_zh_reviews
 
 DECODERS = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
 

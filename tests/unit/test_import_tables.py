@@ -12,11 +12,11 @@ import stream.importers
 from schemas.codec import event_decoder
 from schemas.topics import SOURCES
 from stream.cli.main import app
-from stream.importers.csv_events import import_csv
-from stream.importers.csv_map import load_map
-from stream.importers.jsonl import import_jsonl
-from stream.importers.transactions import TransactionOptions, choose_columns, import_transactions, read_amount
 from stream.logs.event_log import LogError, read_log, read_manifest
+from stream.logs.importers.csv_events import import_csv
+from stream.logs.importers.csv_map import load_map
+from stream.logs.importers.jsonl import import_jsonl
+from stream.logs.importers.transactions import TransactionOptions, choose_columns, import_transactions, read_amount
 from stream.replay import Replay
 from stream.settings import load_settings
 

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 from schemas.codec import event_decoder
 from schemas.topics import SOURCES
 from stream.cli.main import app
-from stream.importers.online_retail import import_online_retail
-from stream.importers.taobao import import_taobao
 from stream.logs.event_log import LogError, read_log, read_manifest, write_log
+from stream.logs.importers.online_retail import import_online_retail
+from stream.logs.importers.taobao import import_taobao
 
 HEADING = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 NINE_MS = 1_577_869_200_000  # 2020-01-01 09:00 UTC

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from schemas.codec import DecodeError
 from schemas.events import Click, Event, Search
-from stream.importers.made import logged_all
-from stream.importers.tables import open_text
-from stream.importers.times import ISO, time_reader
 from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.importers.made import logged_all
+from stream.logs.importers.tables import open_text
+from stream.logs.importers.times import ISO, time_reader
 
 SOURCE = "Best Buy mobile queries and clicks (ACM hackathon sample), times taken as UTC"
 FILES = {  # name → columns; what was clicked is not in the test file

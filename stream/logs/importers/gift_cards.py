@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from schemas.codec import DecodeError
 from schemas.events import Rating, Review
-from stream.importers.made import logged_all
-from stream.importers.tables import open_text
 from stream.logs.event_log import ImportCounts, LoggedEvent
+from stream.logs.importers.made import logged_all
+from stream.logs.importers.tables import open_text
 
 SOURCE = "Amazon reviews of gift cards, to the day, midnight UTC"
 

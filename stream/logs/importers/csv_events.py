@@ -14,12 +14,12 @@ import msgspec
 from schemas.codec import DecodeError, encode_event, refusal
 from schemas.events import Event, Purchase, PurchaseLine
 from schemas.topics import SOURCES
-from stream.importers.baskets import Baskets
-from stream.importers.csv_map import CsvMap, ValueFrom
-from stream.importers.made import Samples, logged, reject
-from stream.importers.tables import open_table
-from stream.importers.times import time_reader
 from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.importers.baskets import Baskets
+from stream.logs.importers.csv_map import CsvMap, ValueFrom
+from stream.logs.importers.made import Samples, logged, reject
+from stream.logs.importers.tables import open_table
+from stream.logs.importers.times import time_reader
 
 NUMBERS = {"price", "unit_price", "rating", "quantity", "dwell_ms", "result_count"}
 LINE_FIELDS = {field.name for field in msgspec.structs.fields(PurchaseLine)}

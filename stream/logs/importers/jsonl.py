@@ -13,9 +13,9 @@ from msgspec import Struct
 from schemas.codec import DecodeError, event_decoder, refusal
 from schemas.fields import Millis
 from schemas.topics import SOURCES
-from stream.importers.made import Samples, logged, reject
-from stream.importers.tables import open_text
 from stream.logs.event_log import ImportCounts, LoggedEvent
+from stream.logs.importers.made import Samples, logged, reject
+from stream.logs.importers.tables import open_text
 
 DECODERS = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
 

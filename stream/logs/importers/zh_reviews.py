@@ -20,9 +20,9 @@ from msgspec import Struct
 from schemas.codec import DecodeError
 from schemas.events import Rating, Review
 from schemas.topics import DAY_MS
-from stream.importers.made import logged_all
-from stream.importers.tables import open_text
 from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.importers.made import logged_all
+from stream.logs.importers.tables import open_text
 
 SOURCE = "Chinese reviews of ten categories (online_shopping_10_cats); users, items and times made up"
 DERIVED = [

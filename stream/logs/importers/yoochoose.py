@@ -15,8 +15,8 @@ import xxhash
 from schemas.codec import DecodeError
 from schemas.events import Click, Event, Visit
 from schemas.topics import DAY_MS
-from stream.importers.made import logged_all
 from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.importers.made import logged_all
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -16,11 +16,11 @@ from msgspec import Struct
 from schemas.codec import refusal
 from schemas.events import PurchaseLine
 from schemas.fields import USER_ID_PATTERN
-from stream.importers.baskets import Baskets
-from stream.importers.made import Samples, logged, reject
-from stream.importers.tables import Table, open_table
-from stream.importers.times import fitting_format, time_reader
 from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.importers.baskets import Baskets
+from stream.logs.importers.made import Samples, logged, reject
+from stream.logs.importers.tables import Table, open_table
+from stream.logs.importers.times import fitting_format, time_reader
 
 NAMES = {  # what to look for → headings it is known by, the surest first, without case, blanks and signs
     "customer": (
