@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from schemas.topics import DAY_MS
 from stream.logs.event_log import LoggedEvent
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 
 MONTH_DAYS, MONTHS = 30, 12
 LEFT_OUT_DAYS = 7  # of the first month, so that reviews of what was bought in them come from the beginning

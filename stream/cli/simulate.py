@@ -27,9 +27,9 @@ def simulate_command(
     import msgspec
 
     from stream.logs.event_log import refuse_used
-    from stream.simulate import simulate
-    from stream.simulate_dirt import truth
-    from stream.simulate_shopper import SimulatorConfig
+    from stream.logs.simulate.dirt import truth
+    from stream.logs.simulate.shop import simulate
+    from stream.logs.simulate.shopper import SimulatorConfig
 
     console = stderr_console()
     try:

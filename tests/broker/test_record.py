@@ -12,11 +12,11 @@ from stream.admin import apply
 from stream.cli.main import app
 from stream.clients import output_producer
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.record import Recorded, RecordError, record
 from stream.send import send_events
 from stream.settings import Settings
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 
 pytestmark = pytest.mark.broker
 SOURCES_ONLY = ("visit", "click")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from stream.logs.event_log import LoggedEvent
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from tests.chaos.broker import Broker, kafka_script
 from tests.chaos.scene import Report, Scene
 from tests.harness import Deployment

@@ -8,8 +8,8 @@ import pytest
 
 from stream.faults import POINTS
 from stream.logs.event_log import LoggedEvent
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from tests.chaos.scene import Scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]

@@ -19,8 +19,8 @@ from schemas.topics import dlq
 from stream.admin import existing_partitions
 from stream.clients import admin_client
 from stream.logs.event_log import LoggedEvent
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from tests.builders import NOW_MS, click, purchase, search
 from tests.harness import Deployment, Worker, folded_rows, until
 from tests.poison import POISON

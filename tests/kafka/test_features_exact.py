@@ -8,9 +8,9 @@ import pytest
 from schemas.codec import decode
 from schemas.scoring import ScoreRequest
 from stream.logs.event_log import LoggedEvent
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.replay import Replay
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.harness import Deployment, folded_rows, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]

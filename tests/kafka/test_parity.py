@@ -13,10 +13,10 @@ from models.serving.scorer import Scorer
 from schemas.codec import decode
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
 from stream.logs.event_log import LoggedEvent
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.records import Output
 from stream.replay import Replay
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.harness import Deployment, decided_rows, folded_rows, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]

@@ -8,10 +8,10 @@ import pytest
 from schemas.topics import SOURCES
 from stream.clients import rows_producer
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.record import Recorded, record
 from stream.send import send_events
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.harness import Deployment, folded_rows, until
 
 pytestmark = pytest.mark.kafka

@@ -18,9 +18,9 @@ from schemas.scoring import ScoreRequest
 from stream.clients import admin_client, output_producer
 from stream.damaged_row import BESIDE_ROWS, DAMAGED_KEY
 from stream.logs.event_log import LoggedEvent
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.pipeline import GUARDED
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.builders import DAY_MS, NOW_MS, click
 from tests.harness import Deployment, folded_rows, until
 

@@ -15,9 +15,9 @@ from msgspec import to_builtins
 from models.features.spec import KINDS
 from models.serving.scorer import Scorer
 from stream.logs.event_log import LogWriter
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.record import Recorded, record
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from stream.verification import TOLERANCE, Verification, write_verification
 from tests.harness import Deployment, until
 

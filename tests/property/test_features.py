@@ -33,13 +33,13 @@ from schemas.codec import encode
 from schemas.events import Event, Purchase
 from schemas.scoring import HistoryEntry, ScoreRequest
 from schemas.topics import TABLE
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
 from stream.records import PartitionTotals, Totals
 from stream.replay import LogRecord, Replay
 from stream.settings import load_settings
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.builders import browse, click, purchase, purchase_line, rating, review, review_sentiment, search, visit
 
 START_MS = 1_790_000_000_000

@@ -11,8 +11,8 @@ from models.evaluation.report_document import read_report
 from models.evaluation.served_scores import few_labels_points
 from stream.cli.main import app
 from stream.logs.event_log import write_log
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from tests.made_examples import made_reviews
 
 

@@ -19,8 +19,8 @@ from stream.cli.dataset import app as dataset_app
 from stream.cli.train import train_command
 from stream.cli.tune import tune_command
 from stream.logs.event_log import write_log
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from tests.checkpoints import tuned_checkpoint
 
 TUNE = ("--encoder", RANDOM_TINY, "--epochs", 1, "--threads", 1)

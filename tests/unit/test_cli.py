@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from stream.cli.main import VERBS
 from stream.logs.event_log import write_log
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.settings import Settings, load_settings
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.fakes import FixedScorer
 from tests.recording import live_run
 

@@ -26,10 +26,10 @@ from schemas.events import Event
 from stream.dataset import Cut, Plan, cut_dataset
 from stream.dataset_prefix import make_again
 from stream.logs.event_log import LoggedEvent
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.replay import Replay
 from stream.settings import Settings, load_settings
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.builders import DAY_MS, NOW_MS, browse, click, purchase, purchase_line, search, visit
 
 DIRTY = SimulatorConfig(seed=5, shoppers=25, days=40, late=0.1, duplicates=0.05, malformed=0.05)

@@ -16,8 +16,8 @@ from stream.cli.dataset import app
 from stream.cli.slices import milliseconds
 from stream.logs.event_log import LoggedEvent, read_log, write_log
 from stream.logs.importers.online_retail import import_online_retail
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from tests.builders import DAY_MS, NOW_MS, rating
 
 

@@ -15,13 +15,13 @@ from schemas.scoring import ScoreRequest
 from schemas.topics import TABLE
 from stream.handler_errors import Fold, fold_guarded
 from stream.logs.event_log import LoggedEvent
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import Campaign, ScoringPolicy, TriggerPolicy
 from stream.records import Folded, Output, PartitionTotals, Totals
 from stream.replay import LogRecord, aligned
 from stream.rows import Rows
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from stream.trigger_row import encode_trigger_row
 from stream.undo import Undo
 from tests.builders import NOW_MS, churn_risk, click, interest, purchase, review_sentiment, search, visit

@@ -14,9 +14,9 @@ from schemas.scoring import ScoreRequest
 from stream.dataset import Cut, Plan, cut_dataset
 from stream.dataset_prefix import make_again
 from stream.logs.event_log import LoggedEvent
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.settings import Settings, load_settings
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.builders import DAY_MS, history_entry
 
 COLUMN = "sessions.count.24h"

@@ -14,12 +14,12 @@ from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
 from stream.logs.event_log import LoggedEvent
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig
 from stream.records import Output
 from stream.replay import Replay
 from stream.replayed import FEATURES, write_replay
 from stream.settings import Settings, load_settings
-from stream.simulate import simulate
-from stream.simulate_shopper import SimulatorConfig
 from tests.fakes import FixedScorer
 
 DIRTY = SimulatorConfig(seed=5, shoppers=12, days=40, late=0.05, duplicates=0.05, malformed=0.05)

@@ -10,9 +10,9 @@ from schemas.codec import DecodeError, event_decoder
 from schemas.topics import DAY_MS, SOURCES
 from stream.cli.main import app
 from stream.logs.event_log import read_log
-from stream.simulate import simulate
-from stream.simulate_dirt import LATE_MS, MALFORMED, truth
-from stream.simulate_shopper import SimulatorConfig, plan_shoppers
+from stream.logs.simulate.dirt import LATE_MS, MALFORMED, truth
+from stream.logs.simulate.shop import simulate
+from stream.logs.simulate.shopper import SimulatorConfig, plan_shoppers
 
 CLEAN = SimulatorConfig(seed=7, shoppers=150, days=60)
 DIRTY = SimulatorConfig(seed=7, shoppers=150, days=60, late=0.05, duplicates=0.05, malformed=0.05)

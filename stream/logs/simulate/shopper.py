@@ -10,7 +10,7 @@ from random import Random
 from msgspec import Struct
 
 from schemas.topics import DAY_MS
-from stream.simulate_text import CATEGORIES, titles
+from stream.logs.simulate.shop_texts import CATEGORIES, titles
 
 EXPLORING = 0.12  # share of a shopper's attention that falls on any category alike, whatever the interests
 LOYAL_SHARE = 0.35  # shoppers who have no churn hazard at all

@@ -15,7 +15,7 @@ from msgspec import Struct
 from schemas.dead_letter import Reason
 from schemas.topics import DAY_MS
 from stream.logs.event_log import LoggedEvent
-from stream.simulate_shopper import Shopper, SimulatorConfig, plan_shoppers
+from stream.logs.simulate.shopper import Shopper, SimulatorConfig, plan_shoppers
 
 MINUTE_MS = 60_000
 LATE_MS: Mapping[str, tuple[int, int]] = {
