@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from schemas.topics import DAY_MS
 from stream.clients import admin_client
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 CHANGELOG = "changelog"
 STATEFUL_ROLES = ("features", "triggers")

@@ -18,7 +18,7 @@ from msgspec import Struct
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, headers_of
 from stream.alignment import Alignment
-from stream.faults import reach
+from stream.process.fault_points import reach
 from stream.records import Folded, Output
 from stream.store import END_KEY, META_KEY, Partition, RowStore
 

@@ -10,7 +10,7 @@ import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from stream.settings import Settings, SettingsError
+from stream.process.settings import Settings, SettingsError
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:

@@ -13,8 +13,8 @@ from models.data.labels import Activity, Labelling, activities_of, by_time, labe
 from models.data.landmarks import Look, Period, priority
 from stream.dataset import Followed, Watch, numbered
 from stream.logs.event_log import LoggedEvent
+from stream.process.settings import Settings
 from stream.replay import LogRecord, features_fold
-from stream.settings import Settings
 
 SAMPLE = 64
 

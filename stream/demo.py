@@ -20,8 +20,8 @@ from stream.demo_events import MadeYear
 from stream.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
 from stream.local_broker import LocalBroker
 from stream.logs.event_log import LoggedEvent, read_log, read_manifest
+from stream.process.settings import Settings, load_settings
 from stream.send import HOUR_MS, Sent, at_rate, send_events
-from stream.settings import Settings, load_settings
 from stream.supervisor import ROLES, Supervisor, environment_of, last_words
 from stream.tail import follow
 

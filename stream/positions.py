@@ -12,8 +12,8 @@ import structlog
 from aiokafka import TopicPartition
 
 from stream.clients import plain_consumer
-from stream.exits import Refused
-from stream.settings import Settings
+from stream.process.exit_codes import Refused
+from stream.process.settings import Settings
 from stream.store import Partition
 
 PROBE_SECONDS = 10.0

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from stream.admin import broker_says, existing_partitions
 from stream.clients import admin_client, plain_consumer
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 STALL_SECONDS = 60.0  # without a record, before the ends seen at the start are reached
 POLL_MS = 500

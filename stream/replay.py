@@ -25,8 +25,8 @@ from schemas.topics import DAY_MS
 from stream.logs.event_log import LoggedEvent, read_log
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import ScoringPolicy, load_trigger_policy
+from stream.process.settings import Settings, SettingsError
 from stream.records import Output, PartitionTotals, Totals
-from stream.settings import Settings, SettingsError
 from stream.signals import render_signals
 from stream.trigger_row import TriggerState
 

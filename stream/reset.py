@@ -17,9 +17,9 @@ from stream.barrier import Message, send_batches
 from stream.changelog import PartitionRows, read_changelog
 from stream.clients import rows_producer
 from stream.damaged_row import DAMAGED_KEY
+from stream.process.settings import Settings
 from stream.records import PartitionTotals
 from stream.retained import StateError, Survey, members, survey
-from stream.settings import Settings
 from stream.store import META_KEY, META_VERSION, MetaRow
 
 

@@ -13,7 +13,7 @@ from stream.admin import broker_says
 from stream.app import INPUTS, Role
 from stream.changelog import ChangelogError, PartitionRows, partition_counts
 from stream.clients import admin_client, plain_consumer
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 
 class StateError(RuntimeError):

@@ -20,8 +20,8 @@ from stream.admin import broker_says, existing_partitions, topic_configs
 from stream.clients import admin_client, output_producer
 from stream.logs.event_log import LoggedEvent
 from stream.pipeline import SENT_AT
+from stream.process.settings import Settings
 from stream.replay import aligned, partition_of
-from stream.settings import Settings
 
 HOUR_MS = 3_600_000
 TICK_SECONDS = 0.005

@@ -14,7 +14,7 @@ from models.network.encoder import Encoder
 from models.serving.checkpoint import CheckpointError
 from models.serving.registry import PRODUCTION
 from models.serving.scorer import Scorer
-from stream.exits import crash_only
+from stream.process.exit_codes import crash_only
 from stream.signals import CHURN_HORIZON_DAYS
 
 LOOK_SECONDS = 1.0

@@ -20,12 +20,12 @@ from msgspec import Struct
 
 from stream.clients import plain_consumer, rows_producer
 from stream.damaged_row import BESIDE_ROWS
-from stream.exits import crash_only
-from stream.faults import reach
+from stream.process.exit_codes import crash_only
+from stream.process.fault_points import reach
+from stream.process.settings import Settings
 from stream.records import PartitionTotals
 from stream.restore import RestoreProgress
 from stream.rows import RowRules, Rows
-from stream.settings import Settings
 from stream.undo import Undo
 
 META_VERSION = 1

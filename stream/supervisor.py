@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from pydantic import SecretStr
 
 from stream.children import die_with_parent, living
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 ROLES = ("features", "scorer", "triggers")
 STATUS_FILE = "FOOTFALL_STATUS_FILE"

@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from stream.admin import broker_says
 from stream.clients import plain_consumer
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 
 class TailError(RuntimeError):

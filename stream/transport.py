@@ -19,8 +19,8 @@ from mode.services import Service
 from mode.utils.futures import notify
 
 from stream.alignment import Alignment, Chunk, TopicPartition
-from stream.exits import EXIT_CONFIG, end_process
 from stream.mended import mend
+from stream.process.exit_codes import EXIT_CONFIG, end_process
 
 FETCH_WAIT_MS = 50
 IDLE_SECONDS = 0.02

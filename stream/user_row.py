@@ -14,7 +14,7 @@ from models.features.user_state import decode_row
 from stream.changelog import ChangelogError, read_changelog
 from stream.damaged_row import DamagedRow
 from stream.pipeline import GUARDED
-from stream.settings import Settings
+from stream.process.settings import Settings
 from stream.trigger_row import decode_trigger_row
 
 

@@ -19,11 +19,11 @@ from models.features.row_versions import RowVersionError
 from schemas.topics import dlq
 from stream.app import INPUTS, FootfallApp, Role, build_app
 from stream.clients import admin_client
-from stream.exits import EXIT_CONFIG, end_process, end_stopped
-from stream.faults import FAULT, arm
 from stream.health import Health
-from stream.log import configure_logging
-from stream.settings import Settings, SettingsError
+from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
+from stream.process.fault_points import FAULT, arm
+from stream.process.log import configure_logging
+from stream.process.settings import Settings, SettingsError
 
 JOINING_SECONDS = 2.0  # to leave a group that is being joined: Faust may wait for an assignment before it stops
 STATUS_FILE = "FOOTFALL_STATUS_FILE"

@@ -12,9 +12,9 @@ from models.features.user_state import encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.logs.event_log import LoggedEvent
+from stream.process.settings import Settings
 from stream.records import PartitionTotals
 from stream.replay import LogRecord, Replay, aligned
-from stream.settings import Settings
 from stream.signals import render_signals
 
 PARTITIONS, WINDOW = 3, 60

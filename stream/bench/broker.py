@@ -23,8 +23,8 @@ from stream.barrier import Message, send_batches
 from stream.bench.load import Load
 from stream.clients import admin_client, output_producer, plain_consumer
 from stream.logs.event_log import LoggedEvent
+from stream.process.settings import Settings, load_settings
 from stream.replay import Replay, partition_of
-from stream.settings import Settings, load_settings
 
 SLICE = 50_000  # events that are on their way at a time
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from stream.bench.broker import GroupOffsets
 from stream.children import die_with_parent
-from stream.settings import Settings
+from stream.process.settings import Settings
 from stream.supervisor import environment_of
 
 ROOT = Path(__file__).parents[2]

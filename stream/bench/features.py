@@ -16,7 +16,7 @@ from stream.bench.engines import ENGINES, Engine, EngineError, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.load import Shape, load
 from stream.bench.window import Window, measure, until_committed
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 WARM_UP_EVENTS = 2_000
 RATE_EVENTS = 300_000

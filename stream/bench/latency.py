@@ -23,7 +23,7 @@ from stream.bench.load import Load, Shape, load
 from stream.bench.window import machine_seconds
 from stream.children import die_with_parent, end_child
 from stream.clients import plain_consumer
-from stream.settings import Settings
+from stream.process.settings import Settings
 from stream.supervisor import environment_of
 
 START_SECONDS = 60.0

@@ -18,8 +18,8 @@ from stream.bench.latency import ready
 from stream.bench.load import load
 from stream.bench.window import until_committed
 from stream.clients import output_producer
+from stream.process.settings import Settings
 from stream.replay import Replay, partition_of
-from stream.settings import Settings
 
 TEMPLATE_EVENTS, TEMPLATE_USERS = 100_000, 5_000
 LIVE_EVENTS = 5_000

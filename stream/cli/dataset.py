@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson, with_settings
 from stream.cli.slices import milliseconds, periods_from
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

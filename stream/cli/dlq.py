@@ -11,7 +11,7 @@ import typer
 
 from stream.cli.options import AsJson, with_settings
 from stream.cli.show import print_table
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from stream.dead_letters import Found, Wanted
@@ -205,7 +205,7 @@ def as_text(found: "Found") -> str:
 
 def escaped(text: str) -> str:
     """Escape what could steer a terminal or forge a line, and cut what is long."""
-    from stream.log import UNPRINTABLE
+    from stream.process.log import UNPRINTABLE
 
     shown = text[:SHOWN_CHARS].translate(UNPRINTABLE)
     return shown if len(text) <= SHOWN_CHARS else f"{shown}… ({len(text) - SHOWN_CHARS} more)"

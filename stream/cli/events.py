@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stream.cli.options import AsJson, with_settings
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
@@ -133,7 +133,7 @@ def as_fields(record: "ConsumerRecord") -> dict[str, Any]:
 
 def as_line(record: "ConsumerRecord") -> str:
     """Render a record for a terminal: where it lies, its key, its value; control characters are escaped."""
-    from stream.log import UNPRINTABLE
+    from stream.process.log import UNPRINTABLE
 
     key, value = ("-" if part is None else part.decode(errors="backslashreplace") for part in (record.key, record.value))
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.timestamp / 1000))

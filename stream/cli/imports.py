@@ -52,7 +52,7 @@ def transactions(
 ) -> None:
     """Import any table of customer, date and perhaps item, amount, quantity: purchases and derived visits."""
     from stream.logs.importers.transactions import TransactionOptions, choose_columns, import_transactions
-    from stream.settings import load_settings
+    from stream.process.settings import load_settings
 
     console = stderr_console()
     currency = currency or load_settings().reporting_currency

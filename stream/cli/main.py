@@ -108,7 +108,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # the top of the command line: one line says what failed
-        from stream.settings import SettingsError
+        from stream.process.settings import SettingsError
 
         if os.environ.get("FOOTFALL_LOG_LEVEL") == "debug":
             raise

@@ -15,7 +15,7 @@ from stream.cli.answer import print_json
 from stream.cli.model_tables import model_facts, print_findings, print_manifest, print_models, print_verdict
 from stream.cli.options import AsJson, with_settings
 from stream.cli.show import print_table
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from models.serving.golden_users import Golden

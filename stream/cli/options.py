@@ -18,7 +18,7 @@ import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from stream.settings import Settings, load_settings
+from stream.process.settings import Settings, load_settings
 
 PANEL, KAFKA_PANEL = "Settings", "Settings of Kafka clients"
 WORDS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "BOOLEAN"}

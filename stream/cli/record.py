@@ -12,7 +12,7 @@ import typer
 from stream.cli.answer import fail, print_json
 from stream.cli.log_output import Out, stderr_console, summarise
 from stream.cli.options import AsJson, with_settings
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console

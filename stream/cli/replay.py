@@ -11,7 +11,7 @@ import typer
 
 from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson, with_settings
-from stream.settings import Settings, SettingsError
+from stream.process.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from stream.cli.options import with_settings
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 RoleName = Literal["features", "scorer", "triggers"]
 

@@ -4,7 +4,7 @@ import sys
 
 from stream.cli.options import AsJson, setting_names, with_settings
 from stream.cli.show import print_table
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 
 @with_settings

@@ -8,7 +8,7 @@ import typer
 
 from stream.cli.options import with_settings
 from stream.cli.show import print_table
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from stream.rebuild import Rebuilt
@@ -63,7 +63,7 @@ async def _rebuild(settings: Settings, role: Literal["features", "triggers"]) ->
     from rich.console import Console
     from rich.progress import Progress
 
-    from stream.log import configure_logging
+    from stream.process.log import configure_logging
     from stream.rebuild import rebuild
 
     configure_logging(settings, role)

@@ -8,7 +8,7 @@ import typer
 
 from stream.cli.options import AsJson, with_settings
 from stream.cli.show import print_table
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from stream.admin import Change

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from stream.cli.options import AsJson, with_settings
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from stream.user_row import UserRow
@@ -43,7 +43,7 @@ def show_command(
 
 def _print(row: "UserRow") -> None:
     from stream.cli.show import print_table
-    from stream.log import UNPRINTABLE
+    from stream.process.log import UNPRINTABLE
 
     def clean(value: object) -> str:
         return ("-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)).translate(UNPRINTABLE)

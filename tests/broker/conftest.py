@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from stream.local_broker import LocalBroker
-from stream.settings import Settings, load_settings
+from stream.process.settings import Settings, load_settings
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from schemas.topics import TABLE
 from stream.admin import TopicsError, apply, plan
 from stream.children import living
 from stream.local_broker import LocalBroker, LocalBrokerError
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 pytestmark = pytest.mark.broker
 

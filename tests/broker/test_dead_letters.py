@@ -8,7 +8,7 @@ from schemas.topics import dlq
 from stream.admin import apply
 from stream.clients import output_producer, plain_consumer
 from stream.dead_letters import Wanted, newest, send_again, summary
-from stream.settings import Settings
+from stream.process.settings import Settings
 from tests.builders import NOW_MS, USER, click, dead_letter
 
 pytestmark = pytest.mark.broker

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stream.children import living
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 
 pytestmark = [
     pytest.mark.broker,

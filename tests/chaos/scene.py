@@ -16,8 +16,8 @@ from typing import Any
 from msgspec import Struct, field
 
 from models.features.spec import KINDS
-from stream.faults import FAULT
 from stream.logs.event_log import LoggedEvent
+from stream.process.fault_points import FAULT
 from tests.chaos.oracles import Findings, examine
 from tests.harness import Deployment, Worker, until
 

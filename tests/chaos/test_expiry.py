@@ -10,7 +10,7 @@ from models.features.spec import KINDS
 from models.features.user_state import decode_row
 from schemas.codec import encode
 from stream.logs.event_log import LoggedEvent
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 from tests.builders import DAY_MS, NOW_MS, click
 from tests.chaos.scene import Scene, resident_bytes
 from tests.harness import Worker, folded_rows, until

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from stream.faults import POINTS
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.process.fault_points import POINTS
 from tests.chaos.scene import Scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]

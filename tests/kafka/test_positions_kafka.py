@@ -14,7 +14,7 @@ from schemas.codec import encode
 from stream.clients import admin_client, plain_consumer, rows_producer
 from stream.logs.event_log import LoggedEvent
 from stream.positions import settled_copies
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 from stream.store import Partition
 from tests.builders import click
 from tests.harness import Deployment, Worker, folded_rows, until

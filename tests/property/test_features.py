@@ -37,9 +37,9 @@ from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
+from stream.process.settings import load_settings
 from stream.records import PartitionTotals, Totals
 from stream.replay import LogRecord, Replay
-from stream.settings import load_settings
 from tests.builders import browse, click, purchase, purchase_line, rating, review, review_sentiment, search, visit
 
 START_MS = 1_790_000_000_000

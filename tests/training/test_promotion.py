@@ -22,8 +22,8 @@ from models.training.train_user_model import train
 from stream.dataset import Plan, cut_dataset, ends_of
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.process.settings import load_settings
 from stream.promotion import Ground, Promoted, PromotionRefused, promote
-from stream.settings import load_settings
 from tests.checkpoints import EASY, IMPOSSIBLE, flip_a_byte, report, tiny_checkpoint
 
 WINS = {"wins": True}

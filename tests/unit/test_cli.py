@@ -17,7 +17,7 @@ from stream.cli.main import VERBS
 from stream.logs.event_log import write_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.settings import Settings, load_settings
+from stream.process.settings import Settings, load_settings
 from tests.fakes import FixedScorer
 from tests.recording import live_run
 

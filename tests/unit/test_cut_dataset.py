@@ -28,8 +28,8 @@ from stream.dataset_prefix import make_again
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.process.settings import Settings, load_settings
 from stream.replay import Replay
-from stream.settings import Settings, load_settings
 from tests.builders import DAY_MS, NOW_MS, browse, click, purchase, purchase_line, search, visit
 
 DIRTY = SimulatorConfig(seed=5, shoppers=25, days=40, late=0.1, duplicates=0.05, malformed=0.05)

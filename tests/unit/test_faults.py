@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stream.faults import POINTS, arm, reach
-from stream.settings import SettingsError
+from stream.process.fault_points import POINTS, arm, reach
+from stream.process.settings import SettingsError
 
 STREAM = Path(__file__).parents[2] / "stream"
 
@@ -27,7 +27,7 @@ def test_a_process_without_an_armed_fault_passes_every_point() -> None:
 
 def test_an_armed_fault_kills_its_process_at_the_arrival_it_names_and_says_so(tmp_path: Path) -> None:
     fired = tmp_path / "fired"
-    program = "import sys; from stream.faults import arm, reach; arm(sys.argv[1])\n"
+    program = "import sys; from stream.process.fault_points import arm, reach; arm(sys.argv[1])\n"
     program += "for _ in range(3): reach('P1.acked'); reach('P2.sent'); print('passed', flush=True)"
     ended = subprocess.run(
         [sys.executable, "-c", program, f"kill@P2.sent:2>{fired}"], capture_output=True, text=True, check=False

@@ -23,7 +23,7 @@ from models.serving.golden_users import (
 )
 from models.serving.scorer import Scorer, Scores
 from stream.golden import check_golden, request_of
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 from tests.builders import DAY_MS
 from tests.checkpoints import EASY, IMPOSSIBLE, tiny_checkpoint
 

@@ -10,7 +10,7 @@ from faust.exceptions import ConsumerNotStarted
 from stream.app import build_app
 from stream.barrier import lag_of
 from stream.health import Health
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 from stream.transport import Consumer
 
 

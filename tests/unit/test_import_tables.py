@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import stream.importers
 from typer.testing import CliRunner
 
-import stream.importers
 from schemas.codec import event_decoder
 from schemas.topics import SOURCES
 from stream.cli.main import app
@@ -17,8 +17,8 @@ from stream.logs.importers.csv_events import import_csv
 from stream.logs.importers.csv_map import load_map
 from stream.logs.importers.jsonl import import_jsonl
 from stream.logs.importers.transactions import TransactionOptions, choose_columns, import_transactions, read_amount
+from stream.process.settings import load_settings
 from stream.replay import Replay
-from stream.settings import load_settings
 
 DECODERS = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
 EXAMPLE = Path(stream.importers.__file__).parent / "example-map.yaml"

@@ -16,7 +16,7 @@ from stream.dataset_prefix import make_again
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.settings import Settings, load_settings
+from stream.process.settings import Settings, load_settings
 from tests.builders import DAY_MS, history_entry
 
 COLUMN = "sessions.count.24h"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from stream.log import LibraryLines, configure_logging
-from stream.settings import load_settings
+from stream.process.log import LibraryLines, configure_logging
+from stream.process.settings import load_settings
 
 
 class Out(io.StringIO):

@@ -12,7 +12,7 @@ from models.features.user_state import BROWSE, CLICK, PURCHASE, RATING, REVIEW, 
 from schemas.events import Event
 from schemas.signals import AdTrigger, Suppression, SuppressionReason
 from stream.policies import Campaign, ScoringPolicy, TriggerPolicy, load_trigger_policy
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 from tests.builders import (
     NOW_MS,
     browse,

@@ -3,9 +3,9 @@
 import aiokafka
 import pytest
 
-from stream.exits import Refused
 from stream.positions import check_partition_count, resume_positions, settled_copies
-from stream.settings import load_settings
+from stream.process.exit_codes import Refused
+from stream.process.settings import load_settings
 from stream.store import Partition
 
 CLICKS = aiokafka.TopicPartition("clicks", 3)

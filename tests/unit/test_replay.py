@@ -11,9 +11,9 @@ from models.features.user_state import encode_row
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.process.settings import Settings, load_settings
 from stream.records import Output, PartitionTotals
 from stream.replay import DISORDER_MS, LogRecord, Replay, aligned, features_fold, in_offset_order, partition_of
-from stream.settings import Settings, load_settings
 from tests.harness import folded_rows
 
 PARTITIONS = 3

@@ -16,10 +16,10 @@ from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Sup
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.process.settings import Settings, load_settings
 from stream.records import Output
 from stream.replay import Replay
 from stream.replayed import FEATURES, write_replay
-from stream.settings import Settings, load_settings
 from tests.fakes import FixedScorer
 
 DIRTY = SimulatorConfig(seed=5, shoppers=12, days=40, late=0.05, duplicates=0.05, malformed=0.05)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stream.settings import Settings, SettingsError, load_settings
+from stream.process.settings import Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stream.children import living
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 from stream.supervisor import Supervisor, environment_of, last_words
 
 DEADLINE_SECONDS = 30.0

@@ -28,7 +28,7 @@ from stream import mended, transport
 from stream.alignment import Chunk, TopicPartition
 from stream.app import FootfallApp, build_app
 from stream.barrier import lag_of
-from stream.settings import load_settings
+from stream.process.settings import load_settings
 from stream.store import Partition
 from stream.transport import ChunkRecord, ChunkSchema, install
 from tests.fakes import FakeSender

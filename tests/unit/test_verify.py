@@ -15,7 +15,7 @@ from schemas.scoring import ScoreRequest
 from stream.logs.event_log import LoggedEvent, write_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.settings import Settings, load_settings
+from stream.process.settings import Settings, load_settings
 from stream.verification import FILE, Verification, VerificationError, write_verification
 from tests.builders import DAY_MS, NOW_MS, purchase, search, visit
 from tests.fakes import FixedScorer

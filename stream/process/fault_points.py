@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from stream.settings import SettingsError
+from stream.process.settings import SettingsError
 
 FAULT = "FOOTFALL_FAULT"
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}

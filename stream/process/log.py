@@ -15,7 +15,7 @@ from typing import IO, Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-from stream.settings import Settings
+from stream.process.settings import Settings
 
 PAYLOAD_LINES = (  # message templates of Faust that carry keys and values of records
     "DROPPED MESSAGE",

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from schemas.topics import Topic, named_topics
-from stream.setting_faults import explain, unknown_variables
+from stream.process.setting_faults import explain, unknown_variables
 
 TABLE = "users"
 CONFIG = "FOOTFALL_CONFIG"
