@@ -16,10 +16,10 @@ from schemas.scoring import ScoreRequest
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox
 from stream.dead_letter_limit import DeadLetterLimit
+from stream.fold.records import Fold, Output, PartitionTotals, Record, dead_letter
 from stream.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
 from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
-from stream.records import Fold, Output, PartitionTotals, Record, dead_letter
 from stream.signals import render_signals
 from stream.store import RowStore
 

@@ -18,15 +18,15 @@ from stream.agents import fold_agent, score_agent
 from stream.alignment import Alignment, Limits
 from stream.barrier import Barrier, Outbox
 from stream.clients import faust_credentials, output_producer
-from stream.damaged_row import DAMAGED_KIND
 from stream.dead_letter_limit import DeadLetterLimit
+from stream.fold.damaged_row import DAMAGED_KIND
+from stream.fold.records import Fold, PartitionTotals, Totals
+from stream.fold.rows import RowRules
 from stream.policies import load_trigger_policy
 from stream.positions import check_partition_count, check_sources, resume_positions, settled_copies
 from stream.process.exit_codes import EXIT_CONFIG, Refused, crash_only, end_process
 from stream.process.settings import TABLE, Settings
-from stream.records import Fold, PartitionTotals, Totals
 from stream.replay import features_fold, triggers_fold
-from stream.rows import RowRules
 from stream.store import Partition, RowStore, RowTable
 from stream.transport import ChunkScheduler, ChunkSchema, install
 from stream.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms

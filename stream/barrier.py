@@ -18,8 +18,8 @@ from msgspec import Struct
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, headers_of
 from stream.alignment import Alignment
+from stream.fold.records import Folded, Output
 from stream.process.fault_points import reach
-from stream.records import Folded, Output
 from stream.store import END_KEY, META_KEY, Partition, RowStore
 
 Message = tuple[str, bytes | None, bytes | None, int, list[tuple[str, bytes]]]  # topic, key, value, timestamp, headers

@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from stream.admin import broker_says, existing_partitions
 from stream.clients import admin_client, plain_consumer
-from stream.damaged_row import BESIDE_ROWS, DAMAGED_KEY
+from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY
+from stream.fold.records import PartitionTotals
 from stream.process.settings import Settings
-from stream.records import PartitionTotals
 from stream.replay import partition_of
 from stream.store import META_KEY, MetaRow
 

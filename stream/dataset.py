@@ -23,10 +23,10 @@ from schemas.dead_letter import DeadLetter
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 from schemas.scoring import ScoreRequest
 from schemas.topics import SOURCES
+from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
 from stream.pipeline import FeaturesFold
 from stream.process.settings import Settings
-from stream.records import PartitionTotals
 from stream.replay import LogRecord, Replay, aligned, features_fold
 
 AT_EVENT = "event"  # a sort of look, beside LANDMARK

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from schemas.dead_letter import DeadLetter
 from stream.alignment import Chunk
-from stream.records import Output
+from stream.fold.records import Output
 
 log = structlog.get_logger()
 

@@ -21,8 +21,8 @@ from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
 from stream.admin import broker_says, existing_partitions, topic_configs
 from stream.clients import admin_client, output_producer, plain_consumer
+from stream.fold.records import EVENT_ID
 from stream.process.settings import Settings
-from stream.records import EVENT_ID
 
 Outcome = Literal["sent", "not_whole", "expired", "foreign"]
 WORDS: Mapping[Outcome, str] = {

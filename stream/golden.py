@@ -17,9 +17,9 @@ from models.serving.golden_users import CURRENCY, SHOPPER, START_MS, Golden, Sto
 from schemas.codec import encode
 from schemas.events import Event
 from schemas.scoring import EventKind, ScoreRequest
+from stream.fold.records import PartitionTotals
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
-from stream.records import PartitionTotals
 from stream.replay import LogRecord
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from models.features.row_versions import RowVersionError
 from schemas.codec import DecodeError
 from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
-from stream.records import Fold, Folded, Output, PartitionTotals, Record, dead_letter
-from stream.rows import Rows
-from stream.undo import Undo
+from stream.fold.records import Fold, Folded, Output, PartitionTotals, Record, dead_letter
+from stream.fold.rows import Rows
+from stream.fold.undo import Undo
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from models.serving.scorer import Scorer, Scores

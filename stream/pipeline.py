@@ -21,9 +21,9 @@ from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment
 from schemas.topics import SOURCES
-from stream.damaged_row import DAMAGED_KIND, damaged_row
+from stream.fold.damaged_row import DAMAGED_KIND, damaged_row
+from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id
 from stream.policies import ScoringPolicy, TriggerPolicy
-from stream.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id
 from stream.trigger_row import TriggerState, decode_trigger_row
 
 S = TypeVar("S")

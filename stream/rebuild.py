@@ -17,9 +17,9 @@ from stream.admin import create_changelog
 from stream.app import FootfallApp, Role, build_app
 from stream.barrier import lag_of
 from stream.changelog import PartitionRows, read_changelog
-from stream.damaged_row import DAMAGED_KIND
+from stream.fold.damaged_row import DAMAGED_KIND
+from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals
 from stream.process.settings import Settings
-from stream.records import Fold, Folded, PartitionTotals, Record, Totals
 from stream.retained import StateError, Survey, members, survey
 from stream.trigger_row import encode_trigger_row
 

@@ -22,11 +22,11 @@ from models.features.user_state import UserState, encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from schemas.topics import DAY_MS
+from stream.fold.records import Output, PartitionTotals, Totals
 from stream.logs.event_log import LoggedEvent, read_log
 from stream.pipeline import FeaturesFold, TriggersFold
 from stream.policies import ScoringPolicy, load_trigger_policy
 from stream.process.settings import Settings, SettingsError
-from stream.records import Output, PartitionTotals, Totals
 from stream.signals import render_signals
 from stream.trigger_row import TriggerState
 

@@ -18,9 +18,9 @@ from models.features.user_state import UserState, decode_row, encode_row
 from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, ReviewSentiment, Signal, Suppression
+from stream.fold.records import Output, Totals
 from stream.logs.event_log import LoggedEvent
 from stream.logs.parquet import Columns, ParquetFiles
-from stream.records import Output, Totals
 from stream.replay import Replay
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from stream.app import Role
 from stream.barrier import Message, send_batches
 from stream.changelog import PartitionRows, read_changelog
 from stream.clients import rows_producer
-from stream.damaged_row import DAMAGED_KEY
+from stream.fold.damaged_row import DAMAGED_KEY
+from stream.fold.records import PartitionTotals
 from stream.process.settings import Settings
-from stream.records import PartitionTotals
 from stream.retained import StateError, Survey, members, survey
 from stream.store import META_KEY, META_VERSION, MetaRow
 

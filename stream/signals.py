@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.ids import output_id
 from schemas.scoring import ScoreRequest, Timings
 from schemas.signals import ChurnRisk, Interest, InterestScore, ReviewSentiment, Signal
-from stream.records import Output
+from stream.fold.records import Output
 
 if TYPE_CHECKING:  # roles that only send signals never load torch
     from models.serving.scorer import Scores

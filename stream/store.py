@@ -19,14 +19,14 @@ from faust.types import TP
 from msgspec import Struct
 
 from stream.clients import plain_consumer, rows_producer
-from stream.damaged_row import BESIDE_ROWS
+from stream.fold.damaged_row import BESIDE_ROWS
+from stream.fold.records import PartitionTotals
+from stream.fold.rows import RowRules, Rows
+from stream.fold.undo import Undo
 from stream.process.exit_codes import crash_only
 from stream.process.fault_points import reach
 from stream.process.settings import Settings
-from stream.records import PartitionTotals
 from stream.restore import RestoreProgress
-from stream.rows import RowRules, Rows
-from stream.undo import Undo
 
 META_VERSION = 1
 META_KEY = b"\0meta"

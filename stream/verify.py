@@ -17,9 +17,9 @@ from models.features.spec import FEATURE_SPEC, KINDS
 from models.features.tiles import DAY_MS, WINDOW_DAYS
 from models.features.user_state import UserState, encode_row
 from schemas.scoring import ScoreRequest
+from stream.fold.records import Output, PartitionTotals, Record
 from stream.logs.event_log import LoggedEvent
 from stream.pipeline import FeaturesFold
-from stream.records import Output, PartitionTotals, Record
 
 NOT_COMPARED = ("features", "timings")  # features by name; timings are of the clock
 NO_REQUEST = "request"  # stands for every field where the events give no request at all

@@ -25,9 +25,9 @@ from aiokafka.structs import TopicPartition
 from schemas.topics import Topic
 from stream.admin import existing_partitions
 from stream.clients import admin_client, output_producer, plain_consumer
+from stream.fold.records import Totals
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings, load_settings
-from stream.records import Totals
 from stream.replay import Replay
 from stream.store import END_KEY, META_KEY, MetaRow
 from stream.supervisor import environment_of

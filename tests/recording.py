@@ -11,9 +11,9 @@ from typing import Any
 from models.features.user_state import encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
+from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings
-from stream.records import PartitionTotals
 from stream.replay import LogRecord, Replay, aligned
 from stream.signals import render_signals
 

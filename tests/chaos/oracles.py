@@ -18,7 +18,7 @@ from models.features.spec import KINDS
 from models.features.user_state import UserState, decode_row, encode_row
 from schemas.codec import decode
 from schemas.scoring import ScoreRequest
-from stream.records import Folded, PartitionTotals
+from stream.fold.records import Folded, PartitionTotals
 from stream.replay import features_fold
 from stream.store import END_KEY, META_KEY, MetaRow
 from tests.harness import Deployment

@@ -6,8 +6,8 @@ import pytest
 
 from models.features.spec import KINDS
 from schemas.codec import encode
+from stream.fold.records import Totals
 from stream.logs.event_log import LoggedEvent
-from stream.records import Totals
 from tests.builders import NOW_MS, click
 from tests.chaos.broker import Broker
 from tests.chaos.proxy import Proxy

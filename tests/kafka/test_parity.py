@@ -12,10 +12,10 @@ from models.features.user_state import decode_row
 from models.serving.scorer import Scorer
 from schemas.codec import decode
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
+from stream.fold.records import Output
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.records import Output
 from stream.replay import Replay
 from tests.harness import Deployment, decided_rows, folded_rows, until
 

@@ -33,12 +33,12 @@ from schemas.codec import encode
 from schemas.events import Event, Purchase
 from schemas.scoring import HistoryEntry, ScoreRequest
 from schemas.topics import TABLE
+from stream.fold.records import PartitionTotals, Totals
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
 from stream.process.settings import load_settings
-from stream.records import PartitionTotals, Totals
 from stream.replay import LogRecord, Replay
 from tests.builders import browse, click, purchase, purchase_line, rating, review, review_sentiment, search, visit
 

@@ -9,11 +9,11 @@ from models.features.row_age import newest_ms
 from models.features.user_state import UserState, encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
+from stream.fold.records import Output, PartitionTotals
+from stream.fold.rows import RowRules, Rows
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
-from stream.records import Output, PartitionTotals
 from stream.replay import LogRecord
-from stream.rows import RowRules, Rows
 from tests.builders import NOW_MS, browse, click, purchase, visit
 
 DAY_MS = 86_400_000

@@ -11,7 +11,7 @@ from schemas.codec import encode
 from schemas.dead_letter import headers_of
 from stream.alignment import Chunk, TopicPartition
 from stream.barrier import Barrier, Outbox, Unacknowledged
-from stream.records import Folded, Output, PartitionTotals
+from stream.fold.records import Folded, Output, PartitionTotals
 from stream.replay import LogRecord
 from stream.store import END_KEY, META_KEY, MetaRow, Partition
 from tests.builders import NOW_MS, ad_trigger, dead_letter, score_request

@@ -8,7 +8,7 @@ import pytest
 from schemas.dead_letter import Reason
 from stream.alignment import Chunk, TopicPartition
 from stream.dead_letter_limit import DeadLetterLimit
-from stream.records import Output
+from stream.fold.records import Output
 from stream.replay import LogRecord
 from tests.builders import NOW_MS, dead_letter, score_request
 

@@ -13,9 +13,9 @@ from schemas.scoring import ScoreRequest
 from schemas.topics import TABLE
 from stream.cli.dlq import as_fields, as_text, since_ms
 from stream.dead_letters import Found, headers_again, outcome_of
+from stream.fold.records import EVENT_ID, PartitionTotals, Totals
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
-from stream.records import EVENT_ID, PartitionTotals, Totals
 from stream.replay import LogRecord
 from tests.builders import DAY_MS, NOW_MS, click, dead_letter, score_request, search
 

@@ -16,12 +16,12 @@ from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, Suppression
 from schemas.topics import TABLE
+from stream.fold.records import Folded, Output, PartitionTotals, Totals
 from stream.logs.simulate.dirt import MALFORMED
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.pipeline import SENT_AT, FeaturesFold, TriggersFold
 from stream.policies import Campaign, ScoringPolicy, TriggerPolicy
-from stream.records import Folded, Output, PartitionTotals, Totals
 from stream.replay import LogRecord, aligned
 from stream.trigger_row import decode_trigger_row, encode_trigger_row
 from tests.builders import (

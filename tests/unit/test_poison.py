@@ -4,9 +4,9 @@ import pytest
 
 from schemas.fields import MAX_EVENT_BYTES
 from schemas.topics import TABLE
+from stream.fold.records import PartitionTotals
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
-from stream.records import PartitionTotals
 from stream.replay import LogRecord
 from tests.builders import NOW_MS
 from tests.poison import POISON

@@ -8,11 +8,11 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from models.features.spec import KINDS
 from models.features.user_state import encode_row
+from stream.fold.records import Output, PartitionTotals
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.process.settings import Settings, load_settings
-from stream.records import Output, PartitionTotals
 from stream.replay import DISORDER_MS, LogRecord, Replay, aligned, features_fold, in_offset_order, partition_of
 from tests.harness import folded_rows
 

@@ -13,11 +13,11 @@ from models.features.user_state import decode_row
 from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
+from stream.fold.records import Output
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.process.settings import Settings, load_settings
-from stream.records import Output
 from stream.replay import Replay
 from stream.replayed import FEATURES, write_replay
 from tests.fakes import FixedScorer

@@ -15,12 +15,12 @@ from models.features.row_versions import DamagedRowError, RowVersionError, check
 from models.features.snapshot import snapshot
 from models.features.user_state import ROW_VERSION, check_row_version, decode_row, encode_row
 from schemas.codec import encode
-from stream.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow
+from stream.fold.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow
+from stream.fold.records import Folded, PartitionTotals
+from stream.fold.rows import DECODED_BASE_BYTES, DECODED_PER_BYTE, RowRules, Rows
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy
-from stream.records import Folded, PartitionTotals
 from stream.replay import LogRecord
-from stream.rows import DECODED_BASE_BYTES, DECODED_PER_BYTE, RowRules, Rows
 from stream.trigger_row import TriggerState, check_trigger_version, decode_trigger_row, encode_trigger_row, trigger_newest_ms
 from tests.builders import DAY_MS, NOW_MS, click
 

@@ -20,9 +20,9 @@ from bytewax.run import cli_main
 from models.features.spec import KINDS
 from models.features.user_state import decode_row, encode_row
 from schemas.codec import encode
+from stream.fold.records import PartitionTotals
 from stream.pipeline import FeaturesFold
 from stream.process.settings import load_settings
-from stream.records import PartitionTotals
 from stream.replay import LogRecord, features_fold
 
 EPOCH = timedelta(seconds=1)

@@ -12,8 +12,8 @@ import faust
 from models.features.spec import KINDS
 from models.features.user_state import encode_row
 from schemas.codec import encode
+from stream.fold.records import PartitionTotals
 from stream.process.settings import load_settings
-from stream.records import PartitionTotals
 from stream.replay import LogRecord, features_fold
 
 

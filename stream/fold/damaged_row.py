@@ -7,7 +7,7 @@ topic is needed. Start at damaged_row.
 from msgspec import Struct
 
 from models.features.row_versions import DamagedRowError
-from stream.records import Output, Record
+from stream.fold.records import Output, Record
 
 BESIDE_ROWS = b"\0"  # begins every key of a changelog that is not a user id
 DAMAGED_KEY = BESIDE_ROWS + b"damaged:"

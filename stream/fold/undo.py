@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from stream.records import Record
+from stream.fold.records import Record
 
 
 class Undo(Struct):
