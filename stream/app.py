@@ -15,20 +15,20 @@ from models.features.spec import KINDS
 from models.features.tiles import DAY_MS, HOUR_MS
 from models.features.user_state import check_row_version, encode_row
 from stream.agents import fold_agent, score_agent
-from stream.alignment import Alignment, Limits
-from stream.barrier import Barrier, Outbox
-from stream.clients import faust_credentials, output_producer
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, PartitionTotals, Totals
 from stream.fold.rows import RowRules
+from stream.kafka.alignment import Alignment, Limits
+from stream.kafka.barrier import Barrier, Outbox
+from stream.kafka.clients import faust_credentials, output_producer
+from stream.kafka.positions import check_partition_count, check_sources, resume_positions, settled_copies
+from stream.kafka.store import Partition, RowStore, RowTable
+from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
 from stream.policies import load_trigger_policy
-from stream.positions import check_partition_count, check_sources, resume_positions, settled_copies
 from stream.process.exit_codes import EXIT_CONFIG, Refused, crash_only, end_process
 from stream.process.settings import TABLE, Settings
 from stream.replay import features_fold, triggers_fold
-from stream.store import Partition, RowStore, RowTable
-from stream.transport import ChunkScheduler, ChunkSchema, install
 from stream.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 
 if TYPE_CHECKING:  # only role scorer loads torch

@@ -12,8 +12,8 @@ import structlog
 from msgspec import Struct, field
 
 from schemas.dead_letter import DeadLetter
-from stream.alignment import Chunk
 from stream.fold.records import Output
+from stream.kafka.alignment import Chunk
 
 log = structlog.get_logger()
 

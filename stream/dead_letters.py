@@ -19,9 +19,9 @@ from schemas.codec import DecodeError, event_decoder
 from schemas.dead_letter import DeadLetter, Reason, is_whole, read_dead_letter
 from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
-from stream.admin import broker_says, existing_partitions, topic_configs
-from stream.clients import admin_client, output_producer, plain_consumer
 from stream.fold.records import EVENT_ID
+from stream.kafka.clients import admin_client, output_producer, plain_consumer
+from stream.kafka.topic_admin import broker_says, existing_partitions, topic_configs
 from stream.process.settings import Settings
 
 Outcome = Literal["sent", "not_whole", "expired", "foreign"]

@@ -14,7 +14,7 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
-from stream.barrier import lag_of
+from stream.kafka.barrier import lag_of
 
 OUTCOMES = {
     "in": "events_in",

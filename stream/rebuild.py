@@ -13,12 +13,12 @@ from aiokafka import TopicPartition
 from msgspec import Struct
 
 from models.features.user_state import encode_row
-from stream.admin import create_changelog
 from stream.app import FootfallApp, Role, build_app
-from stream.barrier import lag_of
-from stream.changelog import PartitionRows, read_changelog
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals
+from stream.kafka.barrier import lag_of
+from stream.kafka.changelog import PartitionRows, read_changelog
+from stream.kafka.topic_admin import create_changelog
 from stream.process.settings import Settings
 from stream.retained import StateError, Survey, members, survey
 from stream.trigger_row import encode_trigger_row

@@ -14,8 +14,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from msgspec import Struct, field
 
-from stream.admin import broker_says, existing_partitions
-from stream.clients import admin_client, plain_consumer
+from stream.kafka.clients import admin_client, plain_consumer
+from stream.kafka.topic_admin import broker_says, existing_partitions
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
 from stream.process.settings import Settings
 

@@ -11,16 +11,16 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct, msgpack
 
-from stream.admin import broker_says
 from stream.app import Role
-from stream.barrier import Message, send_batches
-from stream.changelog import PartitionRows, read_changelog
-from stream.clients import rows_producer
 from stream.fold.damaged_row import DAMAGED_KEY
 from stream.fold.records import PartitionTotals
+from stream.kafka.barrier import Message, send_batches
+from stream.kafka.changelog import PartitionRows, read_changelog
+from stream.kafka.clients import rows_producer
+from stream.kafka.store import META_KEY, META_VERSION, MetaRow
+from stream.kafka.topic_admin import broker_says
 from stream.process.settings import Settings
 from stream.retained import StateError, Survey, members, survey
-from stream.store import META_KEY, META_VERSION, MetaRow
 
 
 class ResetPlan(Struct, frozen=True):

@@ -16,8 +16,8 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
 from schemas.topics import SOURCES
-from stream.admin import broker_says, existing_partitions, topic_configs
-from stream.clients import admin_client, output_producer
+from stream.kafka.clients import admin_client, output_producer
+from stream.kafka.topic_admin import broker_says, existing_partitions, topic_configs
 from stream.logs.event_log import LoggedEvent
 from stream.pipeline import SENT_AT
 from stream.process.settings import Settings

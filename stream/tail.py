@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
-from stream.admin import broker_says
-from stream.clients import plain_consumer
+from stream.kafka.clients import plain_consumer
+from stream.kafka.topic_admin import broker_says
 from stream.process.settings import Settings
 
 

@@ -11,8 +11,8 @@ from msgspec import Struct
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
 from models.features.user_state import decode_row
-from stream.changelog import ChangelogError, read_changelog
 from stream.fold.damaged_row import DamagedRow
+from stream.kafka.changelog import ChangelogError, read_changelog
 from stream.pipeline import GUARDED
 from stream.process.settings import Settings
 from stream.trigger_row import decode_trigger_row

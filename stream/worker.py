@@ -18,8 +18,8 @@ from aiokafka.errors import KafkaConnectionError
 from models.features.row_versions import RowVersionError
 from schemas.topics import dlq
 from stream.app import INPUTS, FootfallApp, Role, build_app
-from stream.clients import admin_client
 from stream.health import Health
+from stream.kafka.clients import admin_client
 from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging

@@ -11,10 +11,10 @@ from typing import Any
 
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
-from stream.alignment import Chunk
+from stream.kafka.alignment import Chunk
+from stream.kafka.store import Partition
 from stream.pipeline import FeaturesFold
 from stream.policies import ScoringPolicy, TriggerPolicy
-from stream.store import Partition
 
 
 class FakeClock:

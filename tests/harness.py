@@ -23,13 +23,13 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import TopicPartition
 
 from schemas.topics import Topic
-from stream.admin import existing_partitions
-from stream.clients import admin_client, output_producer, plain_consumer
 from stream.fold.records import Totals
+from stream.kafka.clients import admin_client, output_producer, plain_consumer
+from stream.kafka.store import END_KEY, META_KEY, MetaRow
+from stream.kafka.topic_admin import existing_partitions
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings, load_settings
 from stream.replay import Replay
-from stream.store import END_KEY, META_KEY, MetaRow
 from stream.supervisor import environment_of
 from stream.trigger_row import encode_trigger_row
 

@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from stream.admin import apply
 from stream.bench.broker import Published, bench_settings, published, read_requests, run_settings
 from stream.bench.engines import ENGINES, EngineError, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.latency import ready
 from stream.bench.load import load
 from stream.bench.window import until_committed
+from stream.kafka.topic_admin import apply
 
 POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.25

@@ -18,10 +18,10 @@ from msgspec import Struct
 
 from models.features.spec import KINDS
 from schemas.scoring import SourcePosition
-from stream.admin import apply
-from stream.barrier import Message, send_batches
 from stream.bench.load import Load
-from stream.clients import admin_client, output_producer, plain_consumer
+from stream.kafka.barrier import Message, send_batches
+from stream.kafka.clients import admin_client, output_producer, plain_consumer
+from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings, load_settings
 from stream.replay import Replay, partition_of

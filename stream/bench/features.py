@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from stream.admin import apply
 from stream.bench.broker import Published, bench_settings, published, read_requests, run_settings
 from stream.bench.engines import ENGINES, Engine, EngineError, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.load import Shape, load
 from stream.bench.window import Window, measure, until_committed
+from stream.kafka.topic_admin import apply
 from stream.process.settings import Settings
 
 WARM_UP_EVENTS = 2_000

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 from aiokafka.structs import TopicPartition
 
-from stream.admin import apply
 from stream.bench.broker import bench_settings, decode_request, delete_topics, run_settings
 from stream.bench.engines import ENGINES, ROOT, EngineError, Running
 from stream.bench.figures import Figures, histogram, percentiles
 from stream.bench.load import Load, Shape, load
 from stream.bench.window import machine_seconds
 from stream.children import die_with_parent, end_child
-from stream.clients import plain_consumer
+from stream.kafka.clients import plain_consumer
+from stream.kafka.topic_admin import apply
 from stream.process.settings import Settings
 from stream.supervisor import environment_of
 

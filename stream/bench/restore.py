@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 
 from models.features.user_state import UserState, encode_row
-from stream.admin import apply
-from stream.barrier import Message, send_batches
 from stream.bench.broker import bench_settings, delete_topics, publish
 from stream.bench.engines import ENGINES, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.latency import ready
 from stream.bench.load import load
 from stream.bench.window import until_committed
-from stream.clients import output_producer
+from stream.kafka.barrier import Message, send_batches
+from stream.kafka.clients import output_producer
+from stream.kafka.topic_admin import apply
 from stream.process.settings import Settings
 from stream.replay import Replay, partition_of
 

@@ -11,12 +11,12 @@ import signal
 import time
 from collections.abc import Callable
 
-from stream.admin import apply
 from stream.bench.broker import bench_settings, delete_topics, publish, run_settings
 from stream.bench.engines import ENGINES, EngineError, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.load import Load, Shape, load
 from stream.bench.window import Window, measure
+from stream.kafka.topic_admin import apply
 
 PARTITIONS = 8
 WORKERS = (1, 2)

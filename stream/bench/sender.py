@@ -10,10 +10,10 @@ import sys
 import time
 from typing import Any
 
-from stream.barrier import Message, send_batches
 from stream.bench.figures import percentiles
 from stream.bench.load import load
-from stream.clients import output_producer
+from stream.kafka.barrier import Message, send_batches
+from stream.kafka.clients import output_producer
 from stream.process.settings import Settings, load_settings
 from stream.replay import partition_of
 

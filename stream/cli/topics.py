@@ -11,7 +11,7 @@ from stream.cli.show import print_table
 from stream.process.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.admin import Change
+    from stream.kafka.topic_admin import Change
 
 app = typer.Typer(no_args_is_help=True, help="Compare the broker's topics with the settings, and make them so.")
 
@@ -31,7 +31,7 @@ def apply_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
 ) -> None:
     """Create missing topics and set retention and cleanup; deletes nothing, adds no partitions."""
-    from stream.admin import apply
+    from stream.kafka.topic_admin import apply
 
     if dry_run:
         _plan(settings, as_json)
@@ -43,7 +43,7 @@ def apply_command(
 
 
 def _plan(settings: Settings, as_json: bool) -> None:
-    from stream.admin import plan
+    from stream.kafka.topic_admin import plan
 
     changes = asyncio.run(plan(settings))
     _show(changes, as_json)

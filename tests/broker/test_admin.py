@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from schemas.topics import TABLE
-from stream.admin import TopicsError, apply, plan
 from stream.children import living
+from stream.kafka.topic_admin import TopicsError, apply, plan
 from stream.local_broker import LocalBroker, LocalBrokerError
 from stream.process.settings import Settings
 

@@ -13,8 +13,8 @@ from models.serving.checkpoint import WEIGHTS
 from models.serving.registry import PRODUCTION, Change, Production, Registry
 from schemas.codec import decode, encode
 from schemas.signals import ChurnRisk, Interest
-from stream.admin import apply
-from stream.clients import output_producer
+from stream.kafka.clients import output_producer
+from stream.kafka.topic_admin import apply
 from stream.local_broker import LocalBroker
 from stream.replay import partition_of
 from tests.builders import score_request, source_position

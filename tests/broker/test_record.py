@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.admin import apply
 from stream.cli.main import app
-from stream.clients import output_producer
+from stream.kafka.clients import output_producer
+from stream.kafka.topic_admin import apply
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig

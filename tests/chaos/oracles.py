@@ -19,8 +19,8 @@ from models.features.user_state import UserState, decode_row, encode_row
 from schemas.codec import decode
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Folded, PartitionTotals
+from stream.kafka.store import END_KEY, META_KEY, MetaRow
 from stream.replay import features_fold
-from stream.store import END_KEY, META_KEY, MetaRow
 from tests.harness import Deployment
 
 INPUTS = (*KINDS, "review-sentiment")

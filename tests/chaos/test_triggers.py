@@ -6,8 +6,8 @@ import pytest
 
 from schemas.codec import decode, encode
 from schemas.signals import AdTrigger, Suppression
-from stream.clients import output_producer
 from stream.fold.records import PartitionTotals
+from stream.kafka.clients import output_producer
 from stream.replay import triggers_fold
 from stream.trigger_row import encode_trigger_row
 from tests.builders import NOW_MS, churn_risk, interest, interest_score

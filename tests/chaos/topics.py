@@ -3,8 +3,8 @@
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream.admin import existing_partitions
-from stream.clients import admin_client
+from stream.kafka.clients import admin_client
+from stream.kafka.topic_admin import existing_partitions
 from tests.harness import Deployment, until
 
 BROKERS_LIMIT = 1_048_588  # of a batch, where a topic sets none

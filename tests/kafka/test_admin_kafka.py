@@ -7,8 +7,8 @@ import time
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream.admin import TopicsError, apply, plan, topic_configs
-from stream.clients import admin_client
+from stream.kafka.clients import admin_client
+from stream.kafka.topic_admin import TopicsError, apply, plan, topic_configs
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings, load_settings
 from stream.send import SendError, check_sendable, send_events

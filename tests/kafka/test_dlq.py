@@ -16,8 +16,8 @@ from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, Reason, read_dead_letter
 from schemas.fields import MAX_EVENT_BYTES
 from schemas.topics import dlq
-from stream.admin import existing_partitions
-from stream.clients import admin_client
+from stream.kafka.clients import admin_client
+from stream.kafka.topic_admin import existing_partitions
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig

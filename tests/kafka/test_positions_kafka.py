@@ -11,11 +11,11 @@ from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from schemas.codec import encode
-from stream.clients import admin_client, plain_consumer, rows_producer
+from stream.kafka.clients import admin_client, plain_consumer, rows_producer
+from stream.kafka.positions import settled_copies
+from stream.kafka.store import Partition
 from stream.logs.event_log import LoggedEvent
-from stream.positions import settled_copies
 from stream.process.settings import load_settings
-from stream.store import Partition
 from tests.builders import click
 from tests.harness import Deployment, Worker, folded_rows, until
 

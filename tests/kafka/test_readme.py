@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.codec import encode
-from stream.clients import output_producer
+from stream.kafka.clients import output_producer
 from tests.builders import churn_risk
 from tests.harness import Deployment
 

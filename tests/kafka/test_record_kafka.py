@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.topics import SOURCES
-from stream.clients import rows_producer
+from stream.kafka.clients import rows_producer
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig

@@ -15,8 +15,8 @@ from models.features.spec import FEATURE_SPEC, KINDS
 from models.features.user_state import UserState, decode_row
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
-from stream.clients import admin_client, output_producer
 from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY
+from stream.kafka.clients import admin_client, output_producer
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from schemas.codec import encode
-from stream.clients import output_producer
+from stream.kafka.clients import output_producer
+from stream.kafka.transport import ConsumerThread
 from stream.rebuild import rebuild
-from stream.transport import ConsumerThread
 from tests.builders import NOW_MS, churn_risk, interest, interest_score
 from tests.harness import Deployment, until
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.alignment import Alignment, Chunk, Limits, TopicPartition
+from stream.kafka.alignment import Alignment, Chunk, Limits, TopicPartition
 from stream.replay import LogRecord
 from tests.fakes import FakeClock
 

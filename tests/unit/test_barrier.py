@@ -9,11 +9,11 @@ import pytest
 
 from schemas.codec import encode
 from schemas.dead_letter import headers_of
-from stream.alignment import Chunk, TopicPartition
-from stream.barrier import Barrier, Outbox, Unacknowledged
 from stream.fold.records import Folded, Output, PartitionTotals
+from stream.kafka.alignment import Chunk, TopicPartition
+from stream.kafka.barrier import Barrier, Outbox, Unacknowledged
+from stream.kafka.store import END_KEY, META_KEY, MetaRow, Partition
 from stream.replay import LogRecord
-from stream.store import END_KEY, META_KEY, MetaRow, Partition
 from tests.builders import NOW_MS, ad_trigger, dead_letter, score_request
 from tests.fakes import FakeEvent, FakeProducer, FakeStore
 

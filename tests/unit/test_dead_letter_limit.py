@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from schemas.dead_letter import Reason
-from stream.alignment import Chunk, TopicPartition
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.records import Output
+from stream.kafka.alignment import Chunk, TopicPartition
 from stream.replay import LogRecord
 from tests.builders import NOW_MS, dead_letter, score_request
 

@@ -8,10 +8,10 @@ import pytest
 from faust.exceptions import ConsumerNotStarted
 
 from stream.app import build_app
-from stream.barrier import lag_of
 from stream.health import Health
+from stream.kafka.barrier import lag_of
+from stream.kafka.transport import Consumer
 from stream.process.settings import load_settings
-from stream.transport import Consumer
 
 
 def role(*, answered_ago: float | None = 0.1, flushing_for: float | None = None) -> Any:

@@ -60,7 +60,7 @@ def test_debug_lines_of_libraries_never_appear(restored: None) -> None:
     stream = Out()
     configure_logging(load_settings(log_format="json", log_level="debug"), "features", stream=stream)
     logging.getLogger("faust.transport.consumer").debug("record %r", b"secret")
-    logging.getLogger("stream.transport").info("Faust logs under the names of our modules, too")
+    logging.getLogger("stream.kafka.transport").info("Faust logs under the names of our modules, too")
     structlog.get_logger().debug("mine")
     assert [line["event"] for line in stream.lines()] == ["mine"]
 

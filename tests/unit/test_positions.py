@@ -3,10 +3,10 @@
 import aiokafka
 import pytest
 
-from stream.positions import check_partition_count, resume_positions, settled_copies
+from stream.kafka.positions import check_partition_count, resume_positions, settled_copies
+from stream.kafka.store import Partition
 from stream.process.exit_codes import Refused
 from stream.process.settings import load_settings
-from stream.store import Partition
 
 CLICKS = aiokafka.TopicPartition("clicks", 3)
 SETTINGS = load_settings()
@@ -74,7 +74,7 @@ async def test_offsets_whose_transaction_is_just_being_ended_are_waited_for() ->
 
 
 async def test_offsets_that_stay_behind_are_returned_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.positions.SETTLING_SECONDS", 0.1)
+    monkeypatch.setattr("stream.kafka.positions.SETTLING_SECONDS", 0.1)
 
     async def ask() -> dict[aiokafka.TopicPartition, int | None]:
         return {CLICKS: 6}

@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from stream.restore import RestoreProgress
+from stream.kafka.restore_progress import RestoreProgress
 
 
 def test_progress_is_logged_at_most_once_a_second_with_share_and_rate() -> None:

@@ -24,13 +24,14 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
-from stream import mended, transport
-from stream.alignment import Chunk, TopicPartition
 from stream.app import FootfallApp, build_app
-from stream.barrier import lag_of
+from stream.kafka import library_patches as mended
+from stream.kafka import transport
+from stream.kafka.alignment import Chunk, TopicPartition
+from stream.kafka.barrier import lag_of
+from stream.kafka.store import Partition
+from stream.kafka.transport import ChunkRecord, ChunkSchema, install
 from stream.process.settings import load_settings
-from stream.store import Partition
-from stream.transport import ChunkRecord, ChunkSchema, install
 from tests.fakes import FakeSender
 
 CLICKS, VISITS = "shop.clicks.v1", "shop.visits.v1"
@@ -47,7 +48,7 @@ def parameters(function: Callable[..., Any]) -> list[str]:
     ("package", "tested"), [("faust-streaming", "0.15.3"), ("aiokafka", "0.14.0"), ("mode-streaming", "0.7.1")]
 )
 def test_the_libraries_are_those_whose_internals_were_read(package: str, tested: str) -> None:
-    assert version(package) == tested, f"{package} changed: read what stream/transport.py and mended.py change again"
+    assert version(package) == tested, f"{package} changed: read what stream/kafka/transport.py and mended.py change again"
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from msgspec import Struct
 
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, headers_of
-from stream.alignment import Alignment
 from stream.fold.records import Folded, Output
+from stream.kafka.alignment import Alignment
+from stream.kafka.store import END_KEY, META_KEY, Partition, RowStore
 from stream.process.fault_points import reach
-from stream.store import END_KEY, META_KEY, Partition, RowStore
 
 Message = tuple[str, bytes | None, bytes | None, int, list[tuple[str, bytes]]]  # topic, key, value, timestamp, headers
 

@@ -18,8 +18,8 @@ from faust.types.transports import SchedulingStrategyT
 from mode.services import Service
 from mode.utils.futures import notify
 
-from stream.alignment import Alignment, Chunk, TopicPartition
-from stream.mended import mend
+from stream.kafka.alignment import Alignment, Chunk, TopicPartition
+from stream.kafka.library_patches import mend
 from stream.process.exit_codes import EXIT_CONFIG, end_process
 
 FETCH_WAIT_MS = 50

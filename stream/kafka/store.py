@@ -18,15 +18,15 @@ from faust.stores import memory
 from faust.types import TP
 from msgspec import Struct
 
-from stream.clients import plain_consumer, rows_producer
 from stream.fold.damaged_row import BESIDE_ROWS
 from stream.fold.records import PartitionTotals
 from stream.fold.rows import RowRules, Rows
 from stream.fold.undo import Undo
+from stream.kafka.clients import plain_consumer, rows_producer
+from stream.kafka.restore_progress import RestoreProgress
 from stream.process.exit_codes import crash_only
 from stream.process.fault_points import reach
 from stream.process.settings import Settings
-from stream.restore import RestoreProgress
 
 META_VERSION = 1
 META_KEY = b"\0meta"

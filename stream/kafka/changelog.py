@@ -10,13 +10,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from stream.admin import broker_says, existing_partitions
-from stream.clients import admin_client, plain_consumer
 from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY
 from stream.fold.records import PartitionTotals
+from stream.kafka.clients import admin_client, plain_consumer
+from stream.kafka.store import META_KEY, MetaRow
+from stream.kafka.topic_admin import broker_says, existing_partitions
 from stream.process.settings import Settings
 from stream.replay import partition_of
-from stream.store import META_KEY, MetaRow
 
 
 class ChangelogError(RuntimeError):

@@ -14,7 +14,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, Kaf
 from msgspec import Struct
 
 from schemas.topics import DAY_MS
-from stream.clients import admin_client
+from stream.kafka.clients import admin_client
 from stream.process.settings import Settings
 
 CHANGELOG = "changelog"

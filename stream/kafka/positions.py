@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 import structlog
 from aiokafka import TopicPartition
 
-from stream.clients import plain_consumer
+from stream.kafka.clients import plain_consumer
+from stream.kafka.store import Partition
 from stream.process.exit_codes import Refused
 from stream.process.settings import Settings
-from stream.store import Partition
 
 PROBE_SECONDS = 10.0
 SETTLING_SECONDS, AGAIN_SECONDS = 5.0, 0.05  # how long offsets of an ended transaction may take to be read, and how often
