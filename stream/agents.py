@@ -15,13 +15,13 @@ from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.records import Fold, Output, PartitionTotals, Record, dead_letter
-from stream.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.store import RowStore
 from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
-from stream.signals import render_signals
+from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
+from stream.roles.scorer_fold import render_signals
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from stream.served_model import ServedModel

@@ -25,9 +25,9 @@ from schemas.scoring import ScoreRequest
 from schemas.topics import SOURCES
 from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
-from stream.pipeline import FeaturesFold
 from stream.process.settings import Settings
 from stream.replay import LogRecord, Replay, aligned, features_fold
+from stream.roles.features_fold import FeaturesFold
 
 AT_EVENT = "event"  # a sort of look, beside LANDMARK
 AFTER_ALL_MS = 1 << 62

@@ -18,9 +18,9 @@ from schemas.codec import encode
 from schemas.events import Event
 from schemas.scoring import EventKind, ScoreRequest
 from stream.fold.records import PartitionTotals
-from stream.pipeline import FeaturesFold
-from stream.policies import ScoringPolicy
 from stream.replay import LogRecord
+from stream.roles.features_fold import FeaturesFold
+from stream.roles.scoring_policy import ScoringPolicy
 
 if TYPE_CHECKING:
     from models.serving.scorer import Scorer, Scores

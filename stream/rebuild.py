@@ -21,7 +21,7 @@ from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.kafka.topic_admin import create_changelog
 from stream.process.settings import Settings
 from stream.retained import StateError, Survey, members, survey
-from stream.trigger_row import encode_trigger_row
+from stream.roles.trigger_row import encode_trigger_row
 
 POLL_SECONDS = 0.1
 

@@ -24,11 +24,11 @@ from schemas.scoring import ScoreRequest
 from schemas.topics import DAY_MS
 from stream.fold.records import Output, PartitionTotals, Totals
 from stream.logs.event_log import LoggedEvent, read_log
-from stream.pipeline import FeaturesFold, TriggersFold
-from stream.policies import ScoringPolicy, load_trigger_policy
 from stream.process.settings import Settings, SettingsError
-from stream.signals import render_signals
-from stream.trigger_row import TriggerState
+from stream.roles.features_fold import FeaturesFold, TriggersFold
+from stream.roles.scorer_fold import render_signals
+from stream.roles.scoring_policy import ScoringPolicy, load_trigger_policy
+from stream.roles.trigger_row import TriggerState
 
 if TYPE_CHECKING:  # a replay without a model never loads torch
     from models.serving.scorer import Scorer

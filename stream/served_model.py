@@ -15,7 +15,7 @@ from models.serving.checkpoint import CheckpointError
 from models.serving.registry import PRODUCTION
 from models.serving.scorer import Scorer
 from stream.process.exit_codes import crash_only
-from stream.signals import CHURN_HORIZON_DAYS
+from stream.roles.scorer_fold import CHURN_HORIZON_DAYS
 
 LOOK_SECONDS = 1.0
 Note = tuple[int, int, int]  # inode, size and time of production.json, which is replaced by renaming

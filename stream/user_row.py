@@ -13,9 +13,9 @@ from models.features.spec import FEATURE_SPEC, SENTIMENT
 from models.features.user_state import decode_row
 from stream.fold.damaged_row import DamagedRow
 from stream.kafka.changelog import ChangelogError, read_changelog
-from stream.pipeline import GUARDED
 from stream.process.settings import Settings
-from stream.trigger_row import decode_trigger_row
+from stream.roles.features_fold import GUARDED
+from stream.roles.trigger_row import decode_trigger_row
 
 
 class NamedFeature(Struct, frozen=True):

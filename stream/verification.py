@@ -20,10 +20,10 @@ from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from schemas.topics import SIGNALS, SOURCES
 from stream.logs.event_log import read_log, read_manifest
 from stream.logs.parquet import Columns, ParquetFiles
-from stream.pipeline import FeaturesFold
 from stream.process.settings import Settings
 from stream.replay import LogRecord, Replay
 from stream.replayed import refuse_used
+from stream.roles.features_fold import FeaturesFold
 from stream.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
 from stream.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
 

@@ -19,7 +19,7 @@ from models.features.user_state import UserState, encode_row
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Output, PartitionTotals, Record
 from stream.logs.event_log import LoggedEvent
-from stream.pipeline import FeaturesFold
+from stream.roles.features_fold import FeaturesFold
 
 NOT_COMPARED = ("features", "timings")  # features by name; timings are of the clock
 NO_REQUEST = "request"  # stands for every field where the events give no request at all

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from schemas.scoring import ScoreRequest
 from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
-from stream.signals import render_signals
+from stream.roles.scorer_fold import render_signals
 
 if TYPE_CHECKING:  # a verification without a model never loads torch
     from models.serving.scorer import Scorer, Scores

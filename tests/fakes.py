@@ -13,8 +13,8 @@ from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
 from stream.kafka.alignment import Chunk
 from stream.kafka.store import Partition
-from stream.pipeline import FeaturesFold
-from stream.policies import ScoringPolicy, TriggerPolicy
+from stream.roles.features_fold import FeaturesFold
+from stream.roles.scoring_policy import ScoringPolicy, TriggerPolicy
 
 
 class FakeClock:

@@ -30,8 +30,8 @@ from stream.kafka.topic_admin import existing_partitions
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings, load_settings
 from stream.replay import Replay
+from stream.roles.trigger_row import encode_trigger_row
 from stream.supervisor import environment_of
-from stream.trigger_row import encode_trigger_row
 
 
 class Worker:

@@ -15,7 +15,7 @@ from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings
 from stream.replay import LogRecord, Replay, aligned
-from stream.signals import render_signals
+from stream.roles.scorer_fold import render_signals
 
 PARTITIONS, WINDOW = 3, 60
 Numbered = list[tuple[str, LogRecord]]

@@ -107,7 +107,7 @@ def _train(
     from models.network.encoder import Encoder
     from models.training.run_card import tensorboard
     from models.training.train_user_model import train
-    from stream.signals import CHURN_HORIZON_DAYS
+    from stream.roles.scorer_fold import CHURN_HORIZON_DAYS
 
     manifest = read_manifest(directory)
     started = time.monotonic()

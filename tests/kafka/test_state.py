@@ -20,7 +20,7 @@ from stream.kafka.clients import admin_client, output_producer
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.pipeline import GUARDED
+from stream.roles.features_fold import GUARDED
 from tests.builders import DAY_MS, NOW_MS, click
 from tests.harness import Deployment, folded_rows, until
 

@@ -11,9 +11,9 @@ from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Output, PartitionTotals
 from stream.fold.rows import RowRules, Rows
-from stream.pipeline import FeaturesFold
-from stream.policies import ScoringPolicy
 from stream.replay import LogRecord
+from stream.roles.features_fold import FeaturesFold
+from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import NOW_MS, browse, click, purchase, visit
 
 DAY_MS = 86_400_000

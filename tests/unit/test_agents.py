@@ -15,10 +15,10 @@ from schemas.scoring import ScoreRequest
 from stream.agents import score_agent
 from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.records import PartitionTotals
-from stream.handler_errors import NO_REQUESTS_FAULT, score_apart
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Outbox
 from stream.replay import LogRecord
+from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_apart
 from tests.builders import NOW_MS, score_request, source_position
 from tests.fakes import FakeEvent, FakeProducer
 

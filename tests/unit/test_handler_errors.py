@@ -16,14 +16,14 @@ from schemas.topics import TABLE
 from stream.fold.records import Folded, Output, PartitionTotals, Totals
 from stream.fold.rows import Rows
 from stream.fold.undo import Undo
-from stream.handler_errors import Fold, fold_guarded
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.pipeline import FeaturesFold, TriggersFold
-from stream.policies import Campaign, ScoringPolicy, TriggerPolicy
 from stream.replay import LogRecord, aligned
-from stream.trigger_row import encode_trigger_row
+from stream.roles.features_fold import FeaturesFold, TriggersFold
+from stream.roles.handler_errors import Fold, fold_guarded
+from stream.roles.scoring_policy import Campaign, ScoringPolicy, TriggerPolicy
+from stream.roles.trigger_row import encode_trigger_row
 from tests.builders import NOW_MS, churn_risk, click, interest, purchase, review_sentiment, search, visit
 from tests.fakes import BrokenPolicy, BrokenRates, BrokenRequests, BrokenTriggers
 

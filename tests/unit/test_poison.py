@@ -5,9 +5,9 @@ import pytest
 from schemas.fields import MAX_EVENT_BYTES
 from schemas.topics import TABLE
 from stream.fold.records import PartitionTotals
-from stream.pipeline import FeaturesFold
-from stream.policies import ScoringPolicy
 from stream.replay import LogRecord
+from stream.roles.features_fold import FeaturesFold
+from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import NOW_MS
 from tests.poison import POISON
 

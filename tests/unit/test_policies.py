@@ -11,8 +11,8 @@ from models.features.spec import KINDS
 from models.features.user_state import BROWSE, CLICK, PURCHASE, RATING, REVIEW, SEARCH, VISIT, TopicState, new_topic
 from schemas.events import Event
 from schemas.signals import AdTrigger, Suppression, SuppressionReason
-from stream.policies import Campaign, ScoringPolicy, TriggerPolicy, load_trigger_policy
 from stream.process.settings import load_settings
+from stream.roles.scoring_policy import Campaign, ScoringPolicy, TriggerPolicy, load_trigger_policy
 from tests.builders import (
     NOW_MS,
     browse,

@@ -18,10 +18,16 @@ from schemas.codec import encode
 from stream.fold.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow
 from stream.fold.records import Folded, PartitionTotals
 from stream.fold.rows import DECODED_BASE_BYTES, DECODED_PER_BYTE, RowRules, Rows
-from stream.pipeline import FeaturesFold
-from stream.policies import ScoringPolicy
 from stream.replay import LogRecord
-from stream.trigger_row import TriggerState, check_trigger_version, decode_trigger_row, encode_trigger_row, trigger_newest_ms
+from stream.roles.features_fold import FeaturesFold
+from stream.roles.scoring_policy import ScoringPolicy
+from stream.roles.trigger_row import (
+    TriggerState,
+    check_trigger_version,
+    decode_trigger_row,
+    encode_trigger_row,
+    trigger_newest_ms,
+)
 from tests.builders import DAY_MS, NOW_MS, click
 
 GOLDEN = Path(__file__).parents[1] / "golden"

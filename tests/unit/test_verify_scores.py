@@ -7,7 +7,7 @@ import pytest
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
 from schemas.signals import Signal
-from stream.signals import render_signals
+from stream.roles.scorer_fold import render_signals
 from stream.verify import differences
 from stream.verify_scores import UNLIKE, score_differences
 from tests.builders import USER, interest, score_request

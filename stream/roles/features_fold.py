@@ -23,8 +23,8 @@ from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment
 from schemas.topics import SOURCES
 from stream.fold.damaged_row import DAMAGED_KIND, damaged_row
 from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id
-from stream.policies import ScoringPolicy, TriggerPolicy
-from stream.trigger_row import TriggerState, decode_trigger_row
+from stream.roles.scoring_policy import ScoringPolicy, TriggerPolicy
+from stream.roles.trigger_row import TriggerState, decode_trigger_row
 
 S = TypeVar("S")
 
