@@ -17,7 +17,7 @@ from models.serving.golden_checks import Finding
 from models.serving.golden_users import Golden
 from models.serving.registry import Production, Registry
 from stream.golden import check_golden
-from stream.served_model import load_scorer
+from stream.worker.served_model import load_scorer
 
 
 class Ground(StrEnum):

@@ -13,7 +13,6 @@ from aiokafka import TopicPartition
 from msgspec import Struct
 
 from models.features.user_state import encode_row
-from stream.app import FootfallApp, Role, build_app
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals
 from stream.kafka.barrier import lag_of
@@ -22,6 +21,7 @@ from stream.kafka.topic_admin import create_changelog
 from stream.process.settings import Settings
 from stream.retained import StateError, Survey, members, survey
 from stream.roles.trigger_row import encode_trigger_row
+from stream.worker.app import FootfallApp, Role, build_app
 
 POLL_SECONDS = 0.1
 

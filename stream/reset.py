@@ -11,7 +11,6 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct, msgpack
 
-from stream.app import Role
 from stream.fold.damaged_row import DAMAGED_KEY
 from stream.fold.records import PartitionTotals
 from stream.kafka.barrier import Message, send_batches
@@ -21,6 +20,7 @@ from stream.kafka.store import META_KEY, META_VERSION, MetaRow
 from stream.kafka.topic_admin import broker_says
 from stream.process.settings import Settings
 from stream.retained import StateError, Survey, members, survey
+from stream.worker.app import Role
 
 
 class ResetPlan(Struct, frozen=True):

@@ -9,11 +9,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from stream.app import INPUTS, Role
 from stream.kafka.changelog import ChangelogError, PartitionRows, partition_counts
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.topic_admin import broker_says
 from stream.process.settings import Settings
+from stream.worker.app import INPUTS, Role
 
 
 class StateError(RuntimeError):

@@ -104,7 +104,7 @@ def resume_command(
     import urllib.request
 
     from stream.dead_letters import DeadLettersError
-    from stream.health import RESUME_HEADER
+    from stream.worker.health import RESUME_HEADER
 
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(f"found {url!r}, expected http://host:port", param_hint="URL")

@@ -93,7 +93,7 @@ def check_command(model: Model, settings: Settings, golden: GoldenFile = None, a
     from models.serving.golden_checks import counts
     from models.serving.registry import Registry
     from stream.golden import check_golden
-    from stream.served_model import load_scorer
+    from stream.worker.served_model import load_scorer
 
     with _faults(as_json), _busy("asking golden users"):
         scorer = load_scorer(_folder(Registry(settings.registry), model), threads=settings.model_threads)

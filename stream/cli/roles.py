@@ -18,7 +18,7 @@ RoleName = Literal["features", "scorer", "triggers"]
 @with_settings
 def worker_command(role: Annotated[RoleName, typer.Argument(help="What this process does.")], settings: Settings) -> None:
     """Run one role until SIGTERM; its exit code says whether to start it again (75) or not (0, 78)."""
-    from stream.worker import run_role
+    from stream.worker.run_role import run_role
 
     raise typer.Exit(run_role(settings, role))
 

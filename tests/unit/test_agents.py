@@ -12,13 +12,13 @@ from models.features.spec import FEATURE_SPEC
 from schemas.codec import encode
 from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
-from stream.agents import score_agent
-from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.records import PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Outbox
 from stream.replay import LogRecord
 from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_apart
+from stream.worker.agents import score_agent
+from stream.worker.dead_letter_limit import DeadLetterLimit
 from tests.builders import NOW_MS, score_request, source_position
 from tests.fakes import FakeEvent, FakeProducer
 

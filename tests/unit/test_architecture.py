@@ -26,9 +26,9 @@ CATCH_ALL_ALLOWED = {
     "stream/process/exit_codes.py": "an unexpected error ends the process: Faust would pass over what the agent held",
     "stream/kafka/barrier.py": "an unexpected error of a flush ends the process before the ack",
     "stream/roles/handler_errors.py": "an error of one record is its dead letter",
-    "stream/served_model.py": "a promoted model that does not load leaves the one in use at work",
+    "stream/worker/served_model.py": "a promoted model that does not load leaves the one in use at work",
     "stream/cli/main.py": "the top of the command line says what failed in one line",
-    "stream/worker.py": "the top of a worker",
+    "stream/worker/run_role.py": "the top of a worker",
 }
 
 FORBIDDEN_MODULES = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")

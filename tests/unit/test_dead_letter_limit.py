@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from schemas.dead_letter import Reason
-from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.records import Output
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.replay import LogRecord
+from stream.worker.dead_letter_limit import DeadLetterLimit
 from tests.builders import NOW_MS, dead_letter, score_request
 
 CLICKS, REVIEWS = "clicks", "reviews"

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from faust.exceptions import ConsumerNotStarted
 
-from stream.app import build_app
-from stream.health import Health
 from stream.kafka.barrier import lag_of
 from stream.kafka.transport import Consumer
 from stream.process.settings import load_settings
+from stream.worker.app import build_app
+from stream.worker.health import Health
 
 
 def role(*, answered_ago: float | None = 0.1, flushing_for: float | None = None) -> Any:

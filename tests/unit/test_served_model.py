@@ -10,8 +10,8 @@ import pytest
 
 from models.serving.checkpoint import WEIGHTS, CheckpointError
 from models.serving.registry import PRODUCTION, Registry, RegistryError
-from stream.metrics import model_metrics
-from stream.served_model import ServedModel
+from stream.worker.role_metrics import model_metrics
+from stream.worker.served_model import ServedModel
 from tests.checkpoints import flip_a_byte, tiny_checkpoint, tuned_checkpoint
 
 

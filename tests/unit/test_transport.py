@@ -24,7 +24,6 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
-from stream.app import FootfallApp, build_app
 from stream.kafka import library_patches as mended
 from stream.kafka import transport
 from stream.kafka.alignment import Chunk, TopicPartition
@@ -32,6 +31,7 @@ from stream.kafka.barrier import lag_of
 from stream.kafka.store import Partition
 from stream.kafka.transport import ChunkRecord, ChunkSchema, install
 from stream.process.settings import load_settings
+from stream.worker.app import FootfallApp, build_app
 from tests.fakes import FakeSender
 
 CLICKS, VISITS = "shop.clicks.v1", "shop.visits.v1"

@@ -17,13 +17,13 @@ from aiokafka.errors import KafkaConnectionError
 
 from models.features.row_versions import RowVersionError
 from schemas.topics import dlq
-from stream.app import INPUTS, FootfallApp, Role, build_app
-from stream.health import Health
 from stream.kafka.clients import admin_client
 from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
 from stream.process.settings import Settings, SettingsError
+from stream.worker.app import INPUTS, FootfallApp, Role, build_app
+from stream.worker.health import Health
 
 JOINING_SECONDS = 2.0  # to leave a group that is being joined: Faust may wait for an assignment before it stops
 STATUS_FILE = "FOOTFALL_STATUS_FILE"
@@ -180,7 +180,7 @@ def _load_model(settings: Settings) -> Any:
     from models.network.encoder_parts import EncoderError
     from models.serving.checkpoint import CheckpointError
     from models.serving.registry import RegistryError
-    from stream.served_model import ServedModel
+    from stream.worker.served_model import ServedModel
 
     try:
         return ServedModel(settings.checkpoint, threads=settings.model_threads)

@@ -13,7 +13,6 @@ from models.features.spec import FEATURE_SPEC
 from schemas.codec import DecodeError, decode_keyed
 from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
-from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.records import Fold, Output, PartitionTotals, Record, dead_letter
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Barrier, Outbox
@@ -22,9 +21,10 @@ from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
 from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
 from stream.roles.scorer_fold import render_signals
+from stream.worker.dead_letter_limit import DeadLetterLimit
 
 if TYPE_CHECKING:  # only role scorer loads torch
-    from stream.served_model import ServedModel
+    from stream.worker.served_model import ServedModel
 
 
 class Contiguity:

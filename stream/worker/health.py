@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from stream.metrics import role_metrics
+from stream.worker.role_metrics import role_metrics
 
 SILENT_SECONDS = 5.0  # ten heartbeats
 RESUME_HEADER = "X-Footfall-Resume"

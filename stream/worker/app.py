@@ -14,8 +14,6 @@ from models.features.row_age import newest_ms
 from models.features.spec import KINDS
 from models.features.tiles import DAY_MS, HOUR_MS
 from models.features.user_state import check_row_version, encode_row
-from stream.agents import fold_agent, score_agent
-from stream.dead_letter_limit import DeadLetterLimit
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, PartitionTotals, Totals
 from stream.fold.rows import RowRules
@@ -30,9 +28,11 @@ from stream.process.settings import TABLE, Settings
 from stream.replay import features_fold, triggers_fold
 from stream.roles.scoring_policy import load_trigger_policy
 from stream.roles.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
+from stream.worker.agents import fold_agent, score_agent
+from stream.worker.dead_letter_limit import DeadLetterLimit
 
 if TYPE_CHECKING:  # only role scorer loads torch
-    from stream.served_model import ServedModel
+    from stream.worker.served_model import ServedModel
 
 Role = Literal["features", "scorer", "triggers"]
 ROLES: tuple[Role, ...] = ("features", "scorer", "triggers")
