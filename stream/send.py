@@ -19,8 +19,8 @@ from schemas.topics import SOURCES
 from stream.kafka.clients import admin_client, output_producer
 from stream.kafka.topic_admin import broker_says, existing_partitions, topic_configs
 from stream.logs.event_log import LoggedEvent
+from stream.offline.replay_log import aligned, partition_of
 from stream.process.settings import Settings
-from stream.replay import aligned, partition_of
 from stream.roles.features_fold import SENT_AT
 
 HOUR_MS = 3_600_000

@@ -11,7 +11,7 @@ from models.features.spec import KINDS
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.logs.event_log import LoggedEvent
-from stream.replay import Replay
+from stream.offline.replay_log import Replay
 from tests.builders import DAY_MS, browse, click, purchase, rating, review, search, visit
 
 RATES = {"click": 1000, "browse": 500, "visit": 100, "search": 30, "rating": 5, "purchase": 2, "review": 1}

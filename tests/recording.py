@@ -13,8 +13,8 @@ from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
+from stream.offline.replay_log import LogRecord, Replay, aligned
 from stream.process.settings import Settings
-from stream.replay import LogRecord, Replay, aligned
 from stream.roles.scorer_fold import render_signals
 
 PARTITIONS, WINDOW = 3, 60

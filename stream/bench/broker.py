@@ -23,8 +23,8 @@ from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
 from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent
+from stream.offline.replay_log import Replay, partition_of
 from stream.process.settings import Settings, load_settings
-from stream.replay import Replay, partition_of
 
 SLICE = 50_000  # events that are on their way at a time
 

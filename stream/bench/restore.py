@@ -18,8 +18,8 @@ from stream.bench.window import until_committed
 from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import output_producer
 from stream.kafka.topic_admin import apply
+from stream.offline.replay_log import Replay, partition_of
 from stream.process.settings import Settings
-from stream.replay import Replay, partition_of
 
 TEMPLATE_EVENTS, TEMPLATE_USERS = 100_000, 5_000
 LIVE_EVENTS = 5_000

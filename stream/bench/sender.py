@@ -14,8 +14,8 @@ from stream.bench.figures import percentiles
 from stream.bench.load import load
 from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import output_producer
+from stream.offline.replay_log import partition_of
 from stream.process.settings import Settings, load_settings
-from stream.replay import partition_of
 
 TICK_SECONDS = 0.005  # events wait for each other as long as Kafka 4's clients make them by default (linger.ms)
 LEAD_SECONDS = 0.5  # from the first look at the clock to the first event

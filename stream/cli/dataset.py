@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from models.data.dataset_files import DatasetManifest
     from models.data.examples import Example, ReviewExample
     from models.data.leakage import Verdict
-    from stream.dataset import Plan
     from stream.logs.event_log import LogManifest
+    from stream.offline.build_dataset import Plan
 
 
 class CutUnlessNamed(TyperGroup):
@@ -97,8 +97,8 @@ def cut_command(
 
     from models.data.labels import Labelling
     from models.data.landmarks import Sampling
-    from stream.dataset import Plan
     from stream.logs.event_log import read_manifest
+    from stream.offline.build_dataset import Plan
 
     console, started = _console(), time.monotonic()
     try:
@@ -137,8 +137,8 @@ def _write(
     from models.data.dataset_files import DatasetManifest, write_examples, write_manifest
     from models.data.labels import HORIZONS_DAYS
     from models.features.spec import FEATURE_SPEC
-    from stream.dataset import cut_dataset
     from stream.logs.event_log import read_log
+    from stream.offline.build_dataset import cut_dataset
 
     total = sum(log_manifest.events.values())
     events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
@@ -208,8 +208,8 @@ def _lint(
     from rich.progress import track
 
     from models.data.leakage import lint
-    from stream.dataset_prefix import make_again
     from stream.logs.event_log import read_log, read_manifest
+    from stream.offline.dataset_prefix import make_again
 
     again = None
     if log is not None:

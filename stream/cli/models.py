@@ -92,7 +92,7 @@ def check_command(model: Model, settings: Settings, golden: GoldenFile = None, a
     """Ask a model about golden users, whom everybody can judge; exit 3 if it fails one."""
     from models.serving.golden_checks import counts
     from models.serving.registry import Registry
-    from stream.golden import check_golden
+    from stream.offline.golden_replay import check_golden
     from stream.worker.served_model import load_scorer
 
     with _faults(as_json), _busy("asking golden users"):
@@ -149,7 +149,7 @@ def promote_command(
     """Let a model serve: whole, better than every baseline of its report, right about golden users. Exit 3 if refused."""
     from models.serving.golden_checks import counts
     from models.serving.registry import Registry
-    from stream.promotion import promote
+    from stream.offline.promotion import promote
 
     with _faults(as_json):
         if force is not None and not force.strip():
@@ -193,7 +193,7 @@ def _faults(as_json: bool) -> Iterator[None]:
     """Say in one line why a command cannot go on: 3 where a model is refused, 2 where what was asked for is not there."""
     from models.network.encoder_parts import EncoderError
     from models.serving.checkpoint import CheckpointError
-    from stream.promotion import Ground, PromotionRefused
+    from stream.offline.promotion import Ground, PromotionRefused
 
     try:
         yield

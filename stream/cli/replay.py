@@ -39,8 +39,8 @@ def replay_command(
     from rich.console import Console
 
     from stream.logs.event_log import LogError
-    from stream.replayed import ReplayError
-    from stream.verification import VerificationError
+    from stream.offline.replay_files import ReplayError
+    from stream.offline.verification import VerificationError
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
@@ -57,8 +57,8 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
 
     from schemas.topics import SOURCES
     from stream.logs.event_log import read_log, read_manifest
-    from stream.replay import Replay
-    from stream.replayed import refuse_used, write_replay
+    from stream.offline.replay_files import refuse_used, write_replay
+    from stream.offline.replay_log import Replay
 
     manifest = read_manifest(log)
     refuse_used(out)
@@ -81,7 +81,7 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
 def _verify(log: Path, out: Path, settings: Settings, console: "Console", no_score: bool, as_json: bool) -> None:
     from rich.progress import Progress
 
-    from stream.verification import summary_tables, write_verification
+    from stream.offline.verification import summary_tables, write_verification
 
     scorer = None if no_score else _load_scorer(settings)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:

@@ -12,7 +12,7 @@ DAY_MS = 86_400_000
 def periods_from(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":
     """Return the four periods: by shares of the log's time, or with the ends that `split` names; bad ones raise ValueError."""
     from models.data.landmarks import periods_of, to_the_minute
-    from stream.dataset import ends_of
+    from stream.offline.build_dataset import ends_of
 
     first_ms, last_ms = manifest.first_record_ms, manifest.last_record_ms
     if first_ms is None or last_ms is None:

@@ -15,8 +15,8 @@ from stream.fold.records import PartitionTotals
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.store import META_KEY, MetaRow
 from stream.kafka.topic_admin import broker_says, existing_partitions
+from stream.offline.replay_log import partition_of
 from stream.process.settings import Settings
-from stream.replay import partition_of
 
 
 class ChangelogError(RuntimeError):

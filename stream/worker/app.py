@@ -23,9 +23,9 @@ from stream.kafka.clients import faust_credentials, output_producer
 from stream.kafka.positions import check_partition_count, check_sources, resume_positions, settled_copies
 from stream.kafka.store import Partition, RowStore, RowTable
 from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
+from stream.offline.replay_log import features_fold, triggers_fold
 from stream.process.exit_codes import EXIT_CONFIG, Refused, crash_only, end_process
 from stream.process.settings import TABLE, Settings
-from stream.replay import features_fold, triggers_fold
 from stream.roles.scoring_policy import load_trigger_policy
 from stream.roles.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 from stream.worker.agents import fold_agent, score_agent

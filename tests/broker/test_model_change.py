@@ -16,7 +16,7 @@ from schemas.signals import ChurnRisk, Interest
 from stream.kafka.clients import output_producer
 from stream.kafka.topic_admin import apply
 from stream.local_broker import LocalBroker
-from stream.replay import partition_of
+from stream.offline.replay_log import partition_of
 from tests.builders import score_request, source_position
 from tests.checkpoints import flip_a_byte, tiny_checkpoint
 from tests.harness import Deployment, Worker, until

@@ -11,8 +11,8 @@ from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.offline.replay_log import Replay
 from stream.process.settings import Settings
-from stream.replay import Replay
 from stream.roles.features_fold import SENT_AT
 from stream.send import SendError, Sent, at_once, at_rate, at_speed, check_sendable, partition_of, send_events
 from stream.tail import TailError, follow

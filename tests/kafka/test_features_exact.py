@@ -10,7 +10,7 @@ from schemas.scoring import ScoreRequest
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.replay import Replay
+from stream.offline.replay_log import Replay
 from tests.harness import Deployment, folded_rows, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]

@@ -36,8 +36,8 @@ from schemas.topics import TABLE
 from stream.fold.records import PartitionTotals, Totals
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.offline.replay_log import LogRecord, Replay
 from stream.process.settings import load_settings
-from stream.replay import LogRecord, Replay
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import browse, click, purchase, purchase_line, rating, review, review_sentiment, search, visit

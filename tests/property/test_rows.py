@@ -11,7 +11,7 @@ from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Output, PartitionTotals
 from stream.fold.rows import RowRules, Rows
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import NOW_MS, browse, click, purchase, visit

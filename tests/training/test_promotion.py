@@ -19,11 +19,11 @@ from models.serving.registry import Registry, RegistryError
 from models.training.loop import LoopConfig
 from models.training.presets import TrainConfig
 from models.training.train_user_model import train
-from stream.dataset import Plan, cut_dataset, ends_of
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.offline.build_dataset import Plan, cut_dataset, ends_of
+from stream.offline.promotion import Ground, Promoted, PromotionRefused, promote
 from stream.process.settings import load_settings
-from stream.promotion import Ground, Promoted, PromotionRefused, promote
 from tests.checkpoints import EASY, IMPOSSIBLE, flip_a_byte, report, tiny_checkpoint
 
 WINS = {"wins": True}

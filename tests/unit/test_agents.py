@@ -15,7 +15,7 @@ from schemas.scoring import ScoreRequest
 from stream.fold.records import PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Outbox
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_apart
 from stream.worker.agents import score_agent
 from stream.worker.dead_letter_limit import DeadLetterLimit

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.kafka.alignment import Alignment, Chunk, Limits, TopicPartition
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from tests.fakes import FakeClock
 
 VISITS, CLICKS, FEEDBACK = "visits", "clicks", "sentiment"

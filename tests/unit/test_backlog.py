@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from stream.logs.event_log import LoggedEvent
+from stream.offline.replay_log import Replay
 from stream.process.settings import load_settings
-from stream.replay import Replay
 from tests.backlog import RATES, backlog, behind, differing, late, requests_of, topic_after_topic
 from tests.builders import DAY_MS, NOW_MS
 from tests.harness import folded_rows

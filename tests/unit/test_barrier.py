@@ -13,7 +13,7 @@ from stream.fold.records import Folded, Output, PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Barrier, Outbox, Unacknowledged
 from stream.kafka.store import END_KEY, META_KEY, MetaRow, Partition
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from tests.builders import NOW_MS, ad_trigger, dead_letter, score_request
 from tests.fakes import FakeEvent, FakeProducer, FakeStore
 

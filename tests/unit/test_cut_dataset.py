@@ -23,13 +23,13 @@ from models.data.landmarks import Period, Sampling, periods_of
 from models.features.spec import FEATURE_SPEC
 from schemas.codec import encode_event
 from schemas.events import Event
-from stream.dataset import Cut, Plan, cut_dataset
-from stream.dataset_prefix import make_again
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.offline.build_dataset import Cut, Plan, cut_dataset
+from stream.offline.dataset_prefix import make_again
+from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
-from stream.replay import Replay
 from tests.builders import DAY_MS, NOW_MS, browse, click, purchase, purchase_line, search, visit
 
 DIRTY = SimulatorConfig(seed=5, shoppers=25, days=40, late=0.1, duplicates=0.05, malformed=0.05)

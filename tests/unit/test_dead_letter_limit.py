@@ -8,7 +8,7 @@ import pytest
 from schemas.dead_letter import Reason
 from stream.fold.records import Output
 from stream.kafka.alignment import Chunk, TopicPartition
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from stream.worker.dead_letter_limit import DeadLetterLimit
 from tests.builders import NOW_MS, dead_letter, score_request
 

@@ -22,7 +22,7 @@ from models.serving.golden_users import (
     millis,
 )
 from models.serving.scorer import Scorer, Scores
-from stream.golden import check_golden, request_of
+from stream.offline.golden_replay import check_golden, request_of
 from stream.process.settings import load_settings
 from tests.builders import DAY_MS
 from tests.checkpoints import EASY, IMPOSSIBLE, tiny_checkpoint

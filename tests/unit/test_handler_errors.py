@@ -19,7 +19,7 @@ from stream.fold.undo import Undo
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.replay import LogRecord, aligned
+from stream.offline.replay_log import LogRecord, aligned
 from stream.roles.features_fold import FeaturesFold, TriggersFold
 from stream.roles.handler_errors import Fold, fold_guarded
 from stream.roles.scoring_policy import Campaign, ScoringPolicy, TriggerPolicy

@@ -17,8 +17,8 @@ from stream.logs.importers.csv_events import import_csv
 from stream.logs.importers.csv_map import load_map
 from stream.logs.importers.jsonl import import_jsonl
 from stream.logs.importers.transactions import TransactionOptions, choose_columns, import_transactions, read_amount
+from stream.offline.replay_log import Replay
 from stream.process.settings import load_settings
-from stream.replay import Replay
 
 DECODERS = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
 EXAMPLE = Path(stream.importers.__file__).parent / "example-map.yaml"

@@ -20,7 +20,7 @@ from stream.fold.records import Folded, Output, PartitionTotals, Totals
 from stream.logs.simulate.dirt import MALFORMED
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.replay import LogRecord, aligned
+from stream.offline.replay_log import LogRecord, aligned
 from stream.roles.features_fold import SENT_AT, FeaturesFold, TriggersFold
 from stream.roles.scoring_policy import Campaign, ScoringPolicy, TriggerPolicy
 from stream.roles.trigger_row import decode_trigger_row, encode_trigger_row

@@ -5,7 +5,7 @@ import pytest
 from schemas.fields import MAX_EVENT_BYTES
 from schemas.topics import TABLE
 from stream.fold.records import PartitionTotals
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import NOW_MS

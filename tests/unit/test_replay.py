@@ -12,8 +12,8 @@ from stream.fold.records import Output, PartitionTotals
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.offline.replay_log import DISORDER_MS, LogRecord, Replay, aligned, features_fold, in_offset_order, partition_of
 from stream.process.settings import Settings, load_settings
-from stream.replay import DISORDER_MS, LogRecord, Replay, aligned, features_fold, in_offset_order, partition_of
 from tests.harness import folded_rows
 
 PARTITIONS = 3
@@ -161,7 +161,7 @@ def test_putting_rows_back_to_bytes_changes_no_output(
     settings: Settings, log: list[LoggedEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replay, outputs = replayed(settings, log)
-    monkeypatch.setattr("stream.replay.DECODED_ROWS", 3)
+    monkeypatch.setattr("stream.offline.replay_log.DECODED_ROWS", 3)
 
     other, again = replayed(settings, log)
 

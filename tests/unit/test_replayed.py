@@ -17,9 +17,9 @@ from stream.fold.records import Output
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.offline.replay_files import FEATURES, write_replay
+from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
-from stream.replay import Replay
-from stream.replayed import FEATURES, write_replay
 from tests.fakes import FixedScorer
 
 DIRTY = SimulatorConfig(seed=5, shoppers=12, days=40, late=0.05, duplicates=0.05, malformed=0.05)

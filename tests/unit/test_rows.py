@@ -18,7 +18,7 @@ from schemas.codec import encode
 from stream.fold.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow
 from stream.fold.records import Folded, PartitionTotals
 from stream.fold.rows import DECODED_BASE_BYTES, DECODED_PER_BYTE, RowRules, Rows
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from stream.roles.trigger_row import (

@@ -15,8 +15,8 @@ from schemas.scoring import ScoreRequest
 from stream.logs.event_log import LoggedEvent, write_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.offline.verification import FILE, Verification, VerificationError, write_verification
 from stream.process.settings import Settings, load_settings
-from stream.verification import FILE, Verification, VerificationError, write_verification
 from tests.builders import DAY_MS, NOW_MS, purchase, search, visit
 from tests.fakes import FixedScorer
 from tests.recording import LiveRun, live_run
@@ -282,7 +282,7 @@ def test_the_share_of_users_that_is_held_at_a_time_changes_nothing(
 ) -> None:
     (tmp_path / "one").mkdir()
     one, rows = verified(settings, log, tmp_path / "one")
-    monkeypatch.setattr("stream.verification.PASS_RECORDS", len(log) // 4)
+    monkeypatch.setattr("stream.offline.verification.PASS_RECORDS", len(log) // 4)
 
     four, others = verified(settings, log, tmp_path)
 

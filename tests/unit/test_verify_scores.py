@@ -7,9 +7,9 @@ import pytest
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
 from schemas.signals import Signal
+from stream.offline.verify import differences
+from stream.offline.verify_scores import UNLIKE, score_differences
 from stream.roles.scorer_fold import render_signals
-from stream.verify import differences
-from stream.verify_scores import UNLIKE, score_differences
 from tests.builders import USER, interest, score_request
 from tests.fakes import FixedScorer
 

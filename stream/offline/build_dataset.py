@@ -25,8 +25,8 @@ from schemas.scoring import ScoreRequest
 from schemas.topics import SOURCES
 from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
+from stream.offline.replay_log import LogRecord, Replay, aligned, features_fold
 from stream.process.settings import Settings
-from stream.replay import LogRecord, Replay, aligned, features_fold
 from stream.roles.features_fold import FeaturesFold
 
 AT_EVENT = "event"  # a sort of look, beside LANDMARK

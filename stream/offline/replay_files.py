@@ -21,7 +21,7 @@ from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, ReviewSent
 from stream.fold.records import Output, Totals
 from stream.logs.event_log import LoggedEvent
 from stream.logs.parquet import Columns, ParquetFiles
-from stream.replay import Replay
+from stream.offline.replay_log import Replay
 
 if TYPE_CHECKING:
     from models.serving.scorer import Scorer

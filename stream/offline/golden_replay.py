@@ -18,7 +18,7 @@ from schemas.codec import encode
 from schemas.events import Event
 from schemas.scoring import EventKind, ScoreRequest
 from stream.fold.records import PartitionTotals
-from stream.replay import LogRecord
+from stream.offline.replay_log import LogRecord
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 

@@ -20,12 +20,12 @@ from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from schemas.topics import SIGNALS, SOURCES
 from stream.logs.event_log import read_log, read_manifest
 from stream.logs.parquet import Columns, ParquetFiles
+from stream.offline.replay_files import refuse_used
+from stream.offline.replay_log import LogRecord, Replay
+from stream.offline.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
+from stream.offline.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
 from stream.process.settings import Settings
-from stream.replay import LogRecord, Replay
-from stream.replayed import refuse_used
 from stream.roles.features_fold import FeaturesFold
-from stream.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
-from stream.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
 
 if TYPE_CHECKING:
     from models.serving.scorer import Scorer

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from models.data.examples import LANDMARK, Example, seen_until_ms
 from models.data.labels import Activity, Labelling, activities_of, by_time, label
 from models.data.landmarks import Look, Period, priority
-from stream.dataset import Followed, Watch, numbered
 from stream.logs.event_log import LoggedEvent
+from stream.offline.build_dataset import Followed, Watch, numbered
+from stream.offline.replay_log import LogRecord, features_fold
 from stream.process.settings import Settings
-from stream.replay import LogRecord, features_fold
 
 SAMPLE = 64
 

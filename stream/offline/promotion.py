@@ -16,7 +16,7 @@ from models.serving.checkpoint import CheckpointError, load_checkpoint
 from models.serving.golden_checks import Finding
 from models.serving.golden_users import Golden
 from models.serving.registry import Production, Registry
-from stream.golden import check_golden
+from stream.offline.golden_replay import check_golden
 from stream.worker.served_model import load_scorer
 
 
