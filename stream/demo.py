@@ -14,16 +14,16 @@ from pathlib import Path
 import aiohttp
 from msgspec import Struct, field
 
-from stream.children import living
 from stream.demo_events import MadeYear
 from stream.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
 from stream.kafka.topic_admin import apply
 from stream.local_broker import LocalBroker
 from stream.logs.event_log import LoggedEvent, read_log, read_manifest
+from stream.operate.child_processes import living
+from stream.operate.send_log import HOUR_MS, Sent, at_rate, send_events
+from stream.operate.supervisor import ROLES, Supervisor, environment_of, last_words
+from stream.operate.tail import follow
 from stream.process.settings import Settings, load_settings
-from stream.send import HOUR_MS, Sent, at_rate, send_events
-from stream.supervisor import ROLES, Supervisor, environment_of, last_words
-from stream.tail import follow
 
 PARTITIONS = 4
 POLL_SECONDS = 0.5

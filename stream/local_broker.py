@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from stream.children import die_with_parent, end_child
+from stream.operate.child_processes import die_with_parent, end_child
 
 INSTALL = "pip install 'footfall[local]'"
 ATTEMPTS = 3

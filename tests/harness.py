@@ -29,9 +29,9 @@ from stream.kafka.store import END_KEY, META_KEY, MetaRow
 from stream.kafka.topic_admin import existing_partitions
 from stream.logs.event_log import LoggedEvent
 from stream.offline.replay_log import Replay
+from stream.operate.supervisor import environment_of
 from stream.process.settings import Settings, load_settings
 from stream.roles.trigger_row import encode_trigger_row
-from stream.supervisor import environment_of
 
 
 class Worker:

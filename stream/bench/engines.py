@@ -21,9 +21,9 @@ from typing import Self
 from msgspec import Struct
 
 from stream.bench.broker import GroupOffsets
-from stream.children import die_with_parent
+from stream.operate.child_processes import die_with_parent
+from stream.operate.supervisor import environment_of
 from stream.process.settings import Settings
-from stream.supervisor import environment_of
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "tests" / "bench" / "peers"

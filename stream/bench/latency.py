@@ -20,11 +20,11 @@ from stream.bench.engines import ENGINES, ROOT, EngineError, Running
 from stream.bench.figures import Figures, histogram, percentiles
 from stream.bench.load import Load, Shape, load
 from stream.bench.window import machine_seconds
-from stream.children import die_with_parent, end_child
 from stream.kafka.clients import plain_consumer
 from stream.kafka.topic_admin import apply
+from stream.operate.child_processes import die_with_parent, end_child
+from stream.operate.supervisor import environment_of
 from stream.process.settings import Settings
-from stream.supervisor import environment_of
 
 START_SECONDS = 60.0
 END_SECONDS = 20.0  # after the last event is due: what has not come by then is missing

@@ -14,7 +14,7 @@ from stream.cli.show import print_table
 from stream.process.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.dead_letters import Found, Wanted
+    from stream.operate.dead_letters import Found, Wanted
 
 UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SHOWN_CHARS = 2_000
@@ -34,7 +34,7 @@ def ls_command(
     """Count dead letters by source topic and reason, with the oldest and newest."""
     import msgspec
 
-    from stream.dead_letters import summary
+    from stream.operate.dead_letters import summary
 
     groups = asyncio.run(summary(settings, _wanted(settings, topic, reason, since)))
     if as_json:
@@ -59,7 +59,7 @@ def show_command(
     """Show the newest dead letters: why, where from, and the original bytes with control characters escaped."""
     import msgspec
 
-    from stream.dead_letters import newest
+    from stream.operate.dead_letters import newest
 
     for found in asyncio.run(newest(settings, _wanted(settings, topic, reason, since), limit)):
         sys.stdout.write((msgspec.json.encode(as_fields(found)).decode() if as_json else as_text(found)) + "\n")
@@ -79,7 +79,7 @@ def replay_command(
     """Send the original records back to their topics; doing it twice counts nothing twice. Exit 3 if some were left."""
     import msgspec
 
-    from stream.dead_letters import WORDS
+    from stream.operate.dead_letters import WORDS
 
     replayed = asyncio.run(_replay(settings, _wanted(settings, topic, reason, since), limit, dry_run))
     for outcome, count in replayed.outcomes.items():
@@ -103,7 +103,7 @@ def resume_command(
     import json
     import urllib.request
 
-    from stream.dead_letters import DeadLettersError
+    from stream.operate.dead_letters import DeadLettersError
     from stream.worker.health import RESUME_HEADER
 
     if not url.startswith(("http://", "https://")):
@@ -123,7 +123,7 @@ async def _replay(settings: Settings, wanted: "Wanted", limit: int | None, dry_r
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
-    from stream.dead_letters import Replayed, send_again
+    from stream.operate.dead_letters import Replayed, send_again
 
     replayed, console = Replayed(), Console(stderr=True)
     column = TextColumn("{task.description} {task.completed}")
@@ -145,7 +145,7 @@ async def _replay(settings: Settings, wanted: "Wanted", limit: int | None, dry_r
 def _wanted(settings: Settings, topic: str | None, reason: str | None, since: str | None) -> "Wanted":
     from schemas.dead_letter import Reason as Code
     from schemas.topics import DEAD_LETTERED
-    from stream.dead_letters import Wanted
+    from stream.operate.dead_letters import Wanted
 
     kinds = {name: kind for kind in DEAD_LETTERED for name in (kind, settings.topics()[kind].name)}
     if topic is not None and topic not in kinds:

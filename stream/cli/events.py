@@ -17,7 +17,7 @@ from stream.process.settings import Settings
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
-    from stream.send import Sent
+    from stream.operate.send_log import Sent
 
 
 @with_settings
@@ -55,7 +55,7 @@ async def _send(log: Path, settings: Settings, speed: float | None, rate: float 
 
     from schemas.topics import SOURCES
     from stream.logs.event_log import read_log, read_manifest
-    from stream.send import Sent, at_once, at_rate, at_speed, check_sendable, send_events
+    from stream.operate.send_log import Sent, at_once, at_rate, at_speed, check_sendable, send_events
 
     manifest, sent = read_manifest(log), Sent()
     if manifest.first_record_ms is None or manifest.last_record_ms is None:
@@ -101,7 +101,7 @@ def tail_command(
 async def _tail(settings: Settings, topic: str, from_beginning: bool, count: int | None, as_json: bool) -> None:
     import msgspec
 
-    from stream.tail import follow
+    from stream.operate.tail import follow
 
     seen = 0
     async for record in follow(settings, [topic], from_beginning=from_beginning):

@@ -34,7 +34,7 @@ def record_command(
 ) -> None:
     """Record topics with partitions, offsets and headers; by default to the ends they have now."""
     from stream.logs.event_log import refuse_used
-    from stream.record import RecordError
+    from stream.operate.record_topics import RecordError
 
     try:
         wanted, since_ms = _kinds(kinds), _since_ms(since)
@@ -84,7 +84,7 @@ async def _record(
     from rich.progress import Progress
 
     from stream.logs.event_log import LogWriter
-    from stream.record import Recorded, record
+    from stream.operate.record_topics import Recorded, record
 
     stop, recorded = asyncio.Event(), Recorded()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -11,8 +11,8 @@ from stream.cli.show import print_table
 from stream.process.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.rebuild import Rebuilt
-    from stream.retained import Survey
+    from stream.operate.retained import Survey
+    from stream.operate.state_rebuild import Rebuilt
 
 app = typer.Typer(no_args_is_help=True, help="Fold a role's state again: in place, or beside the one that serves.")
 RoleName = Annotated[Literal["features", "triggers"], typer.Argument(help="The role whose rows are meant.")]
@@ -27,7 +27,7 @@ def reset_command(role: RoleName, settings: Settings, apply: Apply = False) -> N
 
     The role's workers must be stopped. What it sent will be sent again with the same ids; campaigns may fire again.
     """
-    from stream.reset import apply_reset, plan_reset
+    from stream.operate.state_reset import apply_reset, plan_reset
 
     plan = asyncio.run(plan_reset(settings, role))
     _show_sources(plan.sources)
@@ -46,7 +46,7 @@ def reset_command(role: RoleName, settings: Settings, apply: Apply = False) -> N
 @with_settings
 def rebuild_command(role: RoleName, settings: Settings, apply: Apply = False) -> None:
     """Fold what is retained into a new changelog, under the role's next generation, while the old one serves."""
-    from stream.rebuild import next_generation, plan_rebuild
+    from stream.operate.state_rebuild import next_generation, plan_rebuild
 
     new = next_generation(settings, role)
     if not apply:
@@ -63,8 +63,8 @@ async def _rebuild(settings: Settings, role: Literal["features", "triggers"]) ->
     from rich.console import Console
     from rich.progress import Progress
 
+    from stream.operate.state_rebuild import rebuild
     from stream.process.log import configure_logging
-    from stream.rebuild import rebuild
 
     configure_logging(settings, role)
     console = Console(stderr=True)

@@ -11,7 +11,7 @@ from stream.cli.options import AsJson, with_settings
 from stream.process.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.user_row import UserRow
+    from stream.operate.user_row import UserRow
 
 app = typer.Typer(no_args_is_help=True, help="Look at users' rows.")
 
@@ -32,7 +32,7 @@ def show_command(
     """Show a user's features, last events and guard vector, read from the changelog: no worker is needed or disturbed."""
     import msgspec
 
-    from stream.user_row import read_user
+    from stream.operate.user_row import read_user
 
     row = asyncio.run(read_user(settings, role, user))
     if as_json:

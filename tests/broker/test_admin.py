@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from schemas.topics import TABLE
-from stream.children import living
 from stream.kafka.topic_admin import TopicsError, apply, plan
 from stream.local_broker import LocalBroker, LocalBrokerError
+from stream.operate.child_processes import living
 from stream.process.settings import Settings
 
 pytestmark = pytest.mark.broker

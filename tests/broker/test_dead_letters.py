@@ -5,9 +5,9 @@ import pytest
 from schemas.codec import encode
 from schemas.dead_letter import Reason, headers_of
 from schemas.topics import dlq
-from stream.dead_letters import Wanted, newest, send_again, summary
 from stream.kafka.clients import output_producer, plain_consumer
 from stream.kafka.topic_admin import apply
+from stream.operate.dead_letters import Wanted, newest, send_again, summary
 from stream.process.settings import Settings
 from tests.builders import NOW_MS, USER, click, dead_letter
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stream.children import living
+from stream.operate.child_processes import living
 from stream.process.settings import load_settings
 
 pytestmark = [

@@ -14,9 +14,9 @@ from stream.kafka.topic_admin import apply
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
+from stream.operate.record_topics import Recorded, RecordError, record
+from stream.operate.send_log import send_events
 from stream.process.settings import Settings
-from stream.record import Recorded, RecordError, record
-from stream.send import send_events
 
 pytestmark = pytest.mark.broker
 SOURCES_ONLY = ("visit", "click")

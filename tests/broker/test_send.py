@@ -12,10 +12,10 @@ from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.replay_log import Replay
+from stream.operate.send_log import SendError, Sent, at_once, at_rate, at_speed, check_sendable, partition_of, send_events
+from stream.operate.tail import TailError, follow
 from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
-from stream.send import SendError, Sent, at_once, at_rate, at_speed, check_sendable, partition_of, send_events
-from stream.tail import TailError, follow
 
 pytestmark = pytest.mark.broker
 DAY_MS = 86_400_000

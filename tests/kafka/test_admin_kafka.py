@@ -10,8 +10,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from stream.kafka.clients import admin_client
 from stream.kafka.topic_admin import TopicsError, apply, plan, topic_configs
 from stream.logs.event_log import LoggedEvent
+from stream.operate.send_log import SendError, check_sendable, send_events
 from stream.process.settings import Settings, load_settings
-from stream.send import SendError, check_sendable, send_events
 
 pytestmark = pytest.mark.kafka
 DAY_MS = 86_400_000

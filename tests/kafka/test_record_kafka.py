@@ -10,8 +10,8 @@ from stream.kafka.clients import rows_producer
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.record import Recorded, record
-from stream.send import send_events
+from stream.operate.record_topics import Recorded, record
+from stream.operate.send_log import send_events
 from tests.harness import Deployment, folded_rows, until
 
 pytestmark = pytest.mark.kafka

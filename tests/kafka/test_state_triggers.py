@@ -10,7 +10,7 @@ import pytest
 from schemas.codec import encode
 from stream.kafka.clients import output_producer
 from stream.kafka.transport import ConsumerThread
-from stream.rebuild import rebuild
+from stream.operate.state_rebuild import rebuild
 from tests.builders import NOW_MS, churn_risk, interest, interest_score
 from tests.harness import Deployment, until
 

@@ -18,7 +18,7 @@ from stream.logs.event_log import LogWriter
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.verification import TOLERANCE, Verification, write_verification
-from stream.record import Recorded, record
+from stream.operate.record_topics import Recorded, record
 from tests.harness import Deployment, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]

@@ -12,9 +12,9 @@ from schemas.ids import position_id
 from schemas.scoring import ScoreRequest
 from schemas.topics import TABLE
 from stream.cli.dlq import as_fields, as_text, since_ms
-from stream.dead_letters import Found, headers_again, outcome_of
 from stream.fold.records import EVENT_ID, PartitionTotals, Totals
 from stream.offline.replay_log import LogRecord
+from stream.operate.dead_letters import Found, headers_again, outcome_of
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import DAY_MS, NOW_MS, click, dead_letter, score_request, search

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stream.children import living
+from stream.operate.child_processes import living
+from stream.operate.supervisor import Supervisor, environment_of, last_words
 from stream.process.settings import load_settings
-from stream.supervisor import Supervisor, environment_of, last_words
 
 DEADLINE_SECONDS = 30.0
 
@@ -115,7 +115,7 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = f"""
 import asyncio, os, sys
 from pathlib import Path
-from stream.supervisor import Supervisor
+from stream.operate.supervisor import Supervisor
 async def run():
     running = Supervisor(dict(os.environ), Path({str(tmp_path)!r}), roles=("features", "scorer"),
                          command=lambda role: [sys.executable, "-c", {DEAF!r}],

@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct, field
 from pydantic import SecretStr
 
-from stream.children import die_with_parent, living
+from stream.operate.child_processes import die_with_parent, living
 from stream.process.settings import Settings
 
 ROLES = ("features", "scorer", "triggers")

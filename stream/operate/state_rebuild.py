@@ -18,8 +18,8 @@ from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals
 from stream.kafka.barrier import lag_of
 from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.kafka.topic_admin import create_changelog
+from stream.operate.retained import StateError, Survey, members, survey
 from stream.process.settings import Settings
-from stream.retained import StateError, Survey, members, survey
 from stream.roles.trigger_row import encode_trigger_row
 from stream.worker.app import FootfallApp, Role, build_app
 

@@ -18,8 +18,8 @@ from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.kafka.clients import rows_producer
 from stream.kafka.store import META_KEY, META_VERSION, MetaRow
 from stream.kafka.topic_admin import broker_says
+from stream.operate.retained import StateError, Survey, members, survey
 from stream.process.settings import Settings
-from stream.retained import StateError, Survey, members, survey
 from stream.worker.app import Role
 
 
