@@ -14,7 +14,7 @@ from stream.cli.options import AsJson
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from stream.demo import DemoOptions, DemoResult, DemoState
+    from stream.demo.run_demo import DemoOptions, DemoResult, DemoState
 
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
 RATE_SECONDS = 5.0  # over which rates and recent latencies are taken
@@ -38,7 +38,7 @@ def demo_command(
     """
     import msgspec
 
-    from stream.demo import DemoOptions
+    from stream.demo.run_demo import DemoOptions
 
     result = asyncio.run(_demo(DemoOptions(seconds=seconds, log=log, rate=rate, shoppers=shoppers, seed=seed)))
     if as_json:
@@ -51,7 +51,7 @@ async def _demo(options: "DemoOptions") -> "DemoResult":
     from rich.console import Console
     from rich.live import Live
 
-    from stream.demo import run_demo
+    from stream.demo.run_demo import run_demo
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -104,7 +104,7 @@ class _Figures:
 
     def latency(self, state: "DemoState") -> str:
         """Say how long the scores of the last seconds took from event to score."""
-        from stream.demo_figures import percentile
+        from stream.demo.demo_figures import percentile
 
         since = time.time() * 1000 - RATE_SECONDS * 1000
         took = [ms for scored_ms, ms in state.watched.recent_ms if scored_ms >= since]

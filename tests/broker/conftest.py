@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stream.local_broker import LocalBroker
+from stream.demo.local_broker import LocalBroker
 from stream.process.settings import Settings, load_settings
 
 

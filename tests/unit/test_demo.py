@@ -3,8 +3,8 @@
 from itertools import islice
 
 from schemas.codec import encode
-from stream.demo_events import MadeYear
-from stream.demo_figures import Watched, parse_metrics, percentile
+from stream.demo.demo_events import MadeYear
+from stream.demo.demo_figures import Watched, parse_metrics, percentile
 from tests.builders import ad_trigger, churn_risk, interest, interest_score, timings
 
 NOW_MS = 1_790_000_000_000

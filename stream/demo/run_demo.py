@@ -14,10 +14,10 @@ from pathlib import Path
 import aiohttp
 from msgspec import Struct, field
 
-from stream.demo_events import MadeYear
-from stream.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
+from stream.demo.demo_events import MadeYear
+from stream.demo.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
+from stream.demo.local_broker import LocalBroker
 from stream.kafka.topic_admin import apply
-from stream.local_broker import LocalBroker
 from stream.logs.event_log import LoggedEvent, read_log, read_manifest
 from stream.operate.child_processes import living
 from stream.operate.send_log import HOUR_MS, Sent, at_rate, send_events
