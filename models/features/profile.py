@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct, field
 
 from models.features.spec import HALF_LIFE_DAYS, KIND_WEIGHTS, KINDS
-from models.features.tiles import NOTHING, WINDOW_DAYS
+from models.features.windows import NOTHING, WINDOW_DAYS
 
 FORGOTTEN = -1  # the day of a profile that its topics no longer bear out
 _WEIGHTS = [KIND_WEIGHTS.get(kind, 0) for kind in KINDS]

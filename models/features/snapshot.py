@@ -15,7 +15,6 @@ from models.features.spec import (
     SENTIMENT,
     TOP_CATEGORIES,
 )
-from models.features.tiles import DAY_MS, HOUR_MS, MINUTE_MS, WINDOW_DAYS
 from models.features.user_state import (
     BROWSE,
     DEFAULT_TTL_MS,
@@ -25,6 +24,7 @@ from models.features.user_state import (
     TopicState,
     UserState,
 )
+from models.features.windows import DAY_MS, HOUR_MS, MINUTE_MS, WINDOW_DAYS
 from schemas.scoring import HistoryEntry
 
 _EVENT_TIME = attrgetter("event_time_ms")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct, to_builtins
 
-from models.features.tiles import WINDOWS
+from models.features.windows import WINDOWS
 from schemas.scoring import EventKind
 
 KINDS: tuple[EventKind, ...] = ("visit", "browse", "click", "search", "purchase", "review", "rating")

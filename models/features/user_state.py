@@ -28,7 +28,7 @@ from models.features.spec import (
     SENTIMENT,
     SESSION_SLOT_MS,
 )
-from models.features.tiles import DAY_MS, MINUTE_MS, WINDOW_DAYS, Tiles, no_tiles
+from models.features.windows import DAY_MS, MINUTE_MS, WINDOW_DAYS, Tiles, no_tiles
 from schemas.events import Event, Purchase, PurchaseLine
 from schemas.scoring import HistoryEntry
 from schemas.signals import ReviewSentiment

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from models.features.spec import KINDS
-from models.features.tiles import DAY_MS
 from models.features.user_state import BROWSE, CLICK, VISIT
+from models.features.windows import DAY_MS
 from models.serving.golden_checks import Finding, Reads, check_equal, check_probabilities, check_stories
 from models.serving.golden_users import CURRENCY, SHOPPER, START_MS, Golden, Story, events_of
 from schemas.codec import encode

@@ -14,8 +14,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.features.spec import FEATURE_SPEC, KINDS
-from models.features.tiles import DAY_MS, WINDOW_DAYS
 from models.features.user_state import UserState, encode_row
+from models.features.windows import DAY_MS, WINDOW_DAYS
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Output, PartitionTotals, Record
 from stream.logs.event_log import LoggedEvent

@@ -12,8 +12,8 @@ from models.features.recent_ids import RecentIds, id_hash
 from models.features.row_versions import DamagedRowError
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
-from models.features.tiles import DAY_MS, MINUTE_MS
 from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, decode_row, new_topic, new_user
+from models.features.windows import DAY_MS, MINUTE_MS
 from schemas.codec import DecodeError, decode_keyed, event_decoder
 from schemas.dead_letter import Reason
 from schemas.events import Event, Purchase, Review, Search

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from models.features.spec import KINDS
-from models.features.tiles import HOUR_MS, MINUTE_MS
 from models.features.user_state import CLICK, PURCHASE, REVIEW, SEARCH, VISIT, TopicState
+from models.features.windows import HOUR_MS, MINUTE_MS
 from schemas.events import Event
 from schemas.fields import Category, Id
 from schemas.ids import trigger_id

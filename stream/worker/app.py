@@ -12,8 +12,8 @@ import structlog
 
 from models.features.row_age import newest_ms
 from models.features.spec import KINDS
-from models.features.tiles import DAY_MS, HOUR_MS
 from models.features.user_state import check_row_version, encode_row
+from models.features.windows import DAY_MS, HOUR_MS
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, PartitionTotals, Totals
 from stream.fold.rows import RowRules

@@ -27,8 +27,8 @@ from models.features.spec import (
     SENTIMENT,
     TOP_CATEGORIES,
 )
-from models.features.tiles import DAY_MS, HOUR_MS, MINUTE_MS, WINDOWS
 from models.features.user_state import DEFAULT_TTL_MS, UserState, decode_row, encode_row
+from models.features.windows import DAY_MS, HOUR_MS, MINUTE_MS, WINDOWS
 from schemas.codec import encode
 from schemas.events import Event, Purchase
 from schemas.scoring import HistoryEntry, ScoreRequest
