@@ -4,6 +4,7 @@ Every builder takes fields of its struct as changes. SAMPLES holds one of each k
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from schemas.events import Browse, Click, Purchase, PurchaseLine, Rating, Review
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 from schemas.signals import AdTrigger, ChurnRisk, Interest, InterestScore, ReviewSentiment, Suppression, SuppressionReason
 
+ROOT = Path(__file__).parents[1]  # of the checkout
 USER = "u-1"
 NOW_MS = 1_790_000_000_000  # an instant in September 2026, on a whole second
 DAY_MS = 86_400_000

@@ -151,10 +151,12 @@ class Settings(BaseSettings):
     )
 
     checkpoint: Path = Field(
-        Path(__file__).parents[1] / "models" / "checkpoints" / "demo", description="a model's folder, or a registry of some"
+        Path(__file__).parents[2] / "models" / "checkpoints" / "demo", description="a model's folder, or a registry of some"
     )
     registry: Path = Field(Path("models-registry"), description="folder in which `footfall models` keeps models")
-    trigger_policy: Path = Field(Path(__file__).parent / "trigger_policy.yaml", description="file of campaigns (YAML)")
+    trigger_policy: Path = Field(
+        Path(__file__).parents[1] / "roles" / "trigger_policy.yaml", description="file of campaigns (YAML)"
+    )
     model_threads: int = Field(1, ge=1, le=256, description="threads of one forward pass")
     http_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
     http_port: int = Field(0, ge=0, le=65535, description="port of /livez, /readyz and /metrics; 0 takes a free one")

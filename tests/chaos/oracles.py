@@ -1,8 +1,8 @@
 """What a deployment left on its broker against a fold of its source topics, commit by commit.
 
-The reference is the fold of stream/roles/features_fold.py, run by one thread over what the topics hold. Every commit in a changelog
-is checked on its own: its rows, totals and offsets against the fold of exactly the records below those offsets. So a
-single look at the end probes every commit there ever was. Start at examine.
+The reference is the fold of stream/roles/features_fold.py, run by one thread over what the topics hold. Every commit
+in a changelog is checked on its own: its rows, totals and offsets against the fold of exactly the records below those
+offsets. So a single look at the end probes every commit there ever was. Start at examine.
 """
 
 from collections import defaultdict

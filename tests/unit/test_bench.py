@@ -24,8 +24,7 @@ from stream.bench.load import SESSION, SHAPES, load
 from stream.bench.restore import rows_of, template_rows
 from stream.bench.results import record, section, with_section
 from stream.bench.sender import due_by
-
-HERE = Path(__file__).parents[2]
+from tests.builders import ROOT
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -160,7 +159,7 @@ def test_a_peer_without_its_venv_says_how_to_make_it(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=lambda engine: engine.name)
 def test_every_engine_names_its_version_and_its_program_exists(engine: Any) -> None:
     assert engine.version().split()[1][0].isdigit()
-    assert (HERE / "tests" / "bench" / "peers" / engine.program).exists()
+    assert (ROOT / "tests" / "bench" / "peers" / engine.program).exists()
 
 
 def test_restored_rows_are_those_of_a_fold_under_distinct_users() -> None:
@@ -197,7 +196,7 @@ def test_chunks_are_related_to_flushes_and_to_events() -> None:
 def test_a_backlogs_section_names_both_days_and_what_was_held() -> None:
     run = Run(2.0, chunk_figures({"footfall_chunks_total": 40.0, "footfall_barrier_seconds_count": 16.0}, 20_000), 700.4, 5.04)
     days = {"dense": summary(20_000, [run]), "sparse": summary(1_000, [run])}
-    found = {"benchmark": "backlog", "repeats": 1, "days": days, "machine": machine(HERE)}
+    found = {"benchmark": "backlog", "repeats": 1, "days": days, "machine": machine(ROOT)}
     text = section(found, "footfall bench backlog", [])
     for word in ("| dense | 20,000 | 10,000 (10,000 to 10,000) |", "| sparse | 1,000 |", "| 700 | 5.0 h |"):
         assert word in text
@@ -219,7 +218,7 @@ LATENCY = {
 
 
 def test_a_section_names_machine_commit_versions_date_and_command() -> None:
-    at = machine(HERE, broker="Some Kafka 1.2")
+    at = machine(ROOT, broker="Some Kafka 1.2")
     text = section({**LATENCY, "machine": at}, "footfall bench latency", [])
     for word in (str(at["cores"]), at["cpu"], at["commit"], at["date"], "Some Kafka 1.2", "faust-streaming", "p99.9"):
         assert word in text
@@ -236,7 +235,7 @@ def test_a_section_takes_the_place_of_its_former_one_and_leaves_the_rest() -> No
 
 
 def test_a_recorded_result_leaves_its_figures_and_its_plot_beside_the_text(tmp_path: Path) -> None:
-    found = {**LATENCY, "machine": machine(HERE)}
+    found = {**LATENCY, "machine": machine(ROOT)}
     path = record(tmp_path, found, "footfall bench latency")
     assert "plots/latency.svg" in path.read_text()
     assert (tmp_path / "plots" / "latency.svg").read_text().lstrip().startswith("<?xml")
@@ -245,7 +244,7 @@ def test_a_recorded_result_leaves_its_figures_and_its_plot_beside_the_text(tmp_p
 
 @pytest.mark.parametrize("program", ["quix_streams", "bytewax_flow"])
 def test_what_a_peer_imports_of_ours_needs_only_what_its_pins_hold(program: str) -> None:
-    peers = HERE / "tests" / "bench" / "peers"
+    peers = ROOT / "tests" / "bench" / "peers"
     ours = [
         line
         for line in (peers / f"{program}.py").read_text().splitlines()
@@ -253,7 +252,7 @@ def test_what_a_peer_imports_of_ours_needs_only_what_its_pins_hold(program: str)
     ]
     pins = (peers / f"{program.split('_')[0]}.txt").read_text().lower()
     code = "import sys\n" + "\n".join(ours) + "\nprint(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
 
     heavy = ("numpy", "duckdb", "torch", "faust", "aiokafka", "transformers", "sklearn", "rich", "typer")
     assert len(ours) >= 5

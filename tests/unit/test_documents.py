@@ -17,10 +17,9 @@ from schemas.dead_letter import headers_of
 from schemas.documents import RECEIVES, asyncapi, documents, stale, write
 from schemas.topics import TABLE, dlq
 from stream.cli.schemas import schemas_command
-from tests.builders import SAMPLES, dead_letter
+from tests.builders import ROOT, SAMPLES, dead_letter
 
 PACKAGE = Path(schemas.__file__).parent
-GOLDEN = Path(__file__).parent.parent / "golden"
 
 command = Typer()
 command.command()(schemas_command)
@@ -133,7 +132,7 @@ def test_dead_letter_schema_accepts_the_headers_of_a_dead_letter_and_refuses_oth
 
 
 def test_asyncapi_document_is_valid_3_0_0() -> None:
-    specification = json.loads((GOLDEN / "asyncapi-3.0.0.json").read_text())
+    specification = json.loads((ROOT / "tests/golden/asyncapi-3.0.0.json").read_text())
     validator = jsonschema_rs.Draft7Validator(specification)
     document = yaml.safe_load(documents()["asyncapi.yaml"])
     validator.validate(document)

@@ -10,12 +10,13 @@ import pytest
 
 from stream.process.fault_points import POINTS, arm, reach
 from stream.process.settings import SettingsError
-
-STREAM = Path(__file__).parents[2] / "stream"
+from tests.builders import ROOT
 
 
 def test_every_point_is_passed_at_exactly_one_place_of_the_sources() -> None:
-    passed = [point for path in STREAM.glob("*.py") for point in re.findall(r'reach\("([^"]+)"\)', path.read_text())]
+    passed = [
+        point for path in (ROOT / "stream").rglob("*.py") for point in re.findall(r'reach\("([^"]+)"\)', path.read_text())
+    ]
     assert sorted(passed) == sorted(POINTS)
 
 

@@ -3,10 +3,8 @@
 import gzip
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-import stream.importers
 from typer.testing import CliRunner
 
 from schemas.codec import event_decoder
@@ -19,9 +17,10 @@ from stream.logs.importers.jsonl import import_jsonl
 from stream.logs.importers.transactions import TransactionOptions, choose_columns, import_transactions, read_amount
 from stream.offline.replay_log import Replay
 from stream.process.settings import load_settings
+from tests.builders import ROOT
 
 DECODERS = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
-EXAMPLE = Path(stream.importers.__file__).parent / "example-map.yaml"
+EXAMPLE = ROOT / "stream/logs/importers/example-map.yaml"
 EXAMPLE_HEADING = "Aktion;Zeitpunkt;E-Mail;Artikel;Warengruppe;Bezeichnung;Preis;Sekunden;Bestellung;Menge;Wert"
 
 
@@ -279,7 +278,7 @@ def test_a_map_that_says_what_no_event_has_is_refused_before_a_row_is_read(tmp_p
 
 
 def test_the_map_of_the_readme_reads_the_table_it_speaks_of(tmp_path):
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     lines = readme[readme.index("    source: Our shop") :].split("\n\n")[0].splitlines()
     (tmp_path / "map.yaml").write_text("\n".join(line.removeprefix("    ") for line in lines))
     rows = ["view,31.12.2020 10:00,a@b.example,p,Pot,1.5,,,", "order,31.12.2020 10:00,a@b.example,p,,,o-1,9.5,2"]

@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,9 +27,8 @@ from stream.roles.trigger_row import (
     encode_trigger_row,
     trigger_newest_ms,
 )
-from tests.builders import DAY_MS, NOW_MS, click
+from tests.builders import DAY_MS, NOW_MS, ROOT, click
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 ROW = b"ten bytes!"
 ONE_ROW = DECODED_BASE_BYTES + DECODED_PER_BYTE * len(ROW)
 TOPICS = {kind: kind for kind in ("visit", "browse", "click", "search", "purchase", "review", "rating", "review-sentiment")}
@@ -250,7 +248,7 @@ def test_an_older_row_that_is_none_is_damaged_not_of_an_unknown_version() -> Non
         upcast(msgspec.msgpack.encode(7), 1, 2, {1: lambda values: values[0]})
 
 
-@pytest.mark.parametrize("written", json.loads((GOLDEN / "rows-1.json").read_text()))
+@pytest.mark.parametrize("written", json.loads((ROOT / "tests/golden/rows-1.json").read_text()))
 def test_a_row_of_version_1_gives_the_snapshot_it_gave_and_goes_on(written: dict[str, Any]) -> None:
     row = base64.b64decode(written["row"])
 

@@ -1,5 +1,4 @@
 import random
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,9 +25,8 @@ from models.serving.checkpoint import (
 from models.serving.scorer import Scorer, SpecMismatch, calibrate
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
-from tests.builders import NOW_MS, history_entry, score_request
+from tests.builders import NOW_MS, ROOT, history_entry, score_request
 
-DEMO = Path(__file__).parents[2] / "models" / "checkpoints" / "demo"
 LABELS = ["books", "garden", "kitchen"]
 HORIZONS = [1, 3, 7, 14, 30, 60]
 WORDS = ("blue", "mug", "tent", "shoes", "dog", "bed", "lamp", "pan", "steel", "with", "lid", "and", "very", "long", "title")
@@ -176,8 +174,8 @@ def test_an_encoder_the_checkpoint_was_not_trained_with_is_refused(scorer: Score
 
 
 def test_the_committed_checkpoint_is_of_this_feature_spec_and_scores() -> None:
-    assert load_checkpoint(DEMO).manifest.contract.spec_version == FEATURE_SPEC.version
-    scorer = Scorer.load(DEMO)
+    assert load_checkpoint(ROOT / "models/checkpoints/demo").manifest.contract.spec_version == FEATURE_SPEC.version
+    scorer = Scorer.load(ROOT / "models/checkpoints/demo")
     scorer.warm_up()
 
     good, bad = scorer.score([request(kind="review", text=text) for text in ("I love it. Perfect!", "Awful. It broke.")])

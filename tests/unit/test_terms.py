@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from models.linear.tfidf import MAX_TERMS, Cut, TermsError, best_terms, characters, words
 from models.network.losses import UNKNOWN
 from schemas.fields import MAX_TEXT_CHARS
+from tests.builders import ROOT
 
-ROOT = Path(__file__).parents[2]
 GOOD = ["很好用，质量不错", "Great mug!  Really GREAT", "love it 😍😍", "物流快\n\n包装好", "Straße gut", "good\tgood cup"]
 BAD = ["太差了，不会再买", "Awful mug.  It BROKE", "broken 😡", "质量差\n 退货", "İt leaks", "bad bad cup"]
 TEXTS = [f"{text} {mark}" for mark in ("", "!", "。") for text in GOOD + BAD]
