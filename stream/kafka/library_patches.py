@@ -1,6 +1,6 @@
 """What is changed in the libraries beneath, in place: defects and waits of theirs, slim records, when a broker answered.
 
-tests/unit/test_transport.py fails when a new version no longer has what is changed. Start at mend.
+tests/unit/stream/kafka/test_transport.py fails when a new version no longer has what is changed. Start at mend.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Faust's consumer, made to deliver chunks: one message per group of records, acknowledged strictly in order.
 
 Everything that leans on Faust's internals is here, in mended.py and in store.py. What it changes, and why, is measured in
-DECISIONS.md; tests/unit/test_transport.py fails when a new Faust no longer has what is changed. Start at install.
+DECISIONS.md; tests/unit/stream/kafka/test_transport.py fails when a new Faust no longer has what is changed. Start at install.
 """
 
 import asyncio
