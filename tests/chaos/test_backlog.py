@@ -1,8 +1,9 @@
 """A day that waited in seven topics of very different rates, read after a stop: folded as it happened.
 
-An event is late against the timestamp of its own record, so no order of reading can make one late, and rows do not depend
-on how topics interleave: tests/unit/stream/offline/test_replay_of_backlog.py shows both. What the order does change is what a score request sees of the
-other topics, so it is by the requests that these tests tell whether the topics were aligned.
+An event is late against the timestamp of its own record, so no order of reading can make one late, and rows do not
+depend on how topics interleave: tests/unit/stream/offline/test_replay_of_backlog.py shows both. What the order does
+change is what a score request sees of the other topics, so it is by the requests that these tests tell whether the
+topics were aligned.
 """
 
 import asyncio
