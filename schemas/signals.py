@@ -12,6 +12,8 @@ from msgspec import Meta, Struct
 from schemas.fields import EventId, Id, Millis, Probability, UserId
 from schemas.scoring import Guard, SourcePosition, Timings
 
+CHURN_HORIZON_DAYS = 30
+
 
 class Signal(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What every score carries: who, which event, from where, by which model, on which records, when."""

@@ -7,16 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from models.linear.linear_model import SMALLEST, Floats, Indices, log_loss
 from models.network.losses import UNKNOWN
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-
-BLEND_SHARES = tuple(step / 10 for step in range(10, -1, -1))  # of the model; it keeps the lead where nothing tells them apart
 PRIOR_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-SMALLEST = 1e-6
 
 
 def class_measures(probabilities: Floats, classes: Indices, names: Sequence[str]) -> dict[str, Any]:
@@ -57,24 +52,6 @@ def _auc(probabilities: Floats, classes: Indices, *, ranks: bool) -> float | Non
         pairs = [(probabilities[:, place], classes == place) for place in range(count)]
     known = [roc_auc_score(wanted, scores) for scores, wanted in pairs if 0 < wanted.sum() < len(wanted)]
     return _rounded(np.mean(known)) if known else None
-
-
-def log_loss(probabilities: Floats, classes: Indices) -> float:
-    """Return the mean negative log-probability of the true classes."""
-    true = probabilities[np.arange(len(classes)), classes]
-    return float(-np.log(np.clip(true, SMALLEST, 1)).mean())
-
-
-def blend_losses(model: Floats, baseline: Floats, classes: Indices) -> dict[float, float]:
-    """Return the log-loss of the blend with a baseline by the model's share, rounded so that the last bits decide nothing.
-
-    Where no row's class is known there is none.
-    """
-    known = classes != UNKNOWN
-    if not known.any():
-        return {}
-    mixed = {share: share * model[known] + (1 - share) * baseline[known] for share in BLEND_SHARES}
-    return {share: round(log_loss(probabilities, classes[known]), 9) for share, probabilities in mixed.items()}
 
 
 def prior_power(probabilities: Floats, classes: Indices, shares: Floats) -> float:

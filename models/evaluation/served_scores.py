@@ -17,11 +17,10 @@ from models.evaluation.candidates import Candidate
 from models.evaluation.predict import predict_with
 from models.evaluation.text_evaluation import MOODS, STAR_NAMES
 from models.network.encoder import Encoder
-from models.serving.checkpoint import Catalogue, encoder_address, load_checkpoint
+from models.serving.checkpoint import LEARNT_UNTIL_MS, Catalogue, encoder_address, load_checkpoint
 from models.serving.item_prior import PARTS
 from models.serving.scorer import Scorer
 from models.serving.tuned_encoder import HEADS, head_probabilities, load_tuned
-from models.training.run_card import LEARNT_UNTIL_MS
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 
 SERVED, ALONE, FROZEN = "model", "network alone", "before fine-tuning"

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from models.network.losses import UNKNOWN
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+BLEND_SHARES = tuple(step / 10 for step in range(10, -1, -1))  # of the model; it keeps the lead where nothing tells them apart
+SMALLEST = 1e-6
 
 PENALTIES = (1e-1, 1e-2, 1e-3)  # of half the mean square of weights, the strongest first
 STEPS = 60
@@ -46,3 +54,21 @@ def best_share(losses: Iterable[tuple[float, float]]) -> float:
     """Return the share whose loss is least; among equals the first."""
     pairs = [(loss, share) for share, loss in losses if np.isfinite(loss)]
     return min(pairs, key=lambda pair: pair[0])[1] if pairs else 1.0
+
+
+def log_loss(probabilities: Floats, classes: Indices) -> float:
+    """Return the mean negative log-probability of the true classes."""
+    true = probabilities[np.arange(len(classes)), classes]
+    return float(-np.log(np.clip(true, SMALLEST, 1)).mean())
+
+
+def blend_losses(model: Floats, baseline: Floats, classes: Indices) -> dict[float, float]:
+    """Return the log-loss of the blend with a baseline by the model's share, rounded so that the last bits decide nothing.
+
+    Where no row's class is known there is none.
+    """
+    known = classes != UNKNOWN
+    if not known.any():
+        return {}
+    mixed = {share: share * model[known] + (1 - share) * baseline[known] for share in BLEND_SHARES}
+    return {share: round(log_loss(probabilities, classes[known]), 9) for share, probabilities in mixed.items()}

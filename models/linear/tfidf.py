@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.evaluation.class_metrics import Floats, Indices, log_loss
+from models.linear.linear_model import Floats, Indices, log_loss
 from models.network.losses import UNKNOWN
 
 STRENGTHS = (4.0, 1.0, 10.0)  # C of the regression; the first where no text was held out

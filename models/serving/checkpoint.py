@@ -29,6 +29,8 @@ from models.serving.checkpoint_files import CheckpointError as CheckpointError
 from models.serving.checkpoint_files import FileFacts as FileFacts
 from models.serving.item_prior import ItemPrior
 
+LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: nothing later was learnt from
+
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 ITEM_NAMES, ITEM_PRIOR = "items.json", "items.safetensors"

@@ -13,13 +13,12 @@ import safetensors.torch
 import torch
 from msgspec import Struct
 
-from models.evaluation.class_metrics import Floats
+from models.linear.linear_model import Floats
 from models.network.encoder import Encoder, Vectors
 from models.network.encoder_parts import Parts, save_encoder
 from models.network.losses import ordinal_probabilities
 from models.network.text_heads import HeadsConfig, TextHeads, TextLogits
 from models.serving.checkpoint import FileFacts
-from models.text.fine_tuning import TextConfig
 
 ENCODER, HEADS, MANIFEST = "encoder", "heads.safetensors", "manifest.json"
 FORMAT_VERSION = 1
@@ -40,7 +39,7 @@ class TunedManifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     encoder_id: str
     licence: str
     heads: HeadsConfig
-    config: TextConfig
+    config: dict[str, Any]
     metrics: dict[str, Any]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from models.data.examples import Slice
 from models.evaluation.baselines.review_baselines import majority, tf_idf
-from models.evaluation.class_metrics import Floats, Indices, blend_losses, class_measures, prior_power, reweighted
-from models.linear.linear_model import best_share
+from models.evaluation.class_metrics import class_measures, prior_power, reweighted
+from models.linear.linear_model import Floats, Indices, best_share, blend_losses
 from models.linear.tfidf import Cut, singly_and_paired
 from models.linear.words import Analyser
 from models.network.encoder import Encoder

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from models.data.examples import Slice
-from models.evaluation.class_metrics import Indices
+from models.linear.linear_model import Indices
 from models.text.text_batches import ReviewRows
 
 Measures = dict[str, Any]

@@ -15,7 +15,7 @@ import torch
 from msgspec import Struct, structs
 
 from models.data.examples import ReviewExample, Slice
-from models.evaluation.class_metrics import Indices
+from models.linear.linear_model import Indices
 from models.linear.words import analysers, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import Parts, encoder_licence, load_parts
@@ -83,7 +83,7 @@ def train_text(
         encoder_id=encoder.encoder_id,
         licence=licence,
         heads=tuned.heads_config,
-        config=run.config,
+        config=msgspec.to_builtins(run.config),
         metrics=metrics,
     )
     card = RunCard(

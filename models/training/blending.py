@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from models.data.examples import Slice
-from models.evaluation.class_metrics import blend_losses
-from models.linear.linear_model import Loss, best_share, fit_best, fit_linear
+from models.linear.linear_model import Loss, best_share, blend_losses, fit_best, fit_linear
 from models.linear.sentiment_terms import CUTS, MoodTerms
 from models.linear.tfidf import TermsError, best_terms
 from models.network.losses import binary_loss

@@ -17,7 +17,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
-from models.training.loop_state import Progress, load_state, save_state
+from models.training.loop_state import Adaptation, Progress, load_state, save_state
 from models.training.optimisation import OptimiserConfig, build_optimiser, rate_share, set_rate
 
 SAVE_EVERY_SECONDS = 120.0
@@ -62,19 +62,6 @@ class Fitted(Struct, frozen=True):
     validations: tuple[Validation, ...]
     stopped_early: bool
     seconds: float
-
-
-class Adaptation(Protocol):
-    """What a parameter-efficient method does beside gradients, such as AdaLoRA's changing ranks."""
-
-    def after_step(self, step: int) -> None:
-        """Look at the gradients of step 1, 2, … before they are cleared."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs to know."""
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned."""
 
 
 class Curves(Protocol):

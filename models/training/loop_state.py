@@ -7,15 +7,12 @@ half a save is seen. Knows neither data nor losses. Start at save_state.
 import hashlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from models.training.loop import Adaptation
 
 TENSORS = "state.safetensors"
 NUMBERS = "state.json"
@@ -154,3 +151,16 @@ def load_state(
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+class Adaptation(Protocol):
+    """What a parameter-efficient method does beside gradients, such as AdaLoRA's changing ranks."""
+
+    def after_step(self, step: int) -> None:
+        """Look at the gradients of step 1, 2, … before they are cleared."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs to know."""
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` returned."""

@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from models.training.loop import Curves, Fitted
 
-LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: nothing later was learnt from
 LIBRARIES = ("torch", "transformers", "peft", "scikit-learn", "numpy")
 
 

@@ -91,9 +91,9 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
 def check_command(model: Model, settings: Settings, golden: GoldenFile = None, as_json: AsJson = False) -> None:
     """Ask a model about golden users, whom everybody can judge; exit 3 if it fails one."""
     from models.serving.golden_checks import counts
+    from models.serving.load_scorer import load_scorer
     from models.serving.registry import Registry
     from stream.offline.golden_replay import check_golden
-    from stream.worker.served_model import load_scorer
 
     with _faults(as_json), _busy("asking golden users"):
         scorer = load_scorer(_folder(Registry(settings.registry), model), threads=settings.model_threads)

@@ -107,7 +107,7 @@ def _train(
     from models.network.encoder import Encoder
     from models.training.run_card import tensorboard
     from models.training.train_user_model import train
-    from stream.roles.scorer_fold import CHURN_HORIZON_DAYS
+    from schemas.signals import CHURN_HORIZON_DAYS
 
     manifest = read_manifest(directory)
     started = time.monotonic()
@@ -194,10 +194,10 @@ def _write(
 
     from models.data.examples import Slice
     from models.network.encoder_parts import encoder_licence
-    from models.serving.checkpoint import OWN_ENCODER, Provenance, save_checkpoint
+    from models.serving.checkpoint import LEARNT_UNTIL_MS, OWN_ENCODER, Provenance, save_checkpoint
     from models.serving.checkpoint_files import copy_encoder
     from models.training.optimisation import parameter_counts
-    from models.training.run_card import LEARNT_UNTIL_MS, RunCard, machine_facts, write_run_card
+    from models.training.run_card import RunCard, machine_facts, write_run_card
 
     created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
     settings: dict[str, Any] = msgspec.to_builtins(config)

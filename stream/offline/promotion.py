@@ -15,9 +15,9 @@ from models.network.encoder_parts import EncoderError
 from models.serving.checkpoint import CheckpointError, load_checkpoint
 from models.serving.golden_checks import Finding
 from models.serving.golden_users import Golden
+from models.serving.load_scorer import load_scorer
 from models.serving.registry import Production, Registry
 from stream.offline.golden_replay import check_golden
-from stream.worker.served_model import load_scorer
 
 
 class Ground(StrEnum):

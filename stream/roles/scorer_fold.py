@@ -4,13 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.ids import output_id
 from schemas.scoring import ScoreRequest, Timings
-from schemas.signals import ChurnRisk, Interest, InterestScore, ReviewSentiment, Signal
+from schemas.signals import CHURN_HORIZON_DAYS, ChurnRisk, Interest, InterestScore, ReviewSentiment, Signal
 from stream.fold.records import Output
 
 if TYPE_CHECKING:  # roles that only send signals never load torch
     from models.serving.scorer import Scores
-
-CHURN_HORIZON_DAYS = 30
 
 
 def render_signals(

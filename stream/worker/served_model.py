@@ -10,12 +10,10 @@ from pathlib import Path
 
 import structlog
 
-from models.network.encoder import Encoder
-from models.serving.checkpoint import CheckpointError
+from models.serving.load_scorer import load_scorer
 from models.serving.registry import PRODUCTION
 from models.serving.scorer import Scorer
 from stream.process.exit_codes import crash_only
-from stream.roles.scorer_fold import CHURN_HORIZON_DAYS
 
 LOOK_SECONDS = 1.0
 Note = tuple[int, int, int]  # inode, size and time of production.json, which is replaced by renaming
@@ -75,21 +73,6 @@ class ServedModel:
             return None
         scorer.warm_up()
         return scorer
-
-
-def load_scorer(folder: Path, *, threads: int | None = None, encoder: Encoder | None = None) -> Scorer:
-    """Load a model that can serve: one that Scorer.load takes, and that our signals can be made of.
-
-    Raises:
-        CheckpointError, EncoderError, RegistryError: it cannot.
-    """
-    scorer = Scorer.load(folder, threads=threads, encoder=encoder)
-    if CHURN_HORIZON_DAYS not in scorer.horizons_days:
-        raise CheckpointError(
-            f"model {scorer.model_version} has horizons {list(scorer.horizons_days)}, expected {CHURN_HORIZON_DAYS} days "
-            "among them, which churn-risk events report: train it on a longer log"
-        )
-    return scorer
 
 
 def _note(folder: Path) -> Note | None:

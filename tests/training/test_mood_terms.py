@@ -13,10 +13,10 @@ import torch
 
 from models.data.examples import ReviewExample, Slice
 from models.evaluation.candidates import Candidate, Setup
-from models.evaluation.class_metrics import log_loss
 from models.evaluation.served_scores import ALONE, SERVED, load_candidates
 from models.evaluation.text_evaluation import evaluate_texts
 from models.features.spec import FEATURE_SPEC
+from models.linear.linear_model import log_loss
 from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
 from models.linear.tfidf import MAX_TERMS, Terms, TermsError, characters, words
 from models.network.encoder import Encoder

@@ -9,8 +9,8 @@ import torch
 from msgspec import structs
 
 from models.data.examples import ReviewExample, Slice
-from models.evaluation.class_metrics import blend_losses, class_measures, prior_power, reweighted
-from models.linear.linear_model import best_share
+from models.evaluation.class_metrics import class_measures, prior_power, reweighted
+from models.linear.linear_model import best_share, blend_losses
 from models.network.adapters import AdaptationConfig, Peft, adapt, merged, rank_allocation
 from models.network.encoder import Encoder
 from models.network.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,34 @@ SOURCES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes()) for name in OURS for path in (ROOT / name).rglob("*.py")
 }
 
-# package → what it must not import
+# lowest first; a package imports from itself and from floors below its own, never from a package beside it
+FLOORS = (
+    ("schemas",),
+    ("models.features", "models.data"),
+    ("models.network",),
+    ("models.linear",),
+    ("models.serving",),
+    ("models.evaluation",),
+    ("models.training",),
+    ("models.text",),
+    ("stream.logs",),
+    ("stream.process", "stream.fold"),
+    ("stream.roles", "stream.kafka"),
+    ("stream.worker", "stream.offline"),
+    ("stream.operate",),
+    ("stream.demo", "stream.bench"),
+    ("stream.cli",),
+)
+PACKAGES = tuple(package for floor in FLOORS for package in floor)
+# package → what it must not import although it lies below
 FORBIDDEN_IMPORTS = {
-    "models/features/": ("models", "stream", "torch", "transformers", "safetensors", "faust", "mode", "aiokafka"),
-    "models/": ("stream", "faust", "mode", "aiokafka"),
+    "models.features": ("models.data", "torch", "transformers", "safetensors"),
+    "models.data": ("torch", "transformers", "safetensors"),
+    "models": ("stream", "faust", "mode", "aiokafka"),
+    "stream.kafka": ("models", "stream.logs"),
+    "stream.roles": ("stream.kafka", "faust", "mode", "aiokafka"),
+    "stream.fold": ("faust", "mode", "aiokafka"),
+    "stream.offline": ("stream.kafka", "faust", "mode", "aiokafka"),
 }
 SCHEMAS_MAY_IMPORT = {*sys.stdlib_module_names, "msgspec", "yaml", "schemas"}
 
@@ -80,6 +105,11 @@ def called(tree: ast.Module) -> Iterator[str]:
             yield ".".join(filter(None, (names.get(head, head), rest)))
 
 
+def module_of(path: str) -> str:
+    """Return the name under which a file is imported."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
 def within(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
@@ -100,17 +130,41 @@ def test_schemas_import_only_the_standard_library_msgspec_and_yaml() -> None:
     } == {}
 
 
+def package_of(module: str) -> str | None:
+    """Return the package on a floor that a module belongs to."""
+    return next((package for package in PACKAGES if within(module, (package,))), None)
+
+
+def test_every_file_belongs_to_a_package_on_a_floor() -> None:
+    assert [path for path in SOURCES if package_of(module_of(path)) is None and Path(path).name != "__init__.py"] == []
+
+
+def test_imports_point_from_higher_floors_to_lower_ones() -> None:
+    floor_of = {package: number for number, floor in enumerate(FLOORS) for package in floor}
+    wrong = []
+    for path, tree in SOURCES.items():
+        here = package_of(module_of(path))
+        for module in imported(path, tree):
+            there = package_of(module)
+            if here and there and here != there and floor_of[there] >= floor_of[here]:
+                wrong.append(f"{path} imports {module}")
+    assert wrong == []
+
+
 @pytest.mark.parametrize("package", FORBIDDEN_IMPORTS)
-def test_imports_point_one_way(package: str) -> None:
+def test_a_package_does_not_import_what_it_must_not_know(package: str) -> None:
     wrong = [
         f"{path} imports {module}"
         for path, tree in SOURCES.items()
         for module in imported(path, tree)
-        if path.startswith(package)
-        and within(module, FORBIDDEN_IMPORTS[package])
-        and not within(module, (package.strip("/").replace("/", "."),))
+        if within(module_of(path), (package,)) and within(module, FORBIDDEN_IMPORTS[package])
     ]
     assert wrong == []
+
+
+def test_no_two_files_outside_the_command_line_share_a_name() -> None:
+    names = Counter(Path(path).name for path in SOURCES if not path.startswith("stream/cli/"))
+    assert {name for name, count in names.items() if count > 1} <= {"__init__.py"}
 
 
 def test_importing_the_features_loads_no_torch_and_no_kafka() -> None:

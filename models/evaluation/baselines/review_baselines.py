@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.evaluation.class_metrics import Floats, Indices
+from models.linear.linear_model import Floats, Indices
 from models.linear.tfidf import Cut, Labelled, TermsError, best_terms, characters
 from models.network.losses import UNKNOWN
 
