@@ -14,7 +14,8 @@ from schemas.scoring import ScoreRequest
 from stream.kafka.alignment import Chunk
 from stream.kafka.store import Partition
 from stream.roles.features_fold import FeaturesFold
-from stream.roles.scoring_policy import ScoringPolicy, TriggerPolicy
+from stream.roles.scoring_policy import ScoringPolicy
+from stream.roles.trigger_policy import TriggerPolicy
 
 
 class FakeClock:

@@ -11,9 +11,10 @@ from typing import Any
 from models.features.user_state import encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
+from stream.fold.ordering import aligned
 from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
-from stream.offline.replay_log import LogRecord, Replay, aligned
+from stream.offline.replay_log import LogRecord, Replay
 from stream.process.settings import Settings
 from stream.roles.scorer_fold import render_signals
 

@@ -19,11 +19,12 @@ from msgspec import Struct
 from models.features.spec import KINDS
 from schemas.scoring import SourcePosition
 from stream.bench.load import Load
+from stream.fold.partitioner import partition_of
 from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
 from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent
-from stream.offline.replay_log import Replay, partition_of
+from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
 
 SLICE = 50_000  # events that are on their way at a time

@@ -15,10 +15,11 @@ from stream.bench.figures import Figures, spread
 from stream.bench.latency import ready
 from stream.bench.load import load
 from stream.bench.window import until_committed
+from stream.fold.partitioner import partition_of
 from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import output_producer
 from stream.kafka.topic_admin import apply
-from stream.offline.replay_log import Replay, partition_of
+from stream.offline.replay_log import Replay
 from stream.process.settings import Settings
 
 TEMPLATE_EVENTS, TEMPLATE_USERS = 100_000, 5_000

@@ -12,9 +12,9 @@ from typing import Any
 
 from stream.bench.figures import percentiles
 from stream.bench.load import load
+from stream.fold.partitioner import partition_of
 from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import output_producer
-from stream.offline.replay_log import partition_of
 from stream.process.settings import Settings, load_settings
 
 TICK_SECONDS = 0.005  # events wait for each other as long as Kafka 4's clients make them by default (linger.ms)

@@ -1,13 +1,18 @@
 """A row that cannot be decoded → a record beside the rows that keeps its bytes; its user starts anew.
 
 The record goes into the changelog, in the transaction that commits the user's new row: compaction keeps it, and no other
-topic is needed. Start at damaged_row.
+topic is needed. Start at state_of_row.
 """
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from models.features.row_versions import DamagedRowError
-from stream.fold.records import Output, Record
+from stream.fold.records import Folded, Output, PartitionTotals, Record
+
+S = TypeVar("S")
 
 BESIDE_ROWS = b"\0"  # begins every key of a changelog that is not a user id
 DAMAGED_KEY = BESIDE_ROWS + b"damaged:"
@@ -36,3 +41,23 @@ def damaged_row(key: bytes, row: bytes, record: Record, error: DamagedRowError) 
         row=row,
     )
     return Output(DAMAGED_KIND, record.partition, record.timestamp, DAMAGED_KEY + key, kept)
+
+
+def state_of_row(
+    decode_state: Callable[[bytes], S],
+    new_state: Callable[[], S],
+    key: bytes,
+    row: Any,
+    record: Record,
+    totals: PartitionTotals,
+    folded: Folded,
+) -> S:
+    """Return the state that a row holds; a user without a row starts anew, so does one whose row is damaged."""
+    if row is None:
+        return new_state()
+    try:
+        return decode_state(row)
+    except DamagedRowError as error:
+        totals.count_output(DAMAGED_KIND)
+        folded.with_rows.append(damaged_row(key, row, record, error))
+        return new_state()

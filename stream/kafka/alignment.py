@@ -8,12 +8,13 @@ nothing, so live traffic passes at once. Knows neither Faust nor shops. Start at
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import structlog
 from msgspec import Struct
+
+from stream.fold.ordering import first_key_of, merged, order_keys, time_of
 
 STAND_STILL_SECONDS = 3.0  # fetches are asked for at least once a second
 
@@ -160,11 +161,9 @@ class Alignment:
         buffer = group.setdefault(tp, [])
         reached = self._reached.get(tp, -1)
         times = [record.timestamp for record in records]
-        if times[0] < reached or times != sorted(times):  # a record never overtakes the one before it
-            times = list(accumulate(times, max, initial=reached))[1:]
-        reached = times[-1]
-        buffer.extend(zip([at << 8 | rank for at in times], records, strict=True))
-        self._reached[tp] = reached
+        keys = order_keys(times, rank, reached_ms=reached)
+        buffer.extend(zip(keys, records, strict=True))
+        self._reached[tp] = time_of(keys[-1])
 
     def release(
         self,
@@ -251,15 +250,11 @@ class Alignment:
         """Take the records before `bound_ms` (all without one) out of a partition's buffers, merged."""
         group, taken = self._buffers[partition], []
         for tp, buffer in group.items():
-            n = len(buffer) if bound_ms is None else bisect_left(buffer, bound_ms << 8, key=itemgetter(0))
+            n = len(buffer) if bound_ms is None else bisect_left(buffer, first_key_of(bound_ms), key=itemgetter(0))
             if n:
                 taken.append(buffer[:n])
                 group[tp] = buffer[n:]
-        if len(taken) == 1:
-            return [record for _, record in taken[0]]
-        merged = [entry for part in taken for entry in part]
-        merged.sort(key=itemgetter(0))  # runs are sorted already; equal keys are of one topic and stay in order
-        return [record for _, record in merged]
+        return merged(taken)
 
     def _chunk(self, records: list[Any]) -> Chunk:
         self.chunks += 1

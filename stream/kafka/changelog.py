@@ -11,11 +11,11 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY
+from stream.fold.partitioner import partition_of
 from stream.fold.records import PartitionTotals
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.store import META_KEY, MetaRow
 from stream.kafka.topic_admin import broker_says, existing_partitions
-from stream.offline.replay_log import partition_of
 from stream.process.settings import Settings
 
 

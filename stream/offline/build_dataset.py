@@ -23,10 +23,12 @@ from schemas.dead_letter import DeadLetter
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 from schemas.scoring import ScoreRequest
 from schemas.topics import SOURCES
+from stream.fold.ordering import aligned
 from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
-from stream.offline.replay_log import LogRecord, Replay, aligned, features_fold
+from stream.offline.replay_log import LogRecord, Replay
 from stream.process.settings import Settings
+from stream.roles.build import features_fold
 from stream.roles.features_fold import FeaturesFold
 
 AT_EVENT = "event"  # a sort of look, beside LANDMARK

@@ -13,8 +13,9 @@ from models.data.labels import Activity, Labelling, activities_of, by_time, labe
 from models.data.landmarks import Look, Period, priority
 from stream.logs.event_log import LoggedEvent
 from stream.offline.build_dataset import Followed, Watch, numbered
-from stream.offline.replay_log import LogRecord, features_fold
+from stream.offline.replay_log import LogRecord
 from stream.process.settings import Settings
+from stream.roles.build import features_fold
 
 SAMPLE = 64
 

@@ -7,35 +7,29 @@ Replay.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from heapq import heappop, heappush
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiokafka.partitioner import murmur2
 from msgspec import Struct
 from msgspec.structs import replace
 
-from models.features.spec import KINDS
 from models.features.user_state import UserState, encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from schemas.topics import DAY_MS
+from stream.fold.ordering import aligned
+from stream.fold.partitioner import partition_of
 from stream.fold.records import Output, PartitionTotals, Totals
 from stream.logs.event_log import LoggedEvent, read_log
-from stream.process.settings import Settings, SettingsError
-from stream.roles.features_fold import FeaturesFold, TriggersFold
+from stream.process.settings import Settings
+from stream.roles.build import features_fold, triggers_fold
 from stream.roles.scorer_fold import render_signals
-from stream.roles.scoring_policy import ScoringPolicy, load_trigger_policy
 from stream.roles.trigger_row import TriggerState
 
 if TYPE_CHECKING:  # a replay without a model never loads torch
     from models.serving.scorer import Scorer
 
 DECODED_ROWS = 20_000  # users whose rows are held decoded, 12 to 35 kB each, before all go back to bytes
-DISORDER_MS = 600_000  # how much earlier a record may be stamped than one before it in its partition and be put in its place
-FAR_MS = 1 << 62
 
 
 class LogRecord(Struct, frozen=True, gc=False):
@@ -146,80 +140,6 @@ class Replay:
         for partition in self.totals.values():
             total.add(partition.events)
         return total
-
-
-@lru_cache(maxsize=1 << 20)
-def partition_of(key: bytes | None, partitions: int) -> int:
-    """Choose the partition that Kafka's default partitioner chooses; a record without a key goes to the first."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions if key else 0
-
-
-def aligned(events: Iterable[LoggedEvent]) -> Iterator[LoggedEvent]:
-    """Order events of one arrival time by topic, as alignment does; offsets or a log's own order decide the rest."""
-    for _, together in groupby(in_offset_order(events), key=lambda event: event.record_ms):
-        yield from sorted(together, key=lambda event: KINDS.index(event.kind))
-
-
-def in_offset_order(events: Iterable[LoggedEvent]) -> Iterator[LoggedEvent]:
-    """Put recorded events of each partition in the order of their offsets, which producers' clocks need not follow.
-
-    An event waits for those before it, but no longer than DISORDER_MS of log time: offsets may be missing for good.
-    """
-    waiting: dict[tuple[str, int], list[tuple[int, int, LoggedEvent]]] = defaultdict(list)
-    following: dict[tuple[str, int], int] = defaultdict(int)
-    looked_ms = 0
-
-    def released(place: tuple[str, int], stamped_before_ms: int) -> Iterator[LoggedEvent]:
-        heap = waiting[place]
-        while heap and (heap[0][0] <= following[place] or heap[0][2].record_ms < stamped_before_ms):
-            offset, _, event = heappop(heap)
-            following[place] = offset + 1
-            yield event
-
-    for number, event in enumerate(events):
-        if event.partition is None or event.offset is None:
-            yield event
-            continue
-        place = (event.kind, event.partition)
-        heappush(waiting[place], (event.offset, number, event))
-        yield from released(place, -FAR_MS)
-        if event.record_ms > looked_ms + DISORDER_MS // 10:
-            looked_ms = event.record_ms
-            for held in waiting:
-                yield from released(held, event.record_ms - DISORDER_MS)
-    for held in waiting:
-        yield from released(held, FAR_MS)
-
-
-def features_fold(settings: Settings) -> FeaturesFold:
-    """Build the fold of role features as the settings say."""
-    return FeaturesFold(
-        topics={kind: topic.name for kind, topic in settings.topics().items()},
-        policy=ScoringPolicy(
-            arrivals=frozenset(KINDS.index(kind) for kind in settings.arrival_kinds),
-            pause_ms=round(settings.pause_minutes * 60_000),
-            every_clicks=settings.every_clicks,
-            min_gap_ms=round(settings.min_gap_seconds * 1000),
-            score_lateness_ms=round(settings.score_lateness_minutes * 60_000),
-        ),
-        rates=settings.rates,
-        lateness_ms=round(settings.lateness_hours * 3_600_000),
-        ttl_ms=round(settings.ttl_days * DAY_MS),
-    )
-
-
-def triggers_fold(settings: Settings) -> TriggersFold:
-    """Build the fold of role triggers as the settings and the policy file say.
-
-    Raises:
-        SettingsError: the policy file cannot be used.
-    """
-    topics = {kind: topic.name for kind, topic in settings.topics().items()}
-    try:
-        policy = load_trigger_policy(settings.trigger_policy)
-    except ValueError as error:
-        raise SettingsError(f"setting trigger_policy: {error}") from error
-    return TriggersFold(topics=topics, policy=policy)
 
 
 def score_requests(log: Path, settings: Settings) -> Iterator[ScoreRequest]:

@@ -13,7 +13,7 @@ from stream.kafka.changelog import ChangelogError, PartitionRows, partition_coun
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.topic_admin import broker_says
 from stream.process.settings import Settings
-from stream.worker.app import INPUTS, Role
+from stream.roles.table import INPUTS, Role
 
 
 class StateError(RuntimeError):

@@ -16,10 +16,11 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
 from schemas.topics import SOURCES
+from stream.fold.ordering import aligned
+from stream.fold.partitioner import partition_of
 from stream.kafka.clients import admin_client, output_producer
 from stream.kafka.topic_admin import broker_says, existing_partitions, topic_configs
 from stream.logs.event_log import LoggedEvent
-from stream.offline.replay_log import aligned, partition_of
 from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
 

@@ -20,8 +20,9 @@ from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.kafka.topic_admin import create_changelog
 from stream.operate.retained import StateError, Survey, members, survey
 from stream.process.settings import Settings
+from stream.roles.table import Role
 from stream.roles.trigger_row import encode_trigger_row
-from stream.worker.app import FootfallApp, Role, build_app
+from stream.worker.app import FootfallApp, build_app
 
 POLL_SECONDS = 0.1
 

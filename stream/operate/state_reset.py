@@ -20,7 +20,7 @@ from stream.kafka.store import META_KEY, META_VERSION, MetaRow
 from stream.kafka.topic_admin import broker_says
 from stream.operate.retained import StateError, Survey, members, survey
 from stream.process.settings import Settings
-from stream.worker.app import Role
+from stream.roles.table import Role
 
 
 class ResetPlan(Struct, frozen=True):

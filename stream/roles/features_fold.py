@@ -1,15 +1,13 @@
-"""The steps of roles features and triggers: records in, changed rows and messages out.
+"""Role features: source events and fed-back sentiment → changed user rows and score requests.
 
 The same code runs live, in replay and in training. It reads as if Kafka did not exist: a record is anything with the
 attributes of Record, rows are a dictionary, messages are values. It never waits, looks at a clock or knows who calls
 it. Start at FeaturesFold.fold.
 """
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, MutableMapping
 
-from models.features.recent_ids import RecentIds, id_hash
-from models.features.row_versions import DamagedRowError
+from models.features.recent_ids import id_hash
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
 from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, decode_row, new_topic, new_user
@@ -19,14 +17,11 @@ from schemas.dead_letter import Reason
 from schemas.events import Event, Purchase, Review, Search
 from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
-from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment
+from schemas.signals import ReviewSentiment
 from schemas.topics import SOURCES
-from stream.fold.damaged_row import DAMAGED_KIND, damaged_row
+from stream.fold.damaged_row import state_of_row
 from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id
-from stream.roles.scoring_policy import ScoringPolicy, TriggerPolicy
-from stream.roles.trigger_row import TriggerState, decode_trigger_row
-
-S = TypeVar("S")
+from stream.roles.scoring_policy import ScoringPolicy
 
 FUTURE_MS = 5 * MINUTE_MS
 MILLIS_DIGITS = 13
@@ -94,7 +89,7 @@ class FeaturesFold:
                 continue
             state = rows.get(key)  # type: ignore[arg-type]
             if type(state) is not UserState:
-                state = rows[key] = _state(decode_row, new_user, key, state, record, totals, folded)  # type: ignore[arg-type, index]
+                state = rows[key] = state_of_row(decode_row, new_user, key, state, record, totals, folded)  # type: ignore[arg-type, index]
             topic = state.topics[kind]
             if topic is not None:
                 if record.offset <= topic.guard:
@@ -188,7 +183,7 @@ class FeaturesFold:
         key = signal.user_id.encode()
         state = rows.get(key)
         if type(state) is not UserState:
-            state = rows[key] = _state(decode_row, new_user, key, state, record, totals, folded)
+            state = rows[key] = state_of_row(decode_row, new_user, key, state, record, totals, folded)
         topic = state.topics[SENTIMENT]
         if topic is not None and record.offset > topic.guard and signal.event_time_ms - topic.newest_ms > self._ttl_ms:
             topic = None
@@ -206,26 +201,6 @@ class FeaturesFold:
             folded.dirty[key] = state
 
 
-def _state(
-    decode_state: Callable[[bytes], S],
-    new_state: Callable[[], S],
-    key: bytes,
-    row: Any,
-    record: Record,
-    totals: PartitionTotals,
-    folded: Folded,
-) -> S:
-    """Return the state that a row holds; a user without a row starts anew, so does one whose row is damaged."""
-    if row is None:
-        return new_state()
-    try:
-        return decode_state(row)
-    except DamagedRowError as error:
-        totals.count_output(DAMAGED_KIND)
-        folded.with_rows.append(damaged_row(key, row, record, error))
-        return new_state()
-
-
 def _from_future(at: int, arrived: int) -> DecodeError:
     return DecodeError(Reason.FROM_FUTURE, f"found event time {at}, expected at most 5 minutes after arrival at {arrived}")
 
@@ -236,66 +211,3 @@ def sent_ms(record: Record) -> int:
         if name == SENT_AT and value and value.isdigit() and len(value) <= MILLIS_DIGITS:
             return int(value)
     return record.timestamp
-
-
-class TriggersFold:
-    """Role triggers: interest and churn-risk events → user rows, and the decisions that are sent with them."""
-
-    def __init__(self, *, topics: Mapping[str, str], policy: TriggerPolicy) -> None:
-        """Read the signal topics named by `topics` (kind → name)."""
-        self._structs: dict[str, tuple[str, type[Interest] | type[ChurnRisk]]] = {
-            topics["interest"]: ("interest", Interest),
-            topics["churn-risk"]: ("churn-risk", ChurnRisk),
-        }
-        self._policy = policy
-
-    def fold(
-        self,
-        rows: MutableMapping[bytes, bytes | TriggerState],
-        totals: PartitionTotals,
-        records: Iterable[Record],
-        folded_ms: int,
-        folded: Folded | None = None,
-    ) -> Folded:
-        """Decide signals of one partition, in the order given; a repeated signal id is ignored.
-
-        What is left is added to `folded`, where one is given; an error leaves what it leaves in FeaturesFold.fold.
-        """
-        folded, count = Folded() if folded is None else folded, totals.events
-        for record in records:
-            kind, struct = self._structs[record.topic]
-            count.events_in += 1
-            try:
-                signal = decode_keyed(struct, record.key, record.value)
-            except DecodeError as error:
-                folded.outputs.append(dead_letter(kind, record, error, folded_ms))
-                count.dead_lettered += 1
-                totals.count_output("dead-letter")
-                continue
-            key = signal.user_id.encode()
-            state = rows.get(key)
-            if type(state) is not TriggerState:
-                state = rows[key] = _state(decode_trigger_row, TriggerState, key, state, record, totals, folded)
-            digest = id_hash(signal.signal_id)
-            if record.offset <= state.guard.get(kind, -1):
-                count.replay_skipped += 1
-                continue
-            ids = state.ids.setdefault(kind, RecentIds())
-            if ids.has(digest):
-                count.duplicate_dropped += 1
-                continue
-            ids.add(digest)
-            state.guard[kind] = record.offset
-            decisions = self._policy.decide(signal, state.last_fired_ms)
-            state.newest_ms = max(state.newest_ms, signal.event_time_ms)
-            count.applied += 1  # from here on nothing can fail
-            folded.dirty[key] = state
-            for decision in decisions:
-                output = "ad-trigger" if isinstance(decision, AdTrigger) else "suppression"
-                totals.count_output(output)
-                folded.with_rows.append(Output(output, record.partition, record.timestamp, key, decision))
-        return folded
-
-    def place(self, record: Record) -> tuple[str, bytes | None]:
-        """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
-        return self._structs[record.topic][0], record.key

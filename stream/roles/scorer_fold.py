@@ -1,11 +1,18 @@
-"""A score request and its scores → the signals to publish. Start at render_signals."""
+"""Role scorer's steps beside the model: records → score requests, and requests with their scores → signals.
 
+Start at decode_requests and render_signals.
+"""
+
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from models.features.spec import FEATURE_SPEC
+from schemas.codec import DecodeError, decode_keyed
+from schemas.dead_letter import Reason
 from schemas.ids import output_id
 from schemas.scoring import ScoreRequest, Timings
 from schemas.signals import CHURN_HORIZON_DAYS, ChurnRisk, Interest, InterestScore, ReviewSentiment, Signal
-from stream.fold.records import Output
+from stream.fold.records import Output, PartitionTotals, Record, dead_letter
 
 if TYPE_CHECKING:  # roles that only send signals never load torch
     from models.serving.scorer import Scores
@@ -57,3 +64,35 @@ def render_signals(
     if request.review_id is not None and scores.sentiment is not None:
         signals.append(output("review-sentiment", ReviewSentiment, review_id=request.review_id, sentiment=scores.sentiment))
     return signals
+
+
+def decode_requests(
+    records: Iterable[Record], totals: PartitionTotals, received_ms: int
+) -> tuple[list[tuple[Record, ScoreRequest]], list[Output]]:
+    """Decode score requests, each with its record; a record that holds none becomes a dead letter."""
+    accepted: list[tuple[Record, ScoreRequest]] = []
+    dead = []
+    for record in records:
+        totals.events.events_in += 1
+        try:
+            request = decode_keyed(ScoreRequest, record.key, record.value)
+            _check_request(request, record)
+            accepted.append((record, request))
+        except DecodeError as error:
+            totals.events.dead_lettered += 1
+            dead.append(dead_letter("score-request", record, error, received_ms))
+    return accepted, dead
+
+
+def _check_request(request: ScoreRequest, record: Record) -> None:
+    """Refuse a request that no features role sends: a vector of another length, or the partition of another user."""
+    width = len(FEATURE_SPEC.names)
+    if request.spec_version == FEATURE_SPEC.version and len(request.features) != width:
+        raise DecodeError(
+            Reason.SPEC_MISMATCH,
+            f"found {len(request.features)} features, expected the {width} of feature spec {FEATURE_SPEC.version}",
+        )
+    if request.source.partition != record.partition:
+        raise DecodeError(
+            Reason.OUT_OF_RANGE, f"found source partition {request.source.partition}, expected {record.partition}, the record's"
+        )

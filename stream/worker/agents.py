@@ -9,18 +9,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from models.features.spec import FEATURE_SPEC
-from schemas.codec import DecodeError, decode_keyed
-from schemas.dead_letter import Reason
-from schemas.scoring import ScoreRequest
-from stream.fold.records import Fold, Output, PartitionTotals, Record, dead_letter
+from stream.fold.records import Fold, PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.store import RowStore
 from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
 from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
-from stream.roles.scorer_fold import render_signals
+from stream.roles.scorer_fold import decode_requests, render_signals
 from stream.worker.dead_letter_limit import DeadLetterLimit
 
 if TYPE_CHECKING:  # only role scorer loads torch
@@ -88,7 +84,7 @@ async def score_agent(
         chunk: Chunk = event.value
         contiguity.check(event.message.generation_id, chunk)
         received_ms = int(time.time() * 1000)
-        accepted, outputs = decode_requests(chunk, totals, received_ms)
+        accepted, outputs = decode_requests(chunk.records, totals, received_ms)
         requests = [request for _, request in accepted]
         while other := {request.spec_version for request in requests} - {(scorer := model.scorer).spec_version}:
             reads = f"model {scorer.model_version} reads feature spec {scorer.spec_version}"
@@ -117,35 +113,3 @@ async def score_agent(
         event.ack()
         limit.count(chunk, outputs)
         await limit.passable()
-
-
-def decode_requests(
-    chunk: Chunk, totals: PartitionTotals, received_ms: int
-) -> tuple[list[tuple[Record, ScoreRequest]], list[Output]]:
-    """Decode a chunk's score requests, each with its record; what is none becomes a dead letter."""
-    accepted: list[tuple[Record, ScoreRequest]] = []
-    dead = []
-    for record in chunk.records:
-        totals.events.events_in += 1
-        try:
-            request = decode_keyed(ScoreRequest, record.key, record.value)
-            _check_request(request, record)
-            accepted.append((record, request))
-        except DecodeError as error:
-            totals.events.dead_lettered += 1
-            dead.append(dead_letter("score-request", record, error, received_ms))
-    return accepted, dead
-
-
-def _check_request(request: ScoreRequest, record: Record) -> None:
-    """Refuse a request that no features role sends: a vector of another length, or the partition of another user."""
-    width = len(FEATURE_SPEC.names)
-    if request.spec_version == FEATURE_SPEC.version and len(request.features) != width:
-        raise DecodeError(
-            Reason.SPEC_MISMATCH,
-            f"found {len(request.features)} features, expected the {width} of feature spec {FEATURE_SPEC.version}",
-        )
-    if request.source.partition != record.partition:
-        raise DecodeError(
-            Reason.OUT_OF_RANGE, f"found source partition {request.source.partition}, expected {record.partition}, the record's"
-        )

@@ -5,13 +5,12 @@ Building an app has no effect outside it: nothing is module-level, nothing start
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import faust
 import structlog
 
 from models.features.row_age import newest_ms
-from models.features.spec import KINDS
 from models.features.user_state import check_row_version, encode_row
 from models.features.windows import DAY_MS, HOUR_MS
 from stream.fold.damaged_row import DAMAGED_KIND
@@ -23,10 +22,11 @@ from stream.kafka.clients import faust_credentials, output_producer
 from stream.kafka.positions import check_partition_count, check_sources, resume_positions, settled_copies
 from stream.kafka.store import Partition, RowStore, RowTable
 from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
-from stream.offline.replay_log import features_fold, triggers_fold
 from stream.process.exit_codes import EXIT_CONFIG, Refused, crash_only, end_process
 from stream.process.settings import TABLE, Settings
-from stream.roles.scoring_policy import load_trigger_policy
+from stream.roles.build import features_fold, triggers_fold
+from stream.roles.table import INPUTS, Role
+from stream.roles.trigger_policy import load_trigger_policy
 from stream.roles.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 from stream.worker.agents import fold_agent, score_agent
 from stream.worker.dead_letter_limit import DeadLetterLimit
@@ -34,13 +34,6 @@ from stream.worker.dead_letter_limit import DeadLetterLimit
 if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
 
-Role = Literal["features", "scorer", "triggers"]
-ROLES: tuple[Role, ...] = ("features", "scorer", "triggers")
-INPUTS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {  # kinds a role aligns by time, kinds it takes as they come
-    "features": (KINDS, ("review-sentiment",)),
-    "scorer": ((), ("score-request",)),
-    "triggers": (("interest", "churn-risk"), ()),
-}
 CHUNKS_BUFFERED = 64
 HEARTBEAT_SECONDS = 0.5  # how late a worker notices that another joined or left
 SCORER_CHUNKS_IN_WORK = 2  # one on the model, one ready behind it: batches form while the model is busy

@@ -22,7 +22,8 @@ from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
 from stream.process.settings import Settings, SettingsError
-from stream.worker.app import INPUTS, FootfallApp, Role, build_app
+from stream.roles.table import INPUTS, Role
+from stream.worker.app import FootfallApp, build_app
 from stream.worker.health import Health
 
 JOINING_SECONDS = 2.0  # to leave a group that is being joined: Faust may wait for an assignment before it stops

@@ -14,9 +14,9 @@ from models.serving.registry import PRODUCTION, Change, Production, Registry
 from schemas.codec import decode, encode
 from schemas.signals import ChurnRisk, Interest
 from stream.demo.local_broker import LocalBroker
+from stream.fold.partitioner import partition_of
 from stream.kafka.clients import output_producer
 from stream.kafka.topic_admin import apply
-from stream.offline.replay_log import partition_of
 from tests.builders import score_request, source_position
 from tests.checkpoints import flip_a_byte, tiny_checkpoint
 from tests.harness import Deployment, Worker, until

@@ -20,7 +20,7 @@ from schemas.codec import decode
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Folded, PartitionTotals
 from stream.kafka.store import END_KEY, META_KEY, MetaRow
-from stream.offline.replay_log import features_fold
+from stream.roles.build import features_fold
 from tests.harness import Deployment
 
 INPUTS = (*KINDS, "review-sentiment")

@@ -8,7 +8,7 @@ from schemas.codec import decode, encode
 from schemas.signals import AdTrigger, Suppression
 from stream.fold.records import PartitionTotals
 from stream.kafka.clients import output_producer
-from stream.offline.replay_log import triggers_fold
+from stream.roles.build import triggers_fold
 from stream.roles.trigger_row import encode_trigger_row
 from tests.builders import NOW_MS, churn_risk, interest, interest_score
 from tests.chaos.scene import Scene

@@ -14,8 +14,9 @@ from models.features.spec import KINDS
 from models.features.user_state import encode_row
 from schemas.codec import encode
 from stream.fold.records import PartitionTotals
-from stream.offline.replay_log import LogRecord, features_fold
+from stream.offline.replay_log import LogRecord
 from stream.process.settings import load_settings
+from stream.roles.build import features_fold
 
 
 def main() -> None:

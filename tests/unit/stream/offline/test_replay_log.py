@@ -8,12 +8,15 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from models.features.spec import KINDS
 from models.features.user_state import encode_row
+from stream.fold.ordering import DISORDER_MS, aligned, in_offset_order
+from stream.fold.partitioner import partition_of
 from stream.fold.records import Output, PartitionTotals
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.offline.replay_log import DISORDER_MS, LogRecord, Replay, aligned, features_fold, in_offset_order, partition_of
+from stream.offline.replay_log import LogRecord, Replay
 from stream.process.settings import Settings, load_settings
+from stream.roles.build import features_fold
 from tests.harness import folded_rows
 
 PARTITIONS = 3

@@ -16,14 +16,17 @@ from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, Suppression
 from schemas.topics import TABLE
+from stream.fold.ordering import aligned
 from stream.fold.records import Folded, Output, PartitionTotals, Totals
 from stream.logs.simulate.dirt import MALFORMED
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.offline.replay_log import LogRecord, aligned
-from stream.roles.features_fold import SENT_AT, FeaturesFold, TriggersFold
-from stream.roles.scoring_policy import Campaign, ScoringPolicy, TriggerPolicy
+from stream.offline.replay_log import LogRecord
+from stream.roles.features_fold import SENT_AT, FeaturesFold
+from stream.roles.scoring_policy import ScoringPolicy
+from stream.roles.trigger_policy import Campaign, TriggerPolicy
 from stream.roles.trigger_row import decode_trigger_row, encode_trigger_row
+from stream.roles.triggers_fold import TriggersFold
 from tests.builders import (
     DAY_MS,
     NOW_MS,

@@ -13,17 +13,20 @@ from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.scoring import ScoreRequest
 from schemas.topics import TABLE
+from stream.fold.ordering import aligned
 from stream.fold.records import Folded, Output, PartitionTotals, Totals
 from stream.fold.rows import Rows
 from stream.fold.undo import Undo
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.offline.replay_log import LogRecord, aligned
-from stream.roles.features_fold import FeaturesFold, TriggersFold
+from stream.offline.replay_log import LogRecord
+from stream.roles.features_fold import FeaturesFold
 from stream.roles.handler_errors import Fold, fold_guarded
-from stream.roles.scoring_policy import Campaign, ScoringPolicy, TriggerPolicy
+from stream.roles.scoring_policy import ScoringPolicy
+from stream.roles.trigger_policy import Campaign, TriggerPolicy
 from stream.roles.trigger_row import encode_trigger_row
+from stream.roles.triggers_fold import TriggersFold
 from tests.builders import NOW_MS, churn_risk, click, interest, purchase, review_sentiment, search, visit
 from tests.fakes import BrokenPolicy, BrokenRates, BrokenRequests, BrokenTriggers
 

@@ -12,7 +12,8 @@ from models.features.user_state import BROWSE, CLICK, PURCHASE, RATING, REVIEW, 
 from schemas.events import Event
 from schemas.signals import AdTrigger, Suppression, SuppressionReason
 from stream.process.settings import load_settings
-from stream.roles.scoring_policy import Campaign, ScoringPolicy, TriggerPolicy, load_trigger_policy
+from stream.roles.scoring_policy import ScoringPolicy
+from stream.roles.trigger_policy import Campaign, TriggerPolicy, load_trigger_policy
 from tests.builders import (
     NOW_MS,
     browse,

@@ -1,0 +1,40 @@
+"""Settings → the fold of each role that keeps rows. Start at features_fold."""
+
+from models.features.spec import KINDS
+from schemas.topics import DAY_MS
+from stream.process.settings import Settings, SettingsError
+from stream.roles.features_fold import FeaturesFold
+from stream.roles.scoring_policy import ScoringPolicy
+from stream.roles.trigger_policy import load_trigger_policy
+from stream.roles.triggers_fold import TriggersFold
+
+
+def features_fold(settings: Settings) -> FeaturesFold:
+    """Build the fold of role features as the settings say."""
+    return FeaturesFold(
+        topics={kind: topic.name for kind, topic in settings.topics().items()},
+        policy=ScoringPolicy(
+            arrivals=frozenset(KINDS.index(kind) for kind in settings.arrival_kinds),
+            pause_ms=round(settings.pause_minutes * 60_000),
+            every_clicks=settings.every_clicks,
+            min_gap_ms=round(settings.min_gap_seconds * 1000),
+            score_lateness_ms=round(settings.score_lateness_minutes * 60_000),
+        ),
+        rates=settings.rates,
+        lateness_ms=round(settings.lateness_hours * 3_600_000),
+        ttl_ms=round(settings.ttl_days * DAY_MS),
+    )
+
+
+def triggers_fold(settings: Settings) -> TriggersFold:
+    """Build the fold of role triggers as the settings and the policy file say.
+
+    Raises:
+        SettingsError: the policy file cannot be used.
+    """
+    topics = {kind: topic.name for kind, topic in settings.topics().items()}
+    try:
+        policy = load_trigger_policy(settings.trigger_policy)
+    except ValueError as error:
+        raise SettingsError(f"setting trigger_policy: {error}") from error
+    return TriggersFold(topics=topics, policy=policy)

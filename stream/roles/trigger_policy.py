@@ -1,0 +1,113 @@
+"""Which signals deserve an advertisement: pure decisions of a shop's campaigns, on event time.
+
+TriggerPolicy sees a signal and when each campaign last fired for the user. Start at TriggerPolicy.decide.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from models.features.windows import HOUR_MS, MINUTE_MS
+from schemas.fields import Category, Id
+from schemas.ids import trigger_id
+from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, Suppression, SuppressionReason
+
+
+class Campaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One advertisement: fire when `signal` (for an interest: the one labelled `label`, "*" is any) reaches `threshold`."""
+
+    id: Id
+    signal: Literal["interest", "churn-risk"]
+    threshold: Annotated[float, Meta(gt=0.0, le=1.0)]
+    label: Category = "*"
+    cooldown_hours: Annotated[float, Meta(ge=0.0, le=87_600.0)] = 24.0
+    expires_minutes: Annotated[float, Meta(gt=0.0, le=525_600.0)] = 30.0
+
+
+class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The campaigns of a shop, as its policy file lists them; `version` goes into every decision."""
+
+    version: str
+    campaigns: list[Campaign]
+
+    def decide(self, signal: Interest | ChurnRisk, last_fired_ms: dict[str, int]) -> list[AdTrigger | Suppression]:
+        """Decide every campaign on one signal; `last_fired_ms` (campaign → event time) is updated where one fires."""
+        decisions: list[AdTrigger | Suppression] = []
+        for campaign in self.campaigns:
+            crossed = crossing(campaign, signal)
+            if crossed is None:
+                continue
+            label, score = crossed
+            at = signal.event_time_ms
+            cooldown_ms = round(campaign.cooldown_hours * HOUR_MS)
+            until = last_fired_ms.get(campaign.id, 0) + cooldown_ms
+            shared = Decision(
+                user_id=signal.user_id,
+                event_time_ms=at,
+                campaign_id=campaign.id,
+                signal_id=signal.signal_id,
+                signal=campaign.signal,
+                label=label,
+                score=score,
+                threshold=campaign.threshold,
+                model_version=signal.model_version,
+                policy_version=self.version,
+            )
+            if cooldown_ms and campaign.id in last_fired_ms and at < until:
+                decisions.append(_suppress(shared, SuppressionReason.COOLDOWN, until))
+            else:
+                last_fired_ms[campaign.id] = at
+                decisions.append(_fire(shared, at + round(campaign.expires_minutes * MINUTE_MS)))
+        return decisions
+
+
+def crossing(campaign: Campaign, signal: Interest | ChurnRisk) -> tuple[str | None, float] | None:
+    """Return the label and score with which a signal reaches a campaign's threshold, or None."""
+    if isinstance(signal, ChurnRisk):
+        reached = campaign.signal == "churn-risk" and signal.probability >= campaign.threshold
+        return (None, signal.probability) if reached else None
+    if campaign.signal != "interest":
+        return None
+    for score in signal.interests:  # most probable first
+        if score.probability < campaign.threshold:
+            return None
+        if campaign.label in ("*", score.label):
+            return score.label, score.probability
+    return None
+
+
+def _fire(decision: Decision, expires_at_ms: int) -> AdTrigger:
+    what = decision.signal if decision.label is None else f"{decision.signal} in {decision.label}"
+    return AdTrigger(
+        **msgspec.structs.asdict(decision),
+        trigger_id=trigger_id(decision.signal_id, decision.campaign_id, "trigger"),
+        expires_at_ms=expires_at_ms,
+        reason=f"{what} {decision.score:.2f} reached {decision.threshold:.2f}",
+    )
+
+
+def _suppress(decision: Decision, reason: SuppressionReason, until_ms: int) -> Suppression:
+    return Suppression(
+        **msgspec.structs.asdict(decision),
+        suppression_id=trigger_id(decision.signal_id, decision.campaign_id, "suppression"),
+        reason=reason,
+        until_ms=until_ms,
+    )
+
+
+def load_trigger_policy(path: Path) -> TriggerPolicy:
+    """Read a policy file (YAML).
+
+    Raises:
+        ValueError: the file is missing or is no policy; the text names the file, the field and what is expected.
+    """
+    try:
+        policy = msgspec.yaml.decode(path.read_bytes(), type=TriggerPolicy)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ValueError(f"trigger policy {path}: {error}") from error
+    ids = [campaign.id for campaign in policy.campaigns]
+    if doubled := sorted({name for name in ids if ids.count(name) > 1}):
+        raise ValueError(f"trigger policy {path}: found campaign {', '.join(doubled)} twice, expected each id once")
+    return policy

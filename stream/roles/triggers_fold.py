@@ -1,0 +1,77 @@
+"""Interest and churn-risk events → user rows, and the triggers and suppressions that are sent with them.
+
+Start at TriggersFold.fold.
+"""
+
+from collections.abc import Iterable, Mapping, MutableMapping
+
+from models.features.recent_ids import RecentIds, id_hash
+from schemas.codec import DecodeError, decode_keyed
+from schemas.signals import AdTrigger, ChurnRisk, Interest
+from stream.fold.damaged_row import state_of_row
+from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter
+from stream.roles.trigger_policy import TriggerPolicy
+from stream.roles.trigger_row import TriggerState, decode_trigger_row
+
+
+class TriggersFold:
+    """Role triggers: interest and churn-risk events → user rows, and the decisions that are sent with them."""
+
+    def __init__(self, *, topics: Mapping[str, str], policy: TriggerPolicy) -> None:
+        """Read the signal topics named by `topics` (kind → name)."""
+        self._structs: dict[str, tuple[str, type[Interest] | type[ChurnRisk]]] = {
+            topics["interest"]: ("interest", Interest),
+            topics["churn-risk"]: ("churn-risk", ChurnRisk),
+        }
+        self._policy = policy
+
+    def fold(
+        self,
+        rows: MutableMapping[bytes, bytes | TriggerState],
+        totals: PartitionTotals,
+        records: Iterable[Record],
+        folded_ms: int,
+        folded: Folded | None = None,
+    ) -> Folded:
+        """Decide signals of one partition, in the order given; a repeated signal id is ignored.
+
+        What is left is added to `folded`, where one is given; an error leaves what it leaves in FeaturesFold.fold.
+        """
+        folded, count = Folded() if folded is None else folded, totals.events
+        for record in records:
+            kind, struct = self._structs[record.topic]
+            count.events_in += 1
+            try:
+                signal = decode_keyed(struct, record.key, record.value)
+            except DecodeError as error:
+                folded.outputs.append(dead_letter(kind, record, error, folded_ms))
+                count.dead_lettered += 1
+                totals.count_output("dead-letter")
+                continue
+            key = signal.user_id.encode()
+            state = rows.get(key)
+            if type(state) is not TriggerState:
+                state = rows[key] = state_of_row(decode_trigger_row, TriggerState, key, state, record, totals, folded)
+            digest = id_hash(signal.signal_id)
+            if record.offset <= state.guard.get(kind, -1):
+                count.replay_skipped += 1
+                continue
+            ids = state.ids.setdefault(kind, RecentIds())
+            if ids.has(digest):
+                count.duplicate_dropped += 1
+                continue
+            ids.add(digest)
+            state.guard[kind] = record.offset
+            decisions = self._policy.decide(signal, state.last_fired_ms)
+            state.newest_ms = max(state.newest_ms, signal.event_time_ms)
+            count.applied += 1  # from here on nothing can fail
+            folded.dirty[key] = state
+            for decision in decisions:
+                output = "ad-trigger" if isinstance(decision, AdTrigger) else "suppression"
+                totals.count_output(output)
+                folded.with_rows.append(Output(output, record.partition, record.timestamp, key, decision))
+        return folded
+
+    def place(self, record: Record) -> tuple[str, bytes | None]:
+        """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
+        return self._structs[record.topic][0], record.key
