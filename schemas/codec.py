@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from schemas.dead_letter import Reason
+from schemas.errors import DecodeError
 from schemas.events import Event
 from schemas.fields import MAX_EVENT_BYTES, USER_ID_PATTERN
 from schemas.scoring import ScoreRequest
@@ -20,14 +21,6 @@ from schemas.signals import Signal
 T = TypeVar("T", bound=msgspec.Struct)
 U = TypeVar("U", bound=ScoreRequest | Signal)
 EventDecoder = Callable[[bytes | None, bytes | None], Event]
-
-
-class DecodeError(ValueError):
-    """A record that cannot become an event: `reason` is a closed code, the text says found and expected."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def event_decoder(struct: type[Event]) -> EventDecoder:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from models.data.examples import Example, ReviewExample, Slice
 from models.data.labels import Labelling
 from models.data.landmarks import Period, Sampling
+from schemas.errors import DatasetError
 from schemas.scoring import ScoreRequest
 
 MANIFEST, EXAMPLES, REVIEWS, CATEGORIES = "dataset.json", "examples.parquet", "reviews.parquet", "categories.json"
@@ -47,10 +48,6 @@ _REVIEW_COLUMNS = {
     "category": "VARCHAR",
 }
 _decode_request = msgspec.json.Decoder(ScoreRequest).decode
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be used: the text says what was found, expected and what to do."""
 
 
 class DatasetManifest(Struct, frozen=True, kw_only=True):

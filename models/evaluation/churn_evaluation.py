@@ -9,15 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.examples import LANDMARK, Example
-from models.evaluation.baselines.bg_nbd import NotConverged, bg_nbd
-from models.evaluation.baselines.churn_baselines import (
-    MIN_OUTCOMES,
-    TooFewOutcomes,
-    gradient_boosting,
-    majority,
-    recency,
-    rfm_logistic,
-)
+from models.evaluation.baselines.bg_nbd import bg_nbd
+from models.evaluation.baselines.churn_baselines import MIN_OUTCOMES, gradient_boosting, majority, recency, rfm_logistic
 from models.evaluation.bootstrap import Floats, user_weights
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.comparison import Compared, Replicates, compare
@@ -27,6 +20,7 @@ from models.evaluation.outcomes import absent_days, silent_days, stayed_away, wa
 from models.evaluation.report_document import Head, Mistake
 from models.evaluation.survival_metrics import LeadTime, concordance, first_alert_days, kaplan_meier, lead_time
 from models.network.survival import risk, survival_at
+from schemas.errors import CannotFit
 
 BASELINES = {
     "majority": majority,
@@ -87,7 +81,7 @@ def _baselines(train: Sequence[Example], test: Sequence[Example], days: int) -> 
     for name, baseline in BASELINES.items():
         try:
             found[name] = baseline(train, test, days)
-        except (TooFewOutcomes, NotConverged) as error:
+        except CannotFit as error:
             notes[name] = str(error)
     return found, notes
 

@@ -17,6 +17,7 @@ from models.evaluation.comparison import Replicates, judge
 from models.evaluation.interest_evaluation import evaluate_categories, evaluate_items
 from models.evaluation.report_document import Head, Verdict
 from models.evaluation.text_evaluation import evaluate_texts
+from schemas.errors import EvaluationError
 
 FITTED_ON = (Slice.TRAIN, Slice.VALIDATION)
 
@@ -26,10 +27,6 @@ class Evaluated(NamedTuple):
 
     heads: list[Head]
     verdict: dict[str, Verdict]
-
-
-class EvaluationError(ValueError):
-    """Examples that nothing can be measured on: the text says what was found, expected and to do."""
 
 
 def evaluate(

@@ -42,9 +42,9 @@ def predict(
     """Score examples at their landmarks, in their order; without `horizons_days` risks are over the model's own horizons.
 
     Raises:
-        CheckpointError: the checkpoint must not be used.
-        EncoderError: its encoder cannot be loaded.
-        SpecMismatch: an example was made by another feature spec.
+        ModelError: the checkpoint must not be used.
+        ModelError: its encoder cannot be loaded.
+        ModelError: an example was made by another feature spec.
     """
     return predict_with(Scorer.load(checkpoint, threads=threads), examples, horizons_days)
 

@@ -12,15 +12,12 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from models.evaluation.bootstrap import Interval
+from schemas.errors import EvaluationError
 
 FORMAT_VERSION = 1
 REPORT, PAGE = "report.json", "report.html"
 LOWER_IS_BETTER = frozenset({"brier", "ece", "mae"})
 Status = Literal["beaten", "ahead", "behind", "lost"]
-
-
-class ReportError(ValueError):
-    """A report that cannot be read: the text says what was found, expected and what to do."""
 
 
 class Scorer(Struct, frozen=True):
@@ -122,17 +119,17 @@ def read_report(path: Path) -> Report:
     """Read a report.json, or that of a folder.
 
     Raises:
-        ReportError: there is none, or one of another format.
+        EvaluationError: there is none, or one of another format.
     """
     path = path / REPORT if path.is_dir() else path
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
     except OSError as error:
-        raise ReportError(
+        raise EvaluationError(
             f"found no report at {path} ({error}): make one with footfall evaluate MODEL DATASET --out"
         ) from error
     except msgspec.DecodeError as error:
-        raise ReportError(f"{path} is not a report ({error}): make it again with footfall evaluate") from error
+        raise EvaluationError(f"{path} is not a report ({error}): make it again with footfall evaluate") from error
     if report.format_version != FORMAT_VERSION:
-        raise ReportError(f"{path} has format {report.format_version}, expected {FORMAT_VERSION}: run footfall evaluate again")
+        raise EvaluationError(f"{path} has format {report.format_version}, expected {FORMAT_VERSION}: evaluate again")
     return report

@@ -21,6 +21,7 @@ from models.serving.checkpoint import LEARNT_UNTIL_MS, Catalogue, encoder_addres
 from models.serving.item_prior import PARTS
 from models.serving.scorer import Scorer
 from models.serving.tuned_encoder import HEADS, head_probabilities, load_tuned
+from schemas.errors import EvaluationError
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 
 SERVED, ALONE, FROZEN = "model", "network alone", "before fine-tuning"
@@ -36,10 +37,6 @@ class Loaded(NamedTuple):
     facts: dict[str, Any]
 
 
-class MismatchError(ValueError):
-    """A model that was trained to answer another question than the dataset asks: the text says which."""
-
-
 def load_candidates(
     folder: Path,
     examples: Sequence[Example],
@@ -52,10 +49,10 @@ def load_candidates(
     """Score the test slice as the model serves it, and as it was before: network without blend, encoder without tuning.
 
     Raises:
-        CheckpointError: the checkpoint must not be used.
-        TunedError: the folder of a tuned encoder must not be used.
-        EncoderError: the encoder cannot be loaded.
-        MismatchError: model and dataset do not mean the same return, or the model may have learnt from the test slice.
+        ModelError: the checkpoint must not be used.
+        ModelError: the folder of a tuned encoder must not be used.
+        ModelError: the encoder cannot be loaded.
+        EvaluationError: model and dataset do not mean the same return, or the model may have learnt from the test slice.
     """
     asked = [review for review in reviews if review.slice is Slice.TEST]
     if (folder / HEADS).is_file():
@@ -65,13 +62,13 @@ def load_candidates(
     encoder = Encoder.load(encoder_address(folder, checkpoint.manifest.contract), threads=threads)
     scorer = Scorer(checkpoint, encoder)
     if scorer.returns != returns:
-        raise MismatchError(
+        raise EvaluationError(
             f"model {scorer.model_version} was trained on the return of {scorer.returns!r}, the dataset asks for {returns!r}: "
             f"evaluate on a dataset cut with --return {scorer.returns}"
         )
     until_ms = checkpoint.manifest.provenance.settings.get(LEARNT_UNTIL_MS, 0)
     if (first_ms := min((example.landmark_ms for example in test), default=until_ms)) < until_ms:
-        raise MismatchError(
+        raise EvaluationError(
             f"model {scorer.model_version} learnt from what happened until {_day(until_ms)}, the test slice begins at "
             f"{_day(first_ms)}: evaluate on the dataset it was trained on, or on a later one"
         )

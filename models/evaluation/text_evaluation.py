@@ -31,7 +31,8 @@ from models.evaluation.metrics import (
     roc_points,
 )
 from models.evaluation.report_document import Head, Mistake
-from models.linear.tfidf import STRENGTHS, Labelled, TermsError, best_terms, characters, words
+from models.linear.tfidf import STRENGTHS, Labelled, best_terms, characters, words
+from schemas.errors import CannotFit
 
 MIN_TRAINING, MIN_TEST = 20, 20
 SHOWN_CHARACTERS = 60
@@ -151,7 +152,7 @@ def _baselines(question: Question) -> dict[str, Floats]:
         if len(known) >= MIN_TRAINING:
             try:
                 by_terms[asked] = _tf_idf(question, truth, known, [question.test[place].text for place in asked], language)
-            except TermsError:  # these reviews say no more than the shares do
+            except CannotFit:  # these reviews say no more than the shares do
                 continue
     return {"majority": by_shares, "tfidf_logistic": by_terms}
 
@@ -166,7 +167,7 @@ def _tf_idf(question: Question, truth: Indices, known: list[int], asked: list[st
     cuts = (characters if language in BY_CHARACTER else words,)
     try:
         strength = best_terms(labelled(Slice.TRAIN), labelled(Slice.VALIDATION), cuts).strength
-    except TermsError:  # both slices together may still teach
+    except CannotFit:  # both slices together may still teach
         strength = STRENGTHS[0]
     both = best_terms(labelled(Slice.TRAIN, Slice.VALIDATION), labelled(), cuts, (strength,))
     return both.terms.probabilities(asked, len(question.classes))

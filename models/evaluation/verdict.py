@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from models.evaluation.report_document import ReportError
+from schemas.errors import EvaluationError
 
 EVALUATE = "run footfall evaluate on it"
 
@@ -41,16 +41,16 @@ def read_verdict(path: Path, model_version: str) -> Judged | None:
     """Read a report; None where there is none.
 
     Raises:
-        ReportError: it cannot be read, says nothing, or is of another model.
+        EvaluationError: it cannot be read, says nothing, or is of another model.
     """
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Judged)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise ReportError(f"{path}: {error}, expected a report with a verdict: {EVALUATE}") from error
+        raise EvaluationError(f"{path}: {error}, expected a report with a verdict: {EVALUATE}") from error
     if not report.verdict:
-        raise ReportError(f"{path} judges no head, expected one at least: {EVALUATE}")
+        raise EvaluationError(f"{path} judges no head, expected one at least: {EVALUATE}")
     if report.model_version not in (None, model_version):
-        raise ReportError(f"{path} is of {report.model_version}, expected one of {model_version}: {EVALUATE}")
+        raise EvaluationError(f"{path} is of {report.model_version}, expected one of {model_version}: {EVALUATE}")
     return report

@@ -8,15 +8,9 @@ from typing import Any
 
 import msgspec
 
+from schemas.errors import DamagedRowError, RowVersionError
+
 Upcasts = Mapping[int, Callable[[Any], Any]]  # version → its values to those of the next version
-
-
-class RowVersionError(ValueError):
-    """A row that this version of Footfall cannot read."""
-
-
-class DamagedRowError(RowVersionError):
-    """A row of a known version that is none: only its user is concerned."""
 
 
 def check_version(found: int, current: int, upcasts: Upcasts) -> None:

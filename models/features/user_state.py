@@ -17,7 +17,7 @@ from msgspec import Struct
 from models.features.profile import FORGOTTEN, WEIGHTS_TODAY, Profile
 from models.features.recent_ids import RecentIds
 from models.features.row_version_1 import from_version_1
-from models.features.row_versions import DamagedRowError, Upcasts, check_version, upcast
+from models.features.row_versions import Upcasts, check_version, upcast
 from models.features.spec import (
     HISTORY_EVENTS_PER_KIND,
     HISTORY_TEXT_CHARS,
@@ -29,6 +29,7 @@ from models.features.spec import (
     SESSION_SLOT_MS,
 )
 from models.features.windows import DAY_MS, MINUTE_MS, WINDOW_DAYS, Tiles, no_tiles
+from schemas.errors import DamagedRowError
 from schemas.events import Event, Purchase, PurchaseLine
 from schemas.scoring import HistoryEntry
 from schemas.signals import ReviewSentiment

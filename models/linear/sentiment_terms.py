@@ -14,7 +14,8 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from models.linear.tfidf import MAX_TERMS, Terms, TermsError, characters, words
+from models.linear.tfidf import MAX_TERMS, Terms, characters, words
+from schemas.errors import ModelError
 
 TERMS, TERM_WEIGHTS = "terms.json", "terms.safetensors"
 CUTS = {"characters": characters, "words": words}
@@ -66,28 +67,28 @@ def read_terms(contents: Mapping[str, bytes]) -> MoodTerms:
     """Read what `terms_contents` wrote.
 
     Raises:
-        TermsError: it cannot be read, or its parts do not fit each other.
+        ModelError: it cannot be read, or its parts do not fit each other.
     """
     try:
         cut, ordered = msgspec.structs.astuple(msgspec.json.decode(contents[TERMS], type=_Table))
         found = safetensors.numpy.load(contents[TERM_WEIGHTS])
     except (msgspec.DecodeError, UnicodeDecodeError, safetensors.SafetensorError, KeyError) as error:  # KeyError: a type
-        raise TermsError(f"found terms that cannot be read ({error})") from error
+        raise ModelError(f"found terms that cannot be read ({error})") from error
     columns = {term: column for column, term in enumerate(ordered)}
     shapes = {"idf": (len(columns),), "weights": (len(columns),), "bias": (1,), "network_share": (1,)}
     if cut not in CUTS or not 0 < len(columns) == len(ordered) <= MAX_TERMS:
-        raise TermsError(f"found {len(ordered)} terms cut by {cut!r}, expected 1 to {MAX_TERMS} distinct ones by {set(CUTS)}")
+        raise ModelError(f"found {len(ordered)} terms cut by {cut!r}, expected 1 to {MAX_TERMS} distinct ones by {set(CUTS)}")
     if found.keys() != shapes.keys():
-        raise TermsError(f"found {sorted(found)} of terms, expected {sorted(shapes)}")
+        raise ModelError(f"found {sorted(found)} of terms, expected {sorted(shapes)}")
     for name, shape in shapes.items():
         if found[name].shape != shape or found[name].dtype != np.float64:
-            raise TermsError(f"found {name} of terms as {found[name].dtype} {found[name].shape}, expected float64 {shape}")
+            raise ModelError(f"found {name} of terms as {found[name].dtype} {found[name].shape}, expected float64 {shape}")
         if not np.isfinite(found[name]).all():
-            raise TermsError(f"found {name} of terms with values that are not finite")
+            raise ModelError(f"found {name} of terms with values that are not finite")
     if not (found["idf"] > 0).all():
-        raise TermsError(f"found an idf of {found['idf'].min()} among terms, expected all above 0")
+        raise ModelError(f"found an idf of {found['idf'].min()} among terms, expected all above 0")
     share = float(found["network_share"][0])
     if not 0 <= share < 1:
-        raise TermsError(f"found the network's share {share} of a blend with terms, expected 0 to below 1")
+        raise ModelError(f"found the network's share {share} of a blend with terms, expected 0 to below 1")
     terms = Terms(CUTS[cut], columns, found["idf"], found["weights"][None], found["bias"], np.array([0, 1]))
     return MoodTerms(terms, share)

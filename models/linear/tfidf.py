@@ -13,6 +13,7 @@ import numpy as np
 
 from models.linear.linear_model import Floats, Indices, log_loss
 from models.network.losses import UNKNOWN
+from schemas.errors import CannotFit
 
 STRENGTHS = (4.0, 1.0, 10.0)  # C of the regression; the first where no text was held out
 MAX_TERMS = 50_000  # the commonest; 131,788 gave Chinese reviews nothing more (DECISIONS.md)
@@ -23,10 +24,6 @@ WORD = re.compile(r"\b\w\w+\b")
 
 Cut = Callable[[str], list[str]]  # a text → its terms, as often as they occur
 Labelled = tuple[Sequence[str], Indices]  # texts and their classes, some of them UNKNOWN
-
-
-class TermsError(ValueError):
-    """Texts that nothing can be learnt from, or terms that cannot be read: the text says what was found and expected."""
 
 
 def characters(text: str) -> list[str]:
@@ -91,19 +88,19 @@ def best_terms(
     A cut by which no two texts share a term is passed over: Chinese seldom shares words, as nothing parts them.
 
     Raises:
-        TermsError: the taught texts are of one class, or no two of them share a term.
+        CannotFit: the taught texts are of one class, or no two of them share a term.
     """
     from sklearn.linear_model import LogisticRegression
 
     (texts, labels), (held_out, answers) = _known(taught), _known(checked)
     if (met := len(np.unique(labels))) < 2:
-        raise TermsError(f"found {met} classes among {len(texts)} training texts, expected 2 or more")
+        raise CannotFit(f"found {met} classes among {len(texts)} training texts, expected 2 or more")
     count = 1 + int(max(labels.max(), answers.max(initial=0)))
     best: tuple[float, Chosen] | None = None
     for cut in cuts:
         try:
             vectoriser, matrix = _vectorised(texts, cut)
-        except TermsError as error:
+        except CannotFit as error:
             unshared = error
             continue
         check = vectoriser.transform(held_out) if held_out else None
@@ -133,7 +130,7 @@ def _vectorised(texts: list[str], cut: Cut) -> tuple[Any, Any]:
     try:
         return vectoriser, vectoriser.fit_transform(texts)
     except ValueError as error:
-        raise TermsError(f"found no term that {MIN_TEXTS} of {len(texts)} training texts share ({error})") from error
+        raise CannotFit(f"found no term that {MIN_TEXTS} of {len(texts)} training texts share ({error})") from error
 
 
 def _all_classes(probabilities: Floats, present: Indices, count: int) -> Floats:

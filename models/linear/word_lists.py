@@ -6,14 +6,12 @@ In Chinese one character makes a negation, whatever word it is in. Start at is_n
 from functools import cache
 from pathlib import Path
 
+from schemas.errors import TrainingError
+
 FOLDER = Path(__file__).parent / "lists"
 MARKS = ".,;:!?\"'()[]，。！？；：、“”‘’（）…~～ "
 CHINESE_NEGATIONS = frozenset("不没无未别莫勿非否")
 CHINESE_RATINGS = frozenset("好坏差缺棒赞烂假满喜爱恨优劣退错慢快贵值垃圾失望推荐但却可太很最")
-
-
-class WordListError(ValueError):
-    """A language for which there is no list: the text says what was found, expected and to do."""
 
 
 @cache
@@ -26,11 +24,11 @@ def stop_words(language: str) -> frozenset[str]:
     """Return the words of a language that say nothing of a shop's goods; negations are never among them.
 
     Raises:
-        WordListError: there is no list for the language.
+        TrainingError: there is no list for the language.
     """
     if not (FOLDER / f"stop_{language}.txt").is_file():
         known = ", ".join(sorted(path.stem.removeprefix("stop_") for path in FOLDER.glob("stop_*.txt")))
-        raise WordListError(f"found language {language!r}, expected one with stop words ({known}): leave the ablation out")
+        raise TrainingError(f"found language {language!r}, expected one with stop words ({known}): leave the ablation out")
     return word_list(f"stop_{language}")
 
 

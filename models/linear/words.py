@@ -9,14 +9,11 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from models.linear.word_lists import is_negation, stop_words
+from schemas.errors import TrainingError
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)*")
 
 Analyser = Callable[[str], list[str]]
-
-
-class WordError(ValueError):
-    """A language whose parts of speech cannot be told: the text says what was found, expected and to do."""
 
 
 class Part(StrEnum):
@@ -59,7 +56,7 @@ def tagged(text: str, language: str) -> list[tuple[str, Part]]:
     """Return a text's words in lower case, each with its part of speech.
 
     Raises:
-        WordError: there is no tagger for the language, or its package is not installed.
+        TrainingError: there is no tagger for the language, or its package is not installed.
     """
     if language == "zh":
         import rjieba
@@ -69,10 +66,10 @@ def tagged(text: str, language: str) -> list[tuple[str, Part]]:
         try:
             from textblob.en import tag as tag_english
         except ImportError as error:
-            raise WordError("found no package textblob, expected it for parts of speech: pip install textblob") from error
+            raise TrainingError("found no package textblob, expected it for parts of speech: pip install textblob") from error
         found = [(word, ENGLISH_PARTS.get(tag[:2], Part.OTHER)) for word, tag in tag_english(text)]
     else:
-        raise WordError(f"found language {language!r}, expected en or zh for parts of speech: leave the ablation out")
+        raise TrainingError(f"found language {language!r}, expected en or zh for parts of speech: leave the ablation out")
     return [(word.lower(), part) for word, part in found if WORD.search(word)]
 
 

@@ -12,13 +12,11 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
+from schemas.errors import TrainingError
+
 ATTENTION = r".*\.(query|key|value|q_lin|k_lin|v_lin|q|k|v|q_proj|k_proj|v_proj|Wqkv)"
 ADAPTER_PLACES = re.compile(r".*(attention\.output|\d+\.output)\.dense")  # of the BERT family, before each residual sum
 PEFT_NAME = "default"
-
-
-class AdaptationError(ValueError):
-    """A transformer that cannot be adapted so: the text says what was found, expected and to do."""
 
 
 class Peft(StrEnum):
@@ -105,7 +103,7 @@ def adapt(model: Any, config: AdaptationConfig, total_steps: int) -> Any:
     """Return the model with exactly the configured part wanting gradients; draws from torch's random state.
 
     Raises:
-        AdaptationError: the architecture has no place for adapters.
+        TrainingError: the architecture has no place for adapters.
     """
     if config.peft is Peft.NONE:
         model.requires_grad_(True)
@@ -155,13 +153,13 @@ def insert_adapters(model: Any, width: int) -> None:
     """Put a bottleneck adapter behind the last linear map of every attention and every feed-forward block.
 
     Raises:
-        AdaptationError: the model is not of the BERT family.
+        TrainingError: the model is not of the BERT family.
     """
     places = [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ADAPTER_PLACES.fullmatch(name)
     ]
     if not places:
-        raise AdaptationError(f"found a {model.config.model_type} without BERT's layers, expected them for adapters: use lora")
+        raise TrainingError(f"found a {model.config.model_type} without BERT's layers, expected them for adapters: use lora")
     for name in places:
         above, _, last = name.rpartition(".")
         setattr(model.get_submodule(above), last, BottleneckAdapter(model.get_submodule(name), width))

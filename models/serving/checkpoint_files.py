@@ -13,13 +13,11 @@ import safetensors.torch
 import torch
 from msgspec import Struct
 
+from schemas.errors import ModelError
+
 ENCODER = "encoder"
 ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
 RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that must not be used: the text says what was found, what was expected and what to do."""
 
 
 class FileFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,10 +30,10 @@ class FileFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def checked_content(path: Path, facts: FileFacts) -> bytes:
     """Read a file that has the size and hash it must have."""
     if not path.is_file():
-        raise CheckpointError(f"found no {path}, expected {facts.size} bytes: {RETRAIN}")
+        raise ModelError(f"found no {path}, expected {facts.size} bytes: {RETRAIN}")
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != facts.sha256:
-        raise CheckpointError(
+        raise ModelError(
             f"{path} has {len(content)} bytes of SHA-256 {digest[:16]}, "
             f"expected {facts.size} of {facts.sha256[:16]}: fetch the checkpoint again"
         )
@@ -48,19 +46,19 @@ def checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Tens
     try:
         found: dict[str, torch.Tensor] = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file ({error}): {RETRAIN}") from error
+        raise ModelError(f"{path} is no safetensors file ({error}): {RETRAIN}") from error
     if missing := sorted(expected.keys() - found.keys()):
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}: {RETRAIN}")
+        raise ModelError(f"{path} lacks {', '.join(missing)}: {RETRAIN}")
     if extra := sorted(found.keys() - expected.keys()):
-        raise CheckpointError(f"{path} holds {', '.join(extra)}, which the network has not: {RETRAIN}")
+        raise ModelError(f"{path} holds {', '.join(extra)}, which the network has not: {RETRAIN}")
     for key, tensor in found.items():
         if tensor.shape != expected[key].shape or tensor.dtype != torch.float32:
-            raise CheckpointError(
+            raise ModelError(
                 f"{path} holds {key} as {tensor.dtype} {list(tensor.shape)}, "
                 f"expected float32 {list(expected[key].shape)}: {RETRAIN}"
             )
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path} holds {key} with values that are not finite: {RETRAIN}")
+            raise ModelError(f"{path} holds {key} with values that are not finite: {RETRAIN}")
     return found
 
 
@@ -72,11 +70,11 @@ def encoder_files(folder: Path) -> dict[str, FileFacts]:
             continue
         name = path.relative_to(folder).as_posix()
         if not ENCODER_FILE.fullmatch(name):
-            raise CheckpointError(f"found {path}, expected only files of a Hugging Face encoder there: remove it")
+            raise ModelError(f"found {path}, expected only files of a Hugging Face encoder there: remove it")
         with path.open("rb") as file:
             files[name] = FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)
     if not files:
-        raise CheckpointError(f"found no files in {folder / ENCODER}, expected the tuned encoder: {RETRAIN}")
+        raise ModelError(f"found no files in {folder / ENCODER}, expected the tuned encoder: {RETRAIN}")
     return files
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from schemas.errors import EvaluationError
 from schemas.events import Browse, Click, Event, Purchase, PurchaseLine, Rating, Review, Search, Visit
 from schemas.scoring import EventKind
 from schemas.topics import DAY_MS
@@ -22,10 +23,6 @@ CURRENCY = "GBP"
 Duration = Annotated[str, Meta(pattern=r"^\d+[dhm]( \d+[dhm])*$")]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Mood = Literal["positive", "negative"]
-
-
-class GoldenError(ValueError):
-    """A file of stories that cannot be used: the text says what was found, what was expected and what to do."""
 
 
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,21 +100,21 @@ def load_golden(path: Path = GOLDEN_USERS) -> Golden:
     """Read a file of stories (YAML).
 
     Raises:
-        GoldenError: the file is missing, or is not what is expected.
+        EvaluationError: the file is missing, or is not what is expected.
     """
     try:
         golden = msgspec.yaml.decode(path.read_bytes(), type=Golden)
     except (OSError, msgspec.DecodeError) as error:
-        raise GoldenError(f"golden users {path}: {error}, expected stories as in {GOLDEN_USERS}") from error
+        raise EvaluationError(f"golden users {path}: {error}, expected stories as in {GOLDEN_USERS}") from error
     for order in golden.orders:
         for name in (order.lower.story, order.higher.story):
             if name not in golden.stories:
-                raise GoldenError(f"golden users {path}: found no story {name!r}, expected it: order {order.about!r} needs it")
+                raise EvaluationError(f"golden users {path}: found no story {name!r}, which order {order.about!r} needs")
     for name, story in golden.stories.items():
         theirs = [kind for kind, event in events_of(story) if event.user_id == SHOPPER]
         if not theirs or theirs[-1] == "rating" or (story.sentiment and theirs[-1] != "review"):
             last = "review" if story.sentiment else "step of the shopper that is no rating"
-            raise GoldenError(f"golden users {path}: found story {name!r} ending otherwise, expected a {last} as its last")
+            raise EvaluationError(f"golden users {path}: found story {name!r} ending otherwise, expected a {last} as its last")
     return golden
 
 

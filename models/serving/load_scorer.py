@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from models.network.encoder import Encoder
-from models.serving.checkpoint import CheckpointError
 from models.serving.scorer import Scorer
+from schemas.errors import ModelError
 from schemas.signals import CHURN_HORIZON_DAYS
 
 
@@ -12,11 +12,11 @@ def load_scorer(folder: Path, *, threads: int | None = None, encoder: Encoder | 
     """Load a model that can serve: one that Scorer.load takes, and that our signals can be made of.
 
     Raises:
-        CheckpointError, EncoderError, RegistryError: it cannot.
+        ModelError, RegistryError: it cannot.
     """
     scorer = Scorer.load(folder, threads=threads, encoder=encoder)
     if CHURN_HORIZON_DAYS not in scorer.horizons_days:
-        raise CheckpointError(
+        raise ModelError(
             f"model {scorer.model_version} has horizons {list(scorer.horizons_days)}, expected {CHURN_HORIZON_DAYS} days "
             "among them, which churn-risk events report: train it on a longer log"
         )

@@ -17,16 +17,13 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from models.serving.checkpoint import MANIFEST, CheckpointError, Manifest, load_checkpoint
+from models.serving.checkpoint import MANIFEST, Manifest, load_checkpoint
+from schemas.errors import ModelError, RegistryError
 
 PRODUCTION = "production.json"
 FORMAT_VERSION = 1
 MOVE = "move it away, then promote a model"
 VERSION_NAME = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
-
-
-class RegistryError(ValueError):
-    """A registry that cannot do what is asked of it: the text says what was found, what was expected and what to do."""
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -105,7 +102,7 @@ class Registry:
         is there already stays as it is, but takes those.
 
         Raises:
-            CheckpointError: the checkpoint, or the one that is there already, is altered.
+            ModelError: the checkpoint, or the one that is there already, is altered.
         """
         manifest = load_checkpoint(source).manifest
         version = manifest.model_version
@@ -145,7 +142,7 @@ class Registry:
 
         Raises:
             RegistryError: there is none.
-            CheckpointError: it was altered since.
+            ModelError: it was altered since.
         """
         with self._locked():
             production = self.production()
@@ -163,7 +160,7 @@ class Registry:
 
     def _check(self, folder: Path, version: str) -> None:
         if (found := load_checkpoint(folder).manifest.model_version) != version:
-            raise CheckpointError(f"{folder} holds {found}, expected {version}: add the checkpoint again")
+            raise ModelError(f"{folder} holds {found}, expected {version}: add the checkpoint again")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -18,10 +18,11 @@ from models.network.encoder import Encoder, Vectors, plan_batches
 from models.network.inputs import Rows, arrange, collate, vocabulary
 from models.network.network import Logits
 from models.network.survival import risk
-from models.serving.checkpoint import Calibration, Checkpoint, CheckpointError, Platt, encoder_address, load_checkpoint
+from models.serving.checkpoint import Calibration, Checkpoint, Platt, encoder_address, load_checkpoint
 from models.serving.item_categories import with_item_categories
 from models.serving.item_prior import counted_chances, mix_items
 from models.serving.registry import serving
+from schemas.errors import ModelError
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 
 BATCH_ROWS = 64
@@ -29,10 +30,6 @@ BATCH_PADDED_EVENTS = 3_584
 TOP_ITEMS = 20
 PURCHASE_RECENCY = FEATURE_SPEC.names.index("purchase.recency_ms")
 Probabilities = NDArray[np.float64]
-
-
-class SpecMismatch(ValueError):
-    """A request was built by another feature spec than the checkpoint was trained on."""
 
 
 class Scores(Struct, frozen=True, gc=False):
@@ -64,11 +61,11 @@ class Scorer:
     """
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
-        """Raise CheckpointError when the encoder is not the one the checkpoint was trained with."""
+        """Raise ModelError when the encoder is not the one the checkpoint was trained with."""
         self._network, manifest, self._catalogue, self._item_categories, self._mood_terms = checkpoint
         contract = self._contract = manifest.contract
         if encoder.encoder_id != contract.encoder_id:
-            raise CheckpointError(
+            raise ModelError(
                 f"model {manifest.model_version} needs encoder {contract.encoder_id[:12]} ({contract.encoder_uri}), "
                 f"found {encoder.short_id} ({encoder.uri}): load that encoder or train again with this one"
             )
@@ -100,8 +97,8 @@ class Scorer:
         seconds: the encoder's weights are read and hashed.
 
         Raises:
-            CheckpointError: the checkpoint must not be used, or the encoder is another.
-            EncoderError: the encoder cannot be loaded.
+            ModelError: the checkpoint must not be used, or the encoder is another.
+            ModelError: the encoder cannot be loaded.
             RegistryError: nothing in the registry serves.
         """
         folder = serving(folder)
@@ -122,7 +119,7 @@ class Scorer:
         sequence returns at once. Blocks until the last micro-batch is done: call it through asyncio.to_thread.
 
         Raises:
-            SpecMismatch: a request was built by another feature spec; nothing is scored.
+            ModelError: a request was built by another feature spec; nothing is scored.
             FloatingPointError: the model gave a value that is no number; the process should end.
         """
         if not requests:
@@ -152,7 +149,7 @@ class Scorer:
         """Return what the model says of requests as arrays; hazards run from where `returns` says.
 
         Raises:
-            SpecMismatch: a request was built by another feature spec.
+            ModelError: a request was built by another feature spec.
         """
         self._check_spec(requests)
         contract = self._contract
@@ -199,12 +196,12 @@ class Scorer:
         width = len(FEATURE_SPEC.names)
         for request in requests:
             if request.spec_version != self.spec_version:
-                raise SpecMismatch(
+                raise ModelError(
                     f"model {self.model_version} needs feature spec {self.spec_version}, request {request.request_id} "
                     f"carries {request.spec_version}: redeploy features or load a model of that spec"
                 )
             if len(request.features) != width:
-                raise SpecMismatch(
+                raise ModelError(
                     f"feature spec {self.spec_version} has {width} features, request {request.request_id} "
                     f"carries {len(request.features)}: redeploy features"
                 )

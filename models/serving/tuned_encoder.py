@@ -19,14 +19,11 @@ from models.network.encoder_parts import Parts, save_encoder
 from models.network.losses import ordinal_probabilities
 from models.network.text_heads import HeadsConfig, TextHeads, TextLogits
 from models.serving.checkpoint import FileFacts
+from schemas.errors import ModelError
 
 ENCODER, HEADS, MANIFEST = "encoder", "heads.safetensors", "manifest.json"
 FORMAT_VERSION = 1
 RETRAIN = "train again with footfall train texts"
-
-
-class TunedError(ValueError):
-    """A folder that must not be used: the text says what was found, what was expected and what to do."""
 
 
 class TunedManifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,18 +78,18 @@ def load_tuned(folder: Path, *, threads: int | None = None) -> TunedText:
     """Read a folder whose every file is as it was written.
 
     Raises:
-        TunedError: a file is missing, altered or of another format.
+        ModelError: a file is missing, altered or of another format.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise TunedError(f"found no {path}, expected a tuned encoder: {RETRAIN}")
+        raise ModelError(f"found no {path}, expected a tuned encoder: {RETRAIN}")
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=TunedManifest)
     except msgspec.DecodeError as error:
-        raise TunedError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
+        raise ModelError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
     for name, facts in manifest.files.items():
         if not (folder / name).is_file() or _facts(folder / name) != facts:
-            raise TunedError(f"found {folder / name} missing or altered, expected SHA-256 {facts.sha256[:16]}: fetch it again")
+            raise ModelError(f"found {folder / name} missing or altered, expected SHA-256 {facts.sha256[:16]}: fetch it again")
     heads = TextHeads(manifest.heads)
     heads.load_state_dict(safetensors.torch.load((folder / HEADS).read_bytes()))
     return TunedText(Encoder.load(str(folder / ENCODER), threads=threads), heads.eval().requires_grad_(False), manifest)

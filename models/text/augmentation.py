@@ -13,13 +13,10 @@ from msgspec import Struct, structs
 from models.data.examples import ReviewExample, Slice
 from models.linear.word_lists import MARKS, bare, bears_opinion, is_negation
 from models.linear.words import joint, pieces
+from schemas.errors import TrainingError
 
 Neighbours = Mapping[str, Sequence[str]]  # word in lower case → words that may stand in its place
 Translate = Callable[[str], str]  # a text → the same, translated to and fro
-
-
-class AugmentationError(ValueError):
-    """An augmentation that cannot be had: the text says what was found, expected and to do."""
 
 
 class AugmentationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,14 +126,14 @@ def load_translation(name: str) -> Translate:
     """Return the function named `module:function`, which takes a text to another language and back.
 
     Raises:
-        AugmentationError: there is no such function.
+        TrainingError: there is no such function.
     """
     module, _, function = name.partition(":")
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise AugmentationError(f"found no {name!r} ({error}), expected module:function of a text: install it") from error
+        raise TrainingError(f"found no {name!r} ({error}), expected module:function of a text: install it") from error
     if not callable(found):
-        raise AugmentationError(f"found {name!r} to be no function, expected one that takes a text and returns one")
+        raise TrainingError(f"found {name!r} to be no function, expected one that takes a text and returns one")
     translate: Translate = found
     return translate

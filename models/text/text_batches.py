@@ -17,15 +17,12 @@ from models.data.examples import ReviewExample, Slice
 from models.network.encoder import padded
 from models.network.encoder_parts import Parts
 from models.network.losses import UNKNOWN
+from schemas.errors import TrainingError
 
 Indices = NDArray[np.int64]
 
 POOL_BATCHES = 32  # batches are cut from pools of so many, sorted by length: little padding, still much chance
 MIN_CATEGORY_EXAMPLES = 2
-
-
-class ReviewError(ValueError):
-    """Reviews that nothing can be learnt from: the text says what was found, expected and to do."""
 
 
 class Labels(NamedTuple):
@@ -66,20 +63,20 @@ def prepare(examples: Sequence[ReviewExample], parts: Parts, max_tokens: int) ->
     """Tokenise all texts, cut to `max_tokens`, and number the labels; categories are those of the training slice.
 
     Raises:
-        ReviewError: the training, validation or test slice is empty, or no label is known.
+        TrainingError: the training, validation or test slice is empty, or no label is known.
     """
     slices = {
         part: np.array([row for row, example in enumerate(examples) if example.slice is part], np.int64) for part in Slice
     }
     for part in (Slice.TRAIN, Slice.VALIDATION, Slice.TEST):
         if not len(slices[part]):
-            raise ReviewError(f"found no {part} reviews, expected some: give a longer log, or other split times")
+            raise TrainingError(f"found no {part} reviews, expected some: give a longer log, or other split times")
     counts = Counter(examples[row].category for row in slices[Slice.TRAIN])
     categories = tuple(sorted(name for name, count in counts.items() if name is not None and count >= MIN_CATEGORY_EXAMPLES))
     categories = categories if len(categories) > 1 else ()
     labels = _labels(examples, categories)
     if all((column[slices[Slice.TRAIN]] == UNKNOWN).all() for column in labels):
-        raise ReviewError("found reviews without stars, mood and category, expected one of them: give a log with ratings")
+        raise TrainingError("found reviews without stars, mood and category, expected one of them: give a log with ratings")
     parts.tokenizer.enable_truncation(max_tokens)
     encoded = parts.tokenizer.encode_batch_fast([parts.prefix + example.text for example in examples])
     return ReviewRows(

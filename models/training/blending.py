@@ -13,11 +13,12 @@ from torch import Tensor
 from models.data.examples import Slice
 from models.linear.linear_model import Loss, best_share, blend_losses, fit_best, fit_linear
 from models.linear.sentiment_terms import CUTS, MoodTerms
-from models.linear.tfidf import TermsError, best_terms
+from models.linear.tfidf import best_terms
 from models.network.losses import binary_loss
 from models.network.network import Network
 from models.training.objective import mean_hazard_loss
 from models.training.training_data import Data, Reviews, predict_logits
+from schemas.errors import CannotFit
 
 LEAST_TO_CHOOSE = 20  # validation reviews
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the lead where nothing tells them apart
@@ -98,7 +99,7 @@ def fit_mood_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[MoodT
         return None, {}
     try:
         terms, strength = best_terms((taught.texts, taught_moods), (held_out.texts, truth), tuple(CUTS.values()))
-    except TermsError:
+    except CannotFit:
         return None, {}
     good = moods(network, held_out).double().sigmoid().numpy()
     losses = blend_losses(np.column_stack([1 - good, good]), terms.probabilities(held_out.texts, 2), truth)

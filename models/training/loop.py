@@ -93,7 +93,7 @@ def fit(
     finds one goes on from it. Blocks until done; progress is shown on a terminal.
 
     Raises:
-        StateError: the state found belongs to another run.
+        TrainingError: the state found belongs to another run.
     """
     from tqdm import tqdm
 

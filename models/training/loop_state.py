@@ -14,12 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from schemas.errors import TrainingError
+
 TENSORS = "state.safetensors"
 NUMBERS = "state.json"
-
-
-class StateError(ValueError):
-    """A saved state that does not belong to this run: the text says what was found, expected and to do."""
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -108,20 +106,20 @@ def load_state(
     """Put a saved state into network and optimiser and return its progress; None where none was saved.
 
     Raises:
-        StateError: the state was saved half, or by a run that trains other parameters.
+        TrainingError: the state was saved half, or by a run that trains other parameters.
     """
     if not (folder / NUMBERS).is_file():
         return None
     numbers = msgspec.json.decode((folder / NUMBERS).read_bytes(), type=_Numbers)
     content = (folder / TENSORS).read_bytes()
     if hashlib.sha256(content).hexdigest() != numbers.tensors_sha256:
-        raise StateError(f"found {folder / TENSORS} newer than {NUMBERS}, expected one save: delete {folder} to begin anew")
+        raise TrainingError(f"found {folder / TENSORS} newer than {NUMBERS}, expected one save: delete {folder} to begin anew")
     tensors = safetensors.torch.load(content)
     now = _under("now.", tensors)
     trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
     shapes = {name: tensor.shape for name, tensor in trained.items()}
     if shapes != {name: tensor.shape for name, tensor in now.items()}:
-        raise StateError(
+        raise TrainingError(
             f"found {len(now)} trained tensors in {folder}, expected {len(shapes)} of this run: delete it to begin anew"
         )
     with torch.no_grad():

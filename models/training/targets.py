@@ -14,13 +14,10 @@ from models.data.examples import Example, silent_ms
 from models.data.labels import HORIZONS_DAYS
 from models.network.inputs import Vocabulary
 from models.network.survival import Exposures, exposures
+from schemas.errors import TrainingError
 
 MIN_HORIZON_EXAMPLES = 30  # a horizon whose bin fewer training examples were watched in is left out
 UNKNOWN = -1
-
-
-class TrainingError(ValueError):
-    """Examples that nothing can be learnt from: the text says what was found, expected and to do."""
 
 
 class Targets(NamedTuple):

@@ -35,8 +35,9 @@ from models.training.loop import Curves, Fitted, fit
 from models.training.measurement import measure
 from models.training.objective import Objective, make_negatives
 from models.training.presets import TrainConfig
-from models.training.targets import TrainingError, choose_horizons, choose_items, choose_labels
+from models.training.targets import choose_horizons, choose_items, choose_labels
 from models.training.training_data import PREDICTION_ROWS, Data, Indices, predict_logits, prepare, rated_reviews
+from schemas.errors import TrainingError
 
 
 class Trained(NamedTuple):

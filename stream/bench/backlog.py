@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from schemas.errors import RunError
 from stream.bench.broker import Published, bench_settings, published, read_requests, run_settings
-from stream.bench.engines import ENGINES, EngineError, Running
+from stream.bench.engines import ENGINES, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.latency import ready
 from stream.bench.load import load
@@ -36,7 +37,7 @@ async def bench_backlog(bootstrap: str, *, dense: int, sparse: int, repeats: int
     """Read a day of `dense` and a day of `sparse` events, `repeats` times each, interleaved.
 
     Raises:
-        EngineError: the worker ended, did not finish, or did not make the score requests of an offline fold.
+        RunError: the worker ended, did not finish, or did not make the score requests of an offline fold.
     """
     counts = {"dense": dense, "sparse": sparse}
     runs: dict[str, list[Run]] = {name: [] for name in counts}
@@ -71,7 +72,7 @@ async def _read(given: Published) -> Run:
         figures = chunk_figures(await asyncio.to_thread(worker.metrics), given.count)
     requests = await read_requests(settings)
     if requests.distinct != given.due:
-        raise EngineError(f"backlog: found {requests.distinct} distinct score requests, expected the {given.due} of a fold")
+        raise RunError(f"backlog: found {requests.distinct} distinct score requests, expected the {given.due} of a fold")
     return Run(seconds, figures, held, skew)
 
 

@@ -20,6 +20,7 @@ from typing import Self
 
 from msgspec import Struct
 
+from schemas.errors import RunError
 from stream.bench.broker import GroupOffsets
 from stream.operate.child_processes import die_with_parent
 from stream.operate.supervisor import environment_of
@@ -31,10 +32,6 @@ VENVS = ROOT / ".venv-peers"
 STATUS, RECOVERY = "status.json", "recovery"
 INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")  # pickle codes of an offset
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class EngineError(RuntimeError):
-    """An engine that cannot run, ended, or did not finish: the text says what it last wrote, or what to do."""
 
 
 class Engine(Struct, frozen=True, kw_only=True):
@@ -57,13 +54,13 @@ class Engine(Struct, frozen=True, kw_only=True):
         """Return the command line that starts it.
 
         Raises:
-            EngineError: its venv has not been made.
+            RunError: its venv has not been made.
         """
         if not self.program:
             return [sys.executable, "-m", "stream.cli.main", "worker", "features"]
         python = VENVS / self.venv / "bin" / "python" if self.venv else Path(sys.executable)
         if not python.exists():
-            raise EngineError(f"engine {self.name}: found no {python}, expected its venv: run tests/bench/peers/setup")
+            raise RunError(f"engine {self.name}: found no {python}, expected its venv: run tests/bench/peers/setup")
         return [str(python), str(PEERS / self.program)]
 
     def events(self, footfall_events: int) -> int:
@@ -182,10 +179,10 @@ class Running:
         """Return the next durable offset by topic and partition.
 
         Raises:
-            EngineError: the process has ended.
+            RunError: the process has ended.
         """
         if self.process.poll() is not None:
-            raise EngineError(f"engine {self.engine.name} ended with {self.process.returncode}: {self.last_words()}")
+            raise RunError(f"engine {self.engine.name} ended with {self.process.returncode}: {self.last_words()}")
         if self._offsets is None:
             return await asyncio.to_thread(recovered_offsets, self.folder / RECOVERY)
         return {(tp.topic, tp.partition): offset for tp, offset in (await self._offsets.offsets()).items()}

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from schemas.errors import RunError
 from stream.bench.broker import Published, bench_settings, published, read_requests, run_settings
-from stream.bench.engines import ENGINES, Engine, EngineError, Running
+from stream.bench.engines import ENGINES, Engine, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.load import Shape, load
 from stream.bench.window import Window, measure, until_committed
@@ -49,7 +50,7 @@ async def bench_features(
     """Measure engines against each other, then Footfall at some barrier intervals (ms).
 
     Raises:
-        EngineError: an engine is not installed, ended, did not finish, or did not make the score requests of the fold.
+        RunError: an engine is not installed, ended, did not finish, or did not make the score requests of the fold.
     """
     chosen = [ENGINES[name] for name in engines]
     for engine in chosen:
@@ -112,7 +113,7 @@ async def _run(engine: Engine, given: Published, settings: Settings) -> Run:
         barrier = barrier_figures(await asyncio.to_thread(running.metrics), given.count)
     requests = await read_requests(settings)
     if requests.distinct != given.due:
-        raise EngineError(
+        raise RunError(
             f"engine {engine.name}: found {requests.distinct} distinct score requests, expected the {given.due} of an "
             "offline fold: it did not do the same job"
         )
@@ -200,7 +201,7 @@ async def _crash(given: Published, interval: int) -> Figures:
         await measure([running], given.count, seconds=120 + given.count / 500)
     requests = await read_requests(settings)
     if requests.distinct != given.due:
-        raise EngineError(f"after {KILLS} kills: found {requests.distinct} distinct score requests, expected {given.due}")
+        raise RunError(f"after {KILLS} kills: found {requests.distinct} distinct score requests, expected {given.due}")
     return {"uncommitted_at_kill": uncommitted, "repeated_requests": len(requests.found) - requests.distinct}
 
 

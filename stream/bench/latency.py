@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from aiokafka.structs import TopicPartition
 
+from schemas.errors import RunError
 from stream.bench.broker import bench_settings, decode_request, delete_topics, run_settings
-from stream.bench.engines import ENGINES, ROOT, EngineError, Running
+from stream.bench.engines import ENGINES, ROOT, Running
 from stream.bench.figures import Figures, histogram, percentiles
 from stream.bench.load import Load, Shape, load
 from stream.bench.window import machine_seconds
@@ -51,7 +52,7 @@ async def bench_latency(
     """Send `rate` events/s for the warm-up and `seconds`, and return the latencies of the latter.
 
     Raises:
-        EngineError: the worker or the sender ended, or the worker was not ready in time.
+        RunError: the worker or the sender ended, or the worker was not ready in time.
     """
     count = round(rate * (warm_up_seconds + seconds))
     events = load(count, shape=shape)
@@ -101,16 +102,16 @@ async def ready(worker: Running, seconds: float = START_SECONDS) -> float:
     """Wait until /readyz answers 200 and return the seconds that took.
 
     Raises:
-        EngineError: the worker ended, or is not ready in time.
+        RunError: the worker ended, or is not ready in time.
     """
     started = time.monotonic()
     while time.monotonic() < started + seconds:
         if worker.process.poll() is not None:
-            raise EngineError(f"the worker ended with {worker.process.returncode}: {worker.last_words()}")
+            raise RunError(f"the worker ended with {worker.process.returncode}: {worker.last_words()}")
         if await asyncio.to_thread(worker.ready):
             return time.monotonic() - started
         await asyncio.sleep(0.02)
-    raise EngineError(f"the worker was not ready within {seconds:.0f} s: {worker.last_words()}")
+    raise RunError(f"the worker was not ready within {seconds:.0f} s: {worker.last_words()}")
 
 
 async def _receive(
@@ -147,7 +148,7 @@ async def _receive(
             if telling.done() and not batches and await _caught_up(worker, events.count):
                 break
         else:
-            raise EngineError(f"latency: the load was not folded in time: {worker.last_words()}")
+            raise RunError(f"latency: the load was not folded in time: {worker.last_words()}")
         told = json.loads(await telling)
         return received, told["started"], told["late_ms"], used
     finally:

@@ -66,7 +66,7 @@ async def bench_restore(bootstrap: str, *, rows: int, repeats: int, progress: Ca
     """Restore `rows` rows `repeats` times, each time after a kill -9 under events that wait to be read.
 
     Raises:
-        EngineError: a worker ended, or was not ready or did not commit in time.
+        RunError: a worker ended, or was not ready or did not commit in time.
     """
     settings = bench_settings(bootstrap)
     templates = template_rows()

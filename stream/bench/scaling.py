@@ -11,8 +11,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from schemas.errors import RunError
 from stream.bench.broker import bench_settings, delete_topics, publish, run_settings
-from stream.bench.engines import ENGINES, EngineError, Running
+from stream.bench.engines import ENGINES, Running
 from stream.bench.figures import Figures, spread
 from stream.bench.load import Load, Shape, load
 from stream.bench.window import Window, measure
@@ -29,7 +30,7 @@ async def bench_scaling(bootstrap: str, *, events: int, shape: Shape, repeats: i
     """Measure one worker, then two, on each repeat's backlog; joined beforehand.
 
     Raises:
-        EngineError: a worker ended, or they did not finish in time.
+        RunError: a worker ended, or they did not finish in time.
     """
     windows: dict[int, list[Window]] = {workers: [] for workers in WORKERS}
     for repeat in range(repeats):
@@ -82,9 +83,7 @@ async def _shared(running: list[Running]) -> None:
         if owned == [PARTITIONS // len(running)] * len(running):
             return
         await asyncio.sleep(0.2)
-    raise EngineError(
-        f"found workers with {owned} partitions after {JOIN_SECONDS:.0f} s, expected equal shares of {PARTITIONS}"
-    )
+    raise RunError(f"found workers with {owned} partitions after {JOIN_SECONDS:.0f} s, expected equal shares of {PARTITIONS}")
 
 
 def partitions_of(metrics: dict[str, float]) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from stream.bench.engines import CLOCK_TICKS, EngineError, Running
+from schemas.errors import RunError
+from stream.bench.engines import CLOCK_TICKS, Running
 
 POLL_SECONDS = 0.05
 WARM_UP, END = 0.1, 0.95  # of the events; both ends lie inside the run, so that the same is folded ahead of both commits
@@ -38,7 +39,7 @@ async def measure(workers: Sequence[Running], total: int, *, seconds: float) -> 
     """Measure workers of one group until `total` events are committed; the first of them is asked what is committed.
 
     Raises:
-        EngineError: one ended, or they did not finish within `seconds`.
+        RunError: one ended, or they did not finish within `seconds`.
     """
     deadline, committed = time.monotonic() + seconds, 0
     first: _Sample | None = None
@@ -52,7 +53,7 @@ async def measure(workers: Sequence[Running], total: int, *, seconds: float) -> 
         if committed >= total:
             if first is None or last is None:
                 name = workers[0].engine.name
-                raise EngineError(f"engine {name}: found all {total} events in one commit, expected several: give it more")
+                raise RunError(f"engine {name}: found all {total} events in one commit, expected several: give it more")
             return _between(first, last)
         await asyncio.sleep(POLL_SECONDS)
     raise _not_done(workers[0], committed, total, seconds)
@@ -62,7 +63,7 @@ async def until_committed(worker: Running, total: int, *, seconds: float, poll_s
     """Wait until at least `total` events are committed and return how many are.
 
     Raises:
-        EngineError: it ended, or did not get there within `seconds`.
+        RunError: it ended, or did not get there within `seconds`.
     """
     deadline, committed = time.monotonic() + seconds, 0
     while time.monotonic() < deadline:
@@ -73,8 +74,8 @@ async def until_committed(worker: Running, total: int, *, seconds: float, poll_s
     raise _not_done(worker, committed, total, seconds)
 
 
-def _not_done(worker: Running, committed: int, total: int, seconds: float) -> EngineError:
-    return EngineError(
+def _not_done(worker: Running, committed: int, total: int, seconds: float) -> RunError:
+    return RunError(
         f"engine {worker.engine.name}: found {committed} of {total} events committed after {seconds:.0f} s, expected all: "
         f"{worker.last_words()}"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from schemas.errors import FootfallError
 from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson, with_settings
 from stream.cli.slices import milliseconds, periods_from
@@ -120,7 +121,7 @@ def cut_command(
             cluster_categories=cluster_categories,
         )
         written = _write(console, log, out, settings, plan, manifest, embargo_days)
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         fail(error)
     _summarise(console, out, written, time.monotonic() - started)
     if as_json:
@@ -187,7 +188,7 @@ def lint_command(
         with console.status("reading"):
             examples, reviews = read_examples(dataset), read_reviews(dataset)
         verdict = _lint(console, log, settings, manifest, examples, reviews, categories)
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         fail(error)
     if as_json:
         print_json(verdict)

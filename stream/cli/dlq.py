@@ -103,7 +103,7 @@ def resume_command(
     import json
     import urllib.request
 
-    from stream.operate.dead_letters import DeadLettersError
+    from schemas.errors import BrokerError
     from stream.worker.health import RESUME_HEADER
 
     if not url.startswith(("http://", "https://")):
@@ -113,7 +113,7 @@ def resume_command(
         with urllib.request.urlopen(request, timeout=10) as answer:
             found = json.loads(answer.read())
     except (OSError, ValueError) as error:
-        raise DeadLettersError(f"no worker answers at {url}: {error}") from error
+        raise BrokerError(f"no worker answers at {url}: {error}") from error
     sys.stderr.write(f"{found['role']} {'goes on; it was paused: ' + found['was'] if found['was'] else 'was not paused'}\n")
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.answer import fail
 from stream.cli.options import AsJson
 
@@ -58,7 +59,7 @@ def evaluate_command(
         with console.status("drawing"):
             write_report(out, report)
             (out / PAGE).write_text(render(report), encoding="utf-8")
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         fail(error)
     _summarise(console, report, out / PAGE)
     if all(verdict.wins for verdict in report.verdict.values()):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def select_command(
             ranking = rank_features(table_of(examples, manifest.feature_names), label=label, bootstraps=bootstraps, seed=seed)
         if out is not None:
             _write(out, ranking)
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     _show(console, ranking)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.answer import fail, print_json
 from stream.cli.log_output import Out, stderr_console, summarise, write_events
 from stream.cli.options import AsJson
@@ -97,7 +98,7 @@ def csv(
 
     try:
         found = load_map(mapping)
-    except ValueError as error:
+    except FootfallError as error:
         fail(error)
     _import(stderr_console(), lambda samples: import_csv(file, found, samples), out, found.source, as_json, dry_run=dry_run)
 
@@ -218,7 +219,7 @@ def _import(
             summarise(console, out, manifest)
         else:
             console.print(f"nothing written; a log would hold {sum(counts.events.values())} events {counts.events}")
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         fail(error)
     kept, dropped = sum(counts.lines_kept.values()), sum(counts.lines_dropped.values())
     console.print(f"lines: {counts.lines_in} in = {kept} kept + {dropped} dropped {counts.lines_dropped}; notes {counts.notes}")

@@ -108,12 +108,15 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # the top of the command line: one line says what failed
-        from stream.process.settings import SettingsError
+        from schemas.errors import FootfallError, SettingsError
 
         if os.environ.get("FOOTFALL_LOG_LEVEL") == "debug":
             raise
-        ours = type(error).__module__.split(".")[0] in ("stream", "models", "schemas")
-        what = f"{error}" if ours else f"{type(error).__name__}: {error} (FOOTFALL_LOG_LEVEL=debug shows where)"
+        what = (
+            f"{error}"
+            if isinstance(error, FootfallError)
+            else f"{type(error).__name__}: {error} (FOOTFALL_LOG_LEVEL=debug shows where)"
+        )
         sys.stderr.write(f"footfall: {what}\n")
         sys.exit(EXIT_CONFIG if isinstance(error, SettingsError) else 1)
 

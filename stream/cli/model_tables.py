@@ -37,16 +37,17 @@ def print_models(models: list[dict[str, Any]]) -> None:
 
 def model_facts(registry: "Registry", version: str, current: str | None) -> dict[str, Any]:
     """Say what a list shows of one model; `fault` is why it cannot be read."""
-    from models.evaluation.report_document import REPORT, ReportError
+    from models.evaluation.report_document import REPORT
     from models.evaluation.verdict import read_verdict
-    from models.serving.checkpoint import CheckpointError, read_manifest
+    from models.serving.checkpoint import read_manifest
+    from schemas.errors import EvaluationError, ModelError
 
     facts: dict[str, Any] = {"model_version": version, "current": version == current, "created_at": None}
     facts |= {"encoder": None, "metrics": {}, "verdict": "no report", "fault": None}
     try:
         manifest = read_manifest(registry.checkpoint(version))
         report = read_verdict(registry.checkpoint(version) / REPORT, manifest.model_version)
-    except (CheckpointError, ReportError) as error:
+    except (ModelError, EvaluationError) as error:
         return facts | {"fault": str(error)}
     if report is not None:
         facts["verdict"] = "; ".join(report.lost()) or "wins"

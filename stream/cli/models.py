@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.answer import print_json
 from stream.cli.model_tables import model_facts, print_findings, print_manifest, print_models, print_verdict
 from stream.cli.options import AsJson, with_settings
@@ -191,19 +192,18 @@ def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
 @contextmanager
 def _faults(as_json: bool) -> Iterator[None]:
     """Say in one line why a command cannot go on: 3 where a model is refused, 2 where what was asked for is not there."""
-    from models.network.encoder_parts import EncoderError
-    from models.serving.checkpoint import CheckpointError
-    from stream.offline.promotion import Ground, PromotionRefused
+    from schemas.errors import ModelError, PromotionRefused
+    from stream.offline.promotion import Ground
 
     try:
         yield
-    except (CheckpointError, EncoderError, PromotionRefused) as error:
+    except (ModelError, PromotionRefused) as error:
         ground = error.ground if isinstance(error, PromotionRefused) else Ground.UNUSABLE
         if as_json:
             print_json({"refused": ground, "text": str(error)})
         sys.stderr.write(f"refused: {error}\n")
         raise typer.Exit(EXIT_REFUSED) from error
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(EXIT_USAGE) from error
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.answer import fail, print_json
 from stream.cli.log_output import Out, stderr_console, summarise
 from stream.cli.options import AsJson, with_settings
@@ -33,18 +34,18 @@ def record_command(
     as_json: AsJson = False,
 ) -> None:
     """Record topics with partitions, offsets and headers; by default to the ends they have now."""
+    from schemas.errors import BrokerError
     from stream.logs.event_log import refuse_used
-    from stream.operate.record_topics import RecordError
 
     try:
         wanted, since_ms = _kinds(kinds), _since_ms(since)
         refuse_used(out)
-    except ValueError as error:
+    except (FootfallError, ValueError) as error:
         fail(error)
     console = stderr_console()
     try:
         manifest = asyncio.run(_record(console, settings, wanted, out, since_ms, follow, seconds))
-    except RecordError as error:
+    except BrokerError as error:
         fail(error)
     summarise(console, out, manifest)
     if later := sorted({part.topic for part in manifest.recorded if part.first > 0}):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.errors import FootfallError, SettingsError
 from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson, with_settings
-from stream.process.settings import Settings, SettingsError
+from stream.process.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,9 +39,7 @@ def replay_command(
     """
     from rich.console import Console
 
-    from stream.logs.event_log import LogError
-    from stream.offline.replay_files import ReplayError
-    from stream.offline.verification import VerificationError
+    from schemas.errors import LogError
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
@@ -48,7 +47,7 @@ def replay_command(
             _verify(log, out, settings, console, no_score, as_json)
         else:
             _replay(log, out, settings, console, no_score, as_json)
-    except (LogError, ReplayError, VerificationError) as error:
+    except LogError as error:
         fail(error)
 
 
@@ -118,5 +117,5 @@ def _load_scorer(settings: Settings) -> "Scorer":
         )
     try:
         return Scorer.load(settings.checkpoint, threads=settings.model_threads)
-    except ValueError as error:  # altered, of another spec, or a registry in which nothing serves
+    except FootfallError as error:  # altered, of another spec, or a registry in which nothing serves
         fail(error)

@@ -31,11 +31,12 @@ def diff_command(
     import msgspec
 
     from models.evaluation.report_diff import diff_reports
-    from models.evaluation.report_document import ReportError, read_report
+    from models.evaluation.report_document import read_report
+    from schemas.errors import EvaluationError
 
     try:
         found = diff_reports(read_report(a), read_report(b))
-    except ReportError as error:
+    except EvaluationError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     if as_json:

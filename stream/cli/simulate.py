@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.answer import fail, print_json
 from stream.cli.log_output import Out, stderr_console, summarise, write_events
 from stream.cli.options import AsJson
@@ -46,7 +47,7 @@ def simulate_command(
         with console.status("drawing events"):
             events = simulate(config)
         manifest = write_events(console, out, [event.logged for event in events], f"footfall simulate, seed {seed}")
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         fail(error)
     known = truth(config, events)
     (out / TRUTH).write_bytes(msgspec.json.encode(known) + b"\n")

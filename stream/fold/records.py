@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct, field
 
-from schemas.codec import DecodeError
 from schemas.dead_letter import DeadLetter, bounded
+from schemas.errors import DecodeError
 from schemas.fields import MAX_ID_CHARS
 
 EVENT_ID = "x-event-id"  # record header: the id of an event without one that is sent again from a dead letter

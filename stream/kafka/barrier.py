@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, headers_of
+from schemas.errors import BrokerError
 from stream.fold.records import Folded, Output
 from stream.kafka.alignment import Alignment
 from stream.kafka.store import END_KEY, META_KEY, Partition, RowStore
@@ -25,10 +26,6 @@ from stream.process.fault_points import reach
 Message = tuple[str, bytes | None, bytes | None, int, list[tuple[str, bytes]]]  # topic, key, value, timestamp, headers
 
 log = structlog.get_logger()
-
-
-class Unacknowledged(RuntimeError):
-    """Rows or outputs that the broker did not take in time."""
 
 
 class Pending(Struct):
@@ -100,7 +97,7 @@ class Barrier:
     ) -> None:
         """Write rows to the topic `changelog`; the fold waits beyond `max_events` or `max_bytes`.
 
-        A flush raises Unacknowledged after `timeout_seconds`.
+        A flush raises BrokerError after `timeout_seconds`.
         """
         self._store, self._outbox, self._changelog, self._encode_row = store, outbox, changelog, encode_row
         self._interval, self._timeout = interval_seconds, timeout_seconds
@@ -174,7 +171,7 @@ class Barrier:
                     reach("P1.acked")
                     await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows, offsets: one transaction
             except TimeoutError:
-                raise Unacknowledged(
+                raise BrokerError(
                     f"found no acknowledgement of rows and outputs within {self._timeout:g} s, expected it: look at the "
                     "broker, and whether changelog and dead-letter topics are there"
                 ) from None

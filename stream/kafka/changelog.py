@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
+from schemas.errors import BrokerError
 from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY
 from stream.fold.partitioner import partition_of
 from stream.fold.records import PartitionTotals
@@ -17,10 +18,6 @@ from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.store import META_KEY, MetaRow
 from stream.kafka.topic_admin import broker_says, existing_partitions
 from stream.process.settings import Settings
-
-
-class ChangelogError(RuntimeError):
-    """A changelog that cannot be read: the text says which, and what to do."""
 
 
 class PartitionRows(Struct):
@@ -43,11 +40,11 @@ async def read_changelog(
     with `wait` the transactions that are open now are waited for.
 
     Raises:
-        ChangelogError: there is no such topic, or no broker answers.
+        BrokerError: there is no such topic, or no broker answers.
     """
     count = (await partition_counts(settings)).get(topic)
     if count is None:
-        raise ChangelogError(f"found no topic {topic}: run `footfall topics apply`, or correct app_id or generations")
+        raise BrokerError(f"found no topic {topic}: run `footfall topics apply`, or correct app_id or generations")
     numbers = range(count) if of_key is None else [partition_of(of_key, count)]
     consumer = plain_consumer(settings)
     try:
@@ -59,7 +56,7 @@ async def read_changelog(
             _take(found[record.partition], record)
         return found
     except KafkaError as error:
-        raise ChangelogError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await consumer.stop()
 
@@ -68,14 +65,14 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
     """Return the partition count of every topic of the broker.
 
     Raises:
-        ChangelogError: no broker answers.
+        BrokerError: no broker answers.
     """
     client = admin_client(settings)
     try:
         await client.start()
         return await existing_partitions(client)
     except KafkaError as error:
-        raise ChangelogError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await client.close()
 

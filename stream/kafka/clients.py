@@ -10,7 +10,8 @@ import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from stream.process.settings import Settings, SettingsError
+from schemas.errors import SettingsError
+from stream.process.settings import Settings
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:

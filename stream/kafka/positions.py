@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 import structlog
 from aiokafka import TopicPartition
 
+from schemas.errors import StartRefused
 from stream.kafka.clients import plain_consumer
 from stream.kafka.store import Partition
-from stream.process.exit_codes import Refused
 from stream.process.settings import Settings
 
 PROBE_SECONDS = 10.0
@@ -27,10 +27,10 @@ def check_partition_count(partition: Partition, partitions: int) -> None:
     """Refuse rows that were folded when the topics had another number of partitions: keys lie elsewhere now.
 
     Raises:
-        Refused: the counts differ.
+        StartRefused: the counts differ.
     """
     if partition.partitions not in (0, partitions):
-        raise Refused(
+        raise StartRefused(
             f"found rows of partition {partition.number} folded from {partition.partitions} partitions, the topics have "
             f"{partitions}: users moved between partitions; fold anew under another app_id, from topics of {partitions}"
         )
@@ -40,7 +40,7 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
     """Hold the offsets that rows rest on against the source topics; lost records are counted where that is permitted.
 
     Raises:
-        Refused: a topic is shorter than what was read of it, has another record where the last one was, or its
+        StartRefused: a topic is shorter than what was read of it, has another record where the last one was, or its
             retention deleted records that were never read.
     """
     partitions = {p.number: p for p in owned}
@@ -53,7 +53,7 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
         begin, end = await consumer.beginning_offsets(list(rest_on)), await consumer.end_offsets(list(rest_on))
         for tp, offset in rest_on.items():
             if end[tp] < offset:
-                raise Refused(
+                raise StartRefused(
                     f"found {end[tp]} records in {tp.topic}/{tp.partition}, the rows rest on {offset}: the topic was "
                     f"recreated or truncated; {_fold_anew(role)}"
                 )
@@ -63,7 +63,7 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
         for tp, found_ms in (await _times_at(consumer, last)).items():
             expected_ms = partitions[tp.partition].times.get(tp.topic)
             if expected_ms is not None and found_ms != expected_ms:
-                raise Refused(
+                raise StartRefused(
                     f"found time {found_ms} at {tp.topic}/{tp.partition}@{last[tp]}, the rows rest on a record of "
                     f"{expected_ms} there: the topic was recreated; {_fold_anew(role)}"
                 )
@@ -100,7 +100,7 @@ def resume_positions(
     A missing copy is written again with the next barrier. None means from the beginning.
 
     Raises:
-        Refused: the copy differs, so someone moved it; or it is there although there are no rows.
+        StartRefused: the copy differs, so someone moved it; or it is there although there are no rows.
     """
     group, positions = settings.group(role), dict[TopicPartition, int | None]()
     for tp, copy in committed.items():
@@ -111,11 +111,11 @@ def resume_positions(
         if copy is not None and copy != _copied(partition, tp.topic) and not settings.ignore_group_offsets:
             found = f"found offset {copy} committed by group {group} for {tp.topic}/{tp.partition}, "
             if rows is None:
-                raise Refused(
+                raise StartRefused(
                     f"{found}but no rows that rest on it: the changelog {settings.changelog(role)} was deleted or emptied; "
                     f"{_fold_anew(role)}"
                 )
-            raise Refused(
+            raise StartRefused(
                 f"{found}the rows rest on {rows}: someone moved the group's offsets; start once with "
                 f"ignore_group_offsets=true to go on from the rows, or {_fold_anew(role)}"
             )
@@ -136,7 +136,7 @@ def _fold_anew(role: str) -> str:
 def _count_lost(settings: Settings, partition: Partition, tp: TopicPartition, offset: int, begin: int) -> None:
     lost = begin - offset
     if not settings.accept_lost_records:
-        raise Refused(
+        raise StartRefused(
             f"found {tp.topic}/{tp.partition} to begin at {begin}, the rows rest on {offset}: retention deleted {lost} records "
             "before they were read; start once with accept_lost_records=true to count them as lost and go on"
         )

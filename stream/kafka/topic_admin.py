@@ -13,6 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
+from schemas.errors import BrokerError
 from schemas.topics import DAY_MS
 from stream.kafka.clients import admin_client
 from stream.process.settings import Settings
@@ -29,10 +30,6 @@ SET_ON_TOPIC = 1  # config_source of a value that was set on the topic itself
 VISIBLE_SECONDS = 30.0
 
 Action = Literal["create", "alter", "ok", "refused"]
-
-
-class TopicsError(RuntimeError):
-    """Topics that cannot be made as wanted: the text names them, what was found, and how to go on."""
 
 
 class WantedTopic(Struct, frozen=True):
@@ -75,7 +72,7 @@ async def plan(settings: Settings) -> list[Change]:
     """Compare the broker with the settings; changes nothing.
 
     Raises:
-        TopicsError: no broker answers, or it refuses to say.
+        BrokerError: no broker answers, or it refuses to say.
     """
     return await _with_admin(settings, _plan)
 
@@ -84,7 +81,7 @@ async def apply(settings: Settings) -> list[Change]:
     """Create what is missing and set what differs; returns what was changed. Applied twice, the second changes nothing.
 
     Raises:
-        TopicsError: a topic is refused (then nothing at all was changed), or the broker refused a change.
+        BrokerError: a topic is refused (then nothing at all was changed), or the broker refused a change.
     """
     return await _with_admin(settings, _apply)
 
@@ -93,7 +90,7 @@ async def create_changelog(settings: Settings, role: str, partitions: int) -> li
     """Create a role's changelog, unless it is there; touches no other topic.
 
     Raises:
-        TopicsError: the broker refused to create it.
+        BrokerError: the broker refused to create it.
     """
 
     async def create(client: AIOKafkaAdminClient, settings: Settings) -> list[Change]:
@@ -125,7 +122,7 @@ async def topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> di
     for response in responses:
         for code, message, _, name, entries in response.resources:
             if code:
-                raise TopicsError(f"topic {name}: its settings cannot be read: {message or for_code(code).description}")
+                raise BrokerError(f"topic {name}: its settings cannot be read: {message or for_code(code).description}")
             found[name] = {entry[0]: (str(entry[1]), entry[3] == SET_ON_TOPIC) for entry in entries}
     return found
 
@@ -144,7 +141,7 @@ async def _with_admin(settings: Settings, work: Any) -> list[Change]:
         changes: list[Change] = await work(client, settings)
         return changes
     except (KafkaError, TimeoutError, OSError) as error:
-        raise TopicsError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await client.close()
 
@@ -224,7 +221,7 @@ async def _apply(client: AIOKafkaAdminClient, settings: Settings) -> list[Change
             refused.setdefault(change.detail, []).append(change.topic)
     if refused:
         reasons = "; ".join(f"{', '.join(names)}: {detail}" for detail, names in refused.items())
-        raise TopicsError(f"nothing was changed: {reasons}")
+        raise BrokerError(f"nothing was changed: {reasons}")
     done = []
     if to_create := [change for change in changes if change.action == "create"]:
         await _create(client, to_create, settings.replication_factor)
@@ -243,7 +240,7 @@ async def _create(client: AIOKafkaAdminClient, changes: Sequence[Change], replic
             hint = (
                 ": set --replication-factor to at most the number of brokers" if "replication" in f"{message}".lower() else ""
             )
-            raise TopicsError(f"topic {name}: the broker refused to create it: {message or for_code(code).description}{hint}")
+            raise BrokerError(f"topic {name}: the broker refused to create it: {message or for_code(code).description}{hint}")
     wanted = {change.topic: change.partitions for change in changes}
 
     async def visible() -> bool:
@@ -275,7 +272,7 @@ async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list
     for response in responses:
         for code, message, _, name in response.resources:
             if code:
-                raise TopicsError(f"topic {name}: the broker refused to change it: {message or for_code(code).description}")
+                raise BrokerError(f"topic {name}: the broker refused to change it: {message or for_code(code).description}")
 
     async def visible() -> bool:
         now = await topic_configs(client, [change.topic for change in changes]) or {}
@@ -292,5 +289,5 @@ async def _until(visible: Callable[[], Awaitable[bool]], what: str) -> None:
     deadline = time.monotonic() + VISIBLE_SECONDS
     while not await visible():
         if time.monotonic() > deadline:
-            raise TopicsError(f"{what} did not appear within {VISIBLE_SECONDS:g} s: look at the broker's log")
+            raise BrokerError(f"{what} did not appear within {VISIBLE_SECONDS:g} s: look at the broker's log")
         await asyncio.sleep(0.05)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from msgspec import Struct
 
+from schemas.errors import LogError
 from schemas.topics import DAY_MS, SIGNALS, SOURCES
 
 if TYPE_CHECKING:  # loaded where a log is read or written: a role that does neither starts without it
@@ -29,10 +30,6 @@ MEMORY = "512MB"  # beyond it, sorting goes on in files
 COLUMNS = 'kind, record_ms, key, value, "partition", "offset", headers'
 SCHEMA = """kind VARCHAR, record_ms BIGINT, key BLOB, value BLOB, "partition" INTEGER, "offset" BIGINT,
     headers STRUCT("name" VARCHAR, "value" BLOB)[]"""
-
-
-class LogError(ValueError):
-    """A log, or the files to make one from, that cannot be used: the text says found, expected and what to do."""
 
 
 class LoggedEvent(Struct, frozen=True, gc=False):

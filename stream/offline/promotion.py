@@ -9,14 +9,14 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from models.evaluation.report_document import REPORT, ReportError
+from models.evaluation.report_document import REPORT
 from models.evaluation.verdict import EVALUATE, read_verdict
-from models.network.encoder_parts import EncoderError
-from models.serving.checkpoint import CheckpointError, load_checkpoint
+from models.serving.checkpoint import load_checkpoint
 from models.serving.golden_checks import Finding
 from models.serving.golden_users import Golden
 from models.serving.load_scorer import load_scorer
 from models.serving.registry import Production, Registry
+from schemas.errors import EvaluationError, ModelError, PromotionRefused
 from stream.offline.golden_replay import check_golden
 
 
@@ -28,14 +28,6 @@ class Ground(StrEnum):
     BAD_REPORT = "bad_report"
     BASELINE_WINS = "baseline_wins"
     GOLDEN_USER = "golden_user"
-
-
-class PromotionRefused(ValueError):
-    """A model that must not serve; `ground` names why, the text says it."""
-
-    def __init__(self, ground: Ground, text: str) -> None:
-        super().__init__(f"{ground}: {text}")
-        self.ground = ground
 
 
 class Promoted(Struct, frozen=True, kw_only=True):
@@ -75,7 +67,7 @@ def promote(
         _check_report(path, version, without_report if report is None else None)
         judged = None if report is None else report.read_bytes()  # adding the folder may write over it
         findings = check_golden(load_scorer(folder), golden)
-    except (CheckpointError, EncoderError) as error:
+    except ModelError as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
     if failed := [finding for finding in findings if finding.outcome == "failed"]:
         told = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
@@ -85,7 +77,7 @@ def promote(
     try:
         if outside:
             registry.add(folder)
-    except CheckpointError as error:
+    except ModelError as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
     if judged is not None:
         kept.write_bytes(judged)
@@ -96,7 +88,7 @@ def promote(
 def _check_report(path: Path, version: str, without_report: str | None) -> None:
     try:
         report = read_verdict(path, version)
-    except ReportError as error:
+    except EvaluationError as error:
         raise PromotionRefused(Ground.BAD_REPORT, str(error)) from error
     if report is None:
         if without_report is None:

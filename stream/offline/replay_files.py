@@ -16,6 +16,7 @@ from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
 from models.features.user_state import UserState, decode_row, encode_row
 from schemas.dead_letter import DeadLetter
+from schemas.errors import LogError
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, ReviewSentiment, Signal, Suppression
 from stream.fold.records import Output, Totals
@@ -73,10 +74,6 @@ TABLES: dict[str, Columns] = {
 }
 
 
-class ReplayError(ValueError):
-    """A replay that cannot be written: the text says what was found and what to do."""
-
-
 class ReplaySummary(Struct, frozen=True, kw_only=True):
     """What a replay did: totals of the log's events, outputs by kind, dead letters by reason."""
 
@@ -92,7 +89,7 @@ def write_replay(replay: Replay, events: Iterable[LoggedEvent], scorer: "Scorer 
     """Run a replay and write its files; without a scorer it ends at the score requests.
 
     Raises:
-        ReplayError: the directory is in use.
+        LogError: the directory is in use.
     """
     refuse_used(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,10 +119,10 @@ def refuse_used(directory: Path) -> None:
     """Say that files cannot be written to a directory, before there is any work to lose.
 
     Raises:
-        ReplayError: it holds something, or is none.
+        LogError: it holds something, or is none.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ReplayError(f"{directory} is not an empty directory: choose another or delete it")
+        raise LogError(f"{directory} is not an empty directory: choose another or delete it")
 
 
 def table_row(output: Output) -> tuple[str, tuple[Any, ...]]:

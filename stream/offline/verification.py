@@ -14,7 +14,8 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct, field
 
-from schemas.codec import DecodeError, decode_keyed
+from schemas.codec import decode_keyed
+from schemas.errors import DecodeError, LogError
 from schemas.scoring import ScoreRequest
 from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from schemas.topics import SIGNALS, SOURCES
@@ -49,10 +50,6 @@ COLUMNS: Columns = {
 }
 
 Progress = Callable[[int, int], None]
-
-
-class VerificationError(ValueError):
-    """A log that cannot be verified: the text says what was found, what was expected and what to do."""
 
 
 class Verification(Struct, kw_only=True):
@@ -112,8 +109,8 @@ def write_verification(
 
     Raises:
         LogError: there is no log.
-        ReplayError: the directory is in use.
-        VerificationError: the log is none of a live run, or of one with other topics than the settings name.
+        LogError: the directory is in use.
+        LogError: the log is none of a live run, or of one with other topics than the settings name.
     """
     counts = read_manifest(log).events
     refuse_used(directory)
@@ -181,20 +178,20 @@ def _signals(records: Iterable[tuple[str, LogRecord]], found: Verification) -> I
 def _survey(log: Path, counts: dict[str, int], settings: Settings) -> dict[tuple[str, int], Span]:
     """Return the offsets that a log holds, once it is known to be one of this deployment's live runs."""
     if not counts.get("score-request"):
-        raise VerificationError(
+        raise LogError(
             f"{log} holds no score requests, expected what a live run sent: record one with `footfall record`, "
             "or replay this log without --verify"
         )
     names = {kind: topic.name for kind, topic in settings.topics().items()}
     for event in read_log(log, ("score-request",)):
         if event.partition is None or event.offset is None:
-            raise VerificationError(f"{log} holds score requests without offsets: record the log again")
+            raise LogError(f"{log} holds score requests without offsets: record the log again")
         try:
             request = decode_keyed(ScoreRequest, event.key, event.value)
         except DecodeError:
             continue
         if request.source.topic != names[request.kind]:
-            raise VerificationError(
+            raise LogError(
                 f"{log} holds a score request of topic {request.source.topic}, the settings name {names[request.kind]}: verify "
                 "with the topic_prefix and topic_names of the live run"
             )

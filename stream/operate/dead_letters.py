@@ -15,8 +15,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
-from schemas.codec import DecodeError, event_decoder
+from schemas.codec import event_decoder
 from schemas.dead_letter import DeadLetter, Reason, is_whole, read_dead_letter
+from schemas.errors import BrokerError, DecodeError
 from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
 from stream.fold.records import EVENT_ID
@@ -32,10 +33,6 @@ WORDS: Mapping[Outcome, str] = {
     "foreign": "left: they do not name the topic that their dead-letter topic belongs to",
 }
 OUTSTANDING = 1000  # sends on their way before the oldest is waited for
-
-
-class DeadLettersError(RuntimeError):
-    """Dead letters that cannot be read or sent: the text says what was found and what to do."""
 
 
 class Found(Struct, frozen=True):
@@ -83,7 +80,7 @@ async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, N
     Records that Footfall did not write are passed over.
 
     Raises:
-        DeadLettersError: no broker answers, or a dead-letter topic is missing.
+        BrokerError: no broker answers, or a dead-letter topic is missing.
     """
     names = {kind: settings.topics()[dlq(kind)].name for kind in wanted.kinds}
     async with _asking(settings) as client:
@@ -106,7 +103,7 @@ async def _reading(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.start()
         yield consumer
     except KafkaError as error:
-        raise DeadLettersError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await consumer.stop()
 
@@ -118,7 +115,7 @@ async def _asking(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.start()
         yield client
     except (KafkaError, TimeoutError, OSError) as error:
-        raise DeadLettersError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await client.close()
 
@@ -127,7 +124,7 @@ async def _partitions(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict
     """Return the partition count of each topic."""
     counts = await existing_partitions(client)
     if missing := sorted(set(names) - set(counts)):
-        raise DeadLettersError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+        raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
     return {name: counts[name] for name in names}
 
 
@@ -175,7 +172,7 @@ async def send_again(
     first position, so that it counts once however often it is sent. Nothing is taken out of the dead-letter topic.
 
     Raises:
-        DeadLettersError: the broker does not answer, or refuses a record; what was counted as sent is acknowledged.
+        BrokerError: the broker does not answer, or refuses a record; what was counted as sent is acknowledged.
     """
     replayed = Replayed() if replayed is None else replayed
     keeps = await _oldest_kept(settings, wanted.kinds)
@@ -197,7 +194,7 @@ async def send_again(
         for send in sends:
             await send
     except KafkaError as error:
-        raise DeadLettersError(f"{broker_says(settings, error)}; not all records were sent") from error
+        raise BrokerError(f"{broker_says(settings, error)}; not all records were sent") from error
     finally:
         await producer.stop()
     return replayed

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from msgspec import Struct, field
 
+from schemas.errors import BrokerError
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.topic_admin import broker_says, existing_partitions
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
@@ -22,10 +23,6 @@ from stream.process.settings import Settings
 STALL_SECONDS = 60.0  # without a record, before the ends seen at the start are reached
 POLL_MS = 500
 BATCH_RECORDS = 20_000
-
-
-class RecordError(RuntimeError):
-    """Topics that cannot be recorded: the text says which, and what to do."""
 
 
 class Recorded(Struct):
@@ -51,7 +48,7 @@ async def record(
     With `follow`, goes on beyond the ends; in either case until `stop` is set. Returns what is recorded of each partition.
 
     Raises:
-        RecordError: no broker answers, a topic is missing, or its records do not come.
+        BrokerError: no broker answers, a topic is missing, or its records do not come.
     """
     names = {settings.topics()[kind].name: kind for kind in kinds}
     consumer = plain_consumer(settings, auto_offset_reset="none")
@@ -68,7 +65,7 @@ async def record(
         reading = _Reading(consumer, writer, names, begin, None if follow else end, recorded, asks_again=embedded)
         await reading.until(stop)
     except KafkaError as error:
-        raise RecordError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await consumer.stop()
     return [RecordedPartition(names[tp.topic], tp.topic, tp.partition, begin[tp], reading.position[tp]) for tp in tps]
@@ -111,7 +108,7 @@ class _Reading:
                 moved_at = time.monotonic()
             elif self._end is not None and time.monotonic() - moved_at > STALL_SECONDS:
                 behind = ", ".join(f"{tp.topic}/{tp.partition} at {self.position[tp]} of {self._end[tp]}" for tp in pending)
-                raise RecordError(
+                raise BrokerError(
                     f"found nothing for {STALL_SECONDS:g} s in {behind}: a transaction is open or a broker is away; try again"
                 )
 
@@ -137,7 +134,7 @@ async def _partitions(settings: Settings, names: dict[str, str]) -> list[TopicPa
     finally:
         await client.close()
     if missing := [f"{name} ({kind})" for name, kind in names.items() if name not in counts]:
-        raise RecordError(f"found no topic {', '.join(missing)}: run `footfall topics apply`, or name what there is by --kinds")
+        raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`, or name what there is by --kinds")
     return [TopicPartition(name, number) for name in names for number in range(counts[name])]
 
 

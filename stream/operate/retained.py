@@ -9,15 +9,12 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from stream.kafka.changelog import ChangelogError, PartitionRows, partition_counts
+from schemas.errors import BrokerError
+from stream.kafka.changelog import PartitionRows, partition_counts
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.topic_admin import broker_says
 from stream.process.settings import Settings
 from stream.roles.table import INPUTS, Role
-
-
-class StateError(RuntimeError):
-    """A state that cannot be reset or rebuilt: the text says why, and what to do."""
 
 
 class TopicRetention(Struct, frozen=True):
@@ -53,19 +50,19 @@ async def survey(settings: Settings, role: Role, state: Mapping[int, PartitionRo
     """Ask the broker what it retains of a role's sources, against the offsets that its state has folded.
 
     Raises:
-        StateError: a source topic is missing, or no broker answers.
+        BrokerError: a source topic is missing, or no broker answers.
     """
     names = [settings.topics()[kind].name for kind in sum(INPUTS[role], ())]
     counts = await partition_counts(settings)
     if missing := [name for name in names if name not in counts]:
-        raise StateError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+        raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
     tps = [TopicPartition(name, number) for name in names for number in range(counts[name])]
     consumer = plain_consumer(settings)
     try:
         await consumer.start()
         begin, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     except KafkaError as error:
-        raise StateError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await consumer.stop()
     return Survey(begin, end, [_topic(name, [tp for tp in tps if tp.topic == name], begin, end, state) for name in names])
@@ -90,14 +87,14 @@ async def members(settings: Settings, role: Role) -> int:
     """Count the workers in a role's group.
 
     Raises:
-        ChangelogError: no broker answers.
+        BrokerError: no broker answers.
     """
     client = admin_client(settings)
     try:
         await client.start()
         [answer] = await client.describe_consumer_groups([settings.group(role)])
     except KafkaError as error:
-        raise ChangelogError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await client.close()
     return sum(len(group[5]) for group in answer.groups)

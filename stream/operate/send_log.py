@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
+from schemas.errors import BrokerError
 from schemas.topics import SOURCES
 from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
@@ -31,10 +32,6 @@ CHECK_EVERY = 512  # events between two looks at the clock without a pace
 BATCH_SECONDS = 0.05  # a batch without a pace waits no longer for more records
 
 Pace = Callable[[int, LoggedEvent], float]  # the n-th event → seconds after the start at which it is due
-
-
-class SendError(RuntimeError):
-    """Events that cannot be sent: the text says what was found, what is expected, and what to do."""
 
 
 class Sent(Struct):
@@ -68,10 +65,10 @@ async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int
     """Make sure that the broker will take and keep records of this span; returns the partition count of the topics.
 
     Raises:
-        SendError: a topic is missing, counts differ, retention is too short, or the records lie in the future.
+        BrokerError: a topic is missing, counts differ, retention is too short, or the records lie in the future.
     """
     if last_ms > now_ms + HOUR_MS:
-        raise SendError(
+        raise BrokerError(
             f"the last event lies {(last_ms - now_ms) / HOUR_MS:.0f} h in the future, expected at most 1 h, since Kafka "
             "refuses later timestamps: make the log end earlier"
         )
@@ -81,27 +78,27 @@ async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int
         await client.start()
         counts = await existing_partitions(client)
         if missing := [name for name in names if name not in counts]:
-            raise SendError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+            raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
         configs = await topic_configs(client, names)
     except (KafkaError, TimeoutError, OSError) as error:
-        raise SendError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await client.close()
     found = {name: counts[name] for name in names}
     if len(set(found.values())) > 1 or (settings.partitions is not None and set(found.values()) != {settings.partitions}):
         listed = ", ".join(f"{name} has {count}" for name, count in found.items())
         wanted = "equal counts" if settings.partitions is None else str(settings.partitions)
-        raise SendError(f"partitions: {listed}; expected {wanted}: run `footfall topics plan`")
+        raise BrokerError(f"partitions: {listed}; expected {wanted}: run `footfall topics plan`")
     for name, config in (configs or {}).items():
         retention_ms = int(config.get("retention.ms", ("-1", False))[0])
         if retention_ms != -1 and first_ms < now_ms - retention_ms:
-            raise SendError(
+            raise BrokerError(
                 f"topic {name} keeps records for {retention_ms / 86_400_000:g} days, the first event is "
                 f"{(now_ms - first_ms) / 86_400_000:.0f} days old and would be deleted: run `footfall topics apply "
                 "--retention-ms -1`"
             )
         if config.get("message.timestamp.type", ("CreateTime", False))[0] != "CreateTime":
-            raise SendError(f"topic {name} has message.timestamp.type LogAppendTime, expected CreateTime: set it on the topic")
+            raise BrokerError(f"topic {name} has message.timestamp.type LogAppendTime, expected CreateTime: set it so")
     return next(iter(found.values()))
 
 
@@ -119,7 +116,7 @@ async def send_events(
     transactions (the embedded broker) an unsure record may be sent twice, else never.
 
     Raises:
-        SendError: the broker refused a record.
+        BrokerError: the broker refused a record.
     """
     sent = Sent() if sent is None else sent
     async with _producer(settings) as producer:
@@ -147,7 +144,7 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
         await producer.start()
         yield producer
     except KafkaError as error:
-        raise SendError(f"{broker_says(settings, error)}; not all events were sent") from error
+        raise BrokerError(f"{broker_says(settings, error)}; not all events were sent") from error
     finally:
         await producer.stop()
 
@@ -174,7 +171,7 @@ class _Batches:
             if builder.append(key=key, value=event.value, timestamp=event.record_ms, headers=headers) is not None:
                 return
             await self._send(where)
-        raise SendError(
+        raise BrokerError(
             f"found a {event.kind} of {len(event.value or b'')} bytes, expected one that fits a request: leave it out"
         )
 

@@ -13,12 +13,13 @@ from aiokafka import TopicPartition
 from msgspec import Struct
 
 from models.features.user_state import encode_row
+from schemas.errors import BrokerError
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals
 from stream.kafka.barrier import lag_of
 from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.kafka.topic_admin import create_changelog
-from stream.operate.retained import StateError, Survey, members, survey
+from stream.operate.retained import Survey, members, survey
 from stream.process.settings import Settings
 from stream.roles.table import Role
 from stream.roles.trigger_row import encode_trigger_row
@@ -78,8 +79,8 @@ async def plan_rebuild(settings: Settings, role: Role) -> tuple[dict[int, Partit
     """Read the serving state, and what of its sources is retained; changes nothing.
 
     Raises:
-        ChangelogError: the changelog cannot be read.
-        StateError: a source topic cannot be read.
+        BrokerError: the changelog cannot be read.
+        BrokerError: a source topic cannot be read.
     """
     serving = await read_changelog(settings, settings.changelog(role))
     return serving, await survey(settings, role, serving)
@@ -89,13 +90,13 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
     """Fold what is retained into the next generation's changelog, then read it back and compare.
 
     Raises:
-        StateError: the next generation already runs, or the fold ended with an error.
+        BrokerError: the next generation already runs, or the fold ended with an error.
     """
     if not settings.transactions:
-        raise StateError("the embedded broker has no transactions: a state is rebuilt on Kafka only")
+        raise BrokerError("the embedded broker has no transactions: a state is rebuilt on Kafka only")
     new = next_generation(settings, role)
     if running := await members(new, role):
-        raise StateError(f"group {new.group(role)} has {running} workers, expected none: this generation already serves")
+        raise BrokerError(f"group {new.group(role)} has {running} workers, expected none: this generation already serves")
     started = time.monotonic()
     serving, sources = await plan_rebuild(settings, role)
     partitions = len(serving)
@@ -105,7 +106,7 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
     rows = await _fold_to(app, sources, partitions, on_progress)
     found = await read_changelog(new, new.changelog(role), wait=True)
     if (read_back := _all_rows(found)) != rows:
-        raise StateError(
+        raise BrokerError(
             f"changelog {new.changelog(role)}: read back {len(read_back)} rows that differ from the {len(rows)} folded: "
             f"is something else writing to it?"
         )
@@ -114,7 +115,7 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
         totals.add(partition.totals.events)
     counted = totals.applied + totals.replay_skipped + totals.dead_lettered + totals.declared_dropped
     if counted != totals.events_in:
-        raise StateError(f"totals do not add up: {totals.events_in} in, {counted} accounted for: report this as a defect")
+        raise BrokerError(f"totals do not add up: {totals.events_in} in, {counted} accounted for: report this as a defect")
     old = _all_rows(serving)
     return Rebuilt(
         role=role,
@@ -137,13 +138,13 @@ async def _fold_to(
 ) -> dict[bytes, bytes]:
     """Run the app until everything that was retained at the start is committed; return its rows, encoded."""
     if app.store is None:
-        raise StateError(f"role {app.role} keeps no rows: rebuild features or triggers")
+        raise BrokerError(f"role {app.role} keeps no rows: rebuild features or triggers")
     await app.outbox_producer.start()
     starting = asyncio.create_task(app.start())
     try:
         while not (starting.done() and len(app.store.owned) == partitions and not app.rebalancing and _reached(app, sources)):
             if app._crashed.is_set() or (starting.done() and starting.exception() is not None):
-                raise StateError(f"the fold ended with {app.crash_reason or starting.exception()!r}: run it again")
+                raise BrokerError(f"the fold ended with {app.crash_reason or starting.exception()!r}: run it again")
             on_progress(sum(_done(app, tp, sources) for tp in sources.end), sources.retained)
             await asyncio.sleep(POLL_SECONDS)
         await app.drained()

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct, msgpack
 
+from schemas.errors import BrokerError
 from stream.fold.damaged_row import DAMAGED_KEY
 from stream.fold.records import PartitionTotals
 from stream.kafka.barrier import Message, send_batches
@@ -18,7 +19,7 @@ from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.kafka.clients import rows_producer
 from stream.kafka.store import META_KEY, META_VERSION, MetaRow
 from stream.kafka.topic_admin import broker_says
-from stream.operate.retained import StateError, Survey, members, survey
+from stream.operate.retained import Survey, members, survey
 from stream.process.settings import Settings
 from stream.roles.table import Role
 
@@ -43,8 +44,8 @@ async def plan_reset(settings: Settings, role: Role) -> ResetPlan:
     """Read what a reset of a role would do; changes nothing.
 
     Raises:
-        ChangelogError: the changelog cannot be read.
-        StateError: a source topic cannot be read.
+        BrokerError: the changelog cannot be read.
+        BrokerError: a source topic cannot be read.
     """
     changelog = settings.changelog(role)
     state = await read_changelog(settings, changelog, wait=True)
@@ -57,17 +58,17 @@ async def apply_reset(settings: Settings, plan: ResetPlan) -> None:
     """Delete a role's rows and set its offsets back, partition by partition; interrupted, run it again.
 
     Raises:
-        StateError: the role's group has members, the broker has no transactions, or it refused.
+        BrokerError: the role's group has members, the broker has no transactions, or it refused.
     """
     if plan.members:
-        raise StateError(f"group {plan.group} has {plan.members} workers, expected none: stop the role, then run it again")
+        raise BrokerError(f"group {plan.group} has {plan.members} workers, expected none: stop the role, then run it again")
     if not settings.transactions:
-        raise StateError("the embedded broker keeps nothing: restart it, that resets every role")
+        raise BrokerError("the embedded broker keeps nothing: restart it, that resets every role")
     try:
         for number, partition in plan.state.items():
             await _reset(settings, plan, number, partition)
     except KafkaError as error:
-        raise StateError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
 
 
 async def _reset(settings: Settings, plan: ResetPlan, number: int, partition: PartitionRows) -> None:

@@ -6,13 +6,10 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
+from schemas.errors import BrokerError
 from stream.kafka.clients import plain_consumer
 from stream.kafka.topic_admin import broker_says
 from stream.process.settings import Settings
-
-
-class TailError(RuntimeError):
-    """A topic that cannot be followed: the text says which, and what to do."""
 
 
 @asynccontextmanager
@@ -20,18 +17,18 @@ async def onlooker(settings: Settings, topics: Sequence[str], *, from_beginning:
     """Build a consumer of every partition of some topics that begins at their beginning or end.
 
     Raises:
-        TailError: no broker answers, or a topic does not exist.
+        BrokerError: no broker answers, or a topic does not exist.
     """
     consumer = plain_consumer(settings, auto_offset_reset="earliest" if from_beginning else "latest")
     try:
         await consumer.start()
         existing = await consumer.topics()
         if missing := [topic for topic in topics if topic not in existing]:
-            raise TailError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
+            raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
         consumer.subscribe(topics)
         yield consumer
     except KafkaError as error:
-        raise TailError(broker_says(settings, error)) from error
+        raise BrokerError(broker_says(settings, error)) from error
     finally:
         await consumer.stop()
 
@@ -40,7 +37,7 @@ async def follow(settings: Settings, topics: Sequence[str], *, from_beginning: b
     """Yield records as they come, for ever.
 
     Raises:
-        TailError: no broker answers, or a topic does not exist.
+        BrokerError: no broker answers, or a topic does not exist.
     """
     async with onlooker(settings, topics, from_beginning=from_beginning) as consumer:
         async for record in consumer:

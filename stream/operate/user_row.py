@@ -11,8 +11,9 @@ from msgspec import Struct
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
 from models.features.user_state import decode_row
+from schemas.errors import BrokerError
 from stream.fold.damaged_row import DamagedRow
-from stream.kafka.changelog import ChangelogError, read_changelog
+from stream.kafka.changelog import read_changelog
 from stream.process.settings import Settings
 from stream.roles.features_fold import GUARDED
 from stream.roles.trigger_row import decode_trigger_row
@@ -53,7 +54,7 @@ async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
     """Read a user's row from the role's changelog, committed records only; joins no group and disturbs no worker.
 
     Raises:
-        ChangelogError: the user has no row, or the changelog cannot be read.
+        BrokerError: the user has no row, or the changelog cannot be read.
         RowVersionError: the row cannot be decoded.
     """
     key = user_id.encode()
@@ -63,7 +64,7 @@ async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
     damaged = None if kept is None else msgspec.json.decode(kept, type=DamagedRow).detail
     row = found.rows.get(key)
     if row is None:
-        raise ChangelogError(f"found no row of user {user_id!r} in {topic}: never seen, or silent for longer than ttl_days")
+        raise BrokerError(f"found no row of user {user_id!r} in {topic}: never seen, or silent for longer than ttl_days")
     about: dict[str, Any] = {"user_id": user_id, "role": role, "partition": partition, "row_bytes": len(row)}
     about |= {"reset": damaged is not None, "damaged": damaged}
     return _features_row(row, settings, about) if role == "features" else _triggers_row(row, about)

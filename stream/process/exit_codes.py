@@ -11,15 +11,11 @@ from typing import NoReturn
 import structlog
 from aiokafka.errors import ProducerFenced
 
-from models.features.row_versions import RowVersionError
+from schemas.errors import RowVersionError, StartRefused
 
 EXIT_RESTART, EXIT_CONFIG = 75, 78
 
 log = structlog.get_logger()
-
-
-class Refused(RuntimeError):
-    """State that this worker must not go on from: the text says what was found, what was expected, and how to go on."""
 
 
 def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> NoReturn:
@@ -45,7 +41,7 @@ async def crash_only(what: str, work: Awaitable[None]) -> None:
     """Run a part of the main path; any error that it lets out ends the process."""
     try:
         await work
-    except (Refused, RowVersionError) as error:
+    except (StartRefused, RowVersionError) as error:
         end_process(f"{what}: {error}", code=EXIT_CONFIG)
     except ProducerFenced:
         end_process(f"{what}: fenced, another worker took the partition over while this one was away (ProducerFenced)")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from stream.process.settings import SettingsError
+from schemas.errors import SettingsError
 
 FAULT = "FOOTFALL_FAULT"
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from schemas.errors import SettingsError
 from schemas.topics import Topic, named_topics
 from stream.process.setting_faults import explain, unknown_variables
 
@@ -22,10 +23,6 @@ TABLE = "users"
 CONFIG = "FOOTFALL_CONFIG"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used: the text names it, what was found and what is expected."""
 
 
 class Settings(BaseSettings):

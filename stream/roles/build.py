@@ -1,8 +1,9 @@
 """Settings → the fold of each role that keeps rows. Start at features_fold."""
 
 from models.features.spec import KINDS
+from schemas.errors import SettingsError
 from schemas.topics import DAY_MS
-from stream.process.settings import Settings, SettingsError
+from stream.process.settings import Settings
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from stream.roles.trigger_policy import load_trigger_policy

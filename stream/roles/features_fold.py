@@ -12,8 +12,9 @@ from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
 from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, decode_row, new_topic, new_user
 from models.features.windows import DAY_MS, MINUTE_MS
-from schemas.codec import DecodeError, decode_keyed, event_decoder
+from schemas.codec import decode_keyed, event_decoder
 from schemas.dead_letter import Reason
+from schemas.errors import DecodeError
 from schemas.events import Event, Purchase, Review, Search
 from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest, SourcePosition, Timings

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from models.features.row_versions import RowVersionError
-from schemas.codec import DecodeError
 from schemas.dead_letter import Reason
+from schemas.errors import DecodeError, RowVersionError
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Fold, Folded, Output, PartitionTotals, Record, dead_letter
 from stream.fold.rows import Rows

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from models.features.spec import FEATURE_SPEC
-from schemas.codec import DecodeError, decode_keyed
+from schemas.codec import decode_keyed
 from schemas.dead_letter import Reason
+from schemas.errors import DecodeError
 from schemas.ids import output_id
 from schemas.scoring import ScoreRequest, Timings
 from schemas.signals import CHURN_HORIZON_DAYS, ChurnRisk, Interest, InterestScore, ReviewSentiment, Signal

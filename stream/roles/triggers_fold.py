@@ -6,7 +6,8 @@ Start at TriggersFold.fold.
 from collections.abc import Iterable, Mapping, MutableMapping
 
 from models.features.recent_ids import RecentIds, id_hash
-from schemas.codec import DecodeError, decode_keyed
+from schemas.codec import decode_keyed
+from schemas.errors import DecodeError
 from schemas.signals import AdTrigger, ChurnRisk, Interest
 from stream.fold.damaged_row import state_of_row
 from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter

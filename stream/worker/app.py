@@ -13,6 +13,7 @@ import structlog
 from models.features.row_age import newest_ms
 from models.features.user_state import check_row_version, encode_row
 from models.features.windows import DAY_MS, HOUR_MS
+from schemas.errors import StartRefused
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, PartitionTotals, Totals
 from stream.fold.rows import RowRules
@@ -22,7 +23,7 @@ from stream.kafka.clients import faust_credentials, output_producer
 from stream.kafka.positions import check_partition_count, check_sources, resume_positions, settled_copies
 from stream.kafka.store import Partition, RowStore, RowTable
 from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
-from stream.process.exit_codes import EXIT_CONFIG, Refused, crash_only, end_process
+from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_process
 from stream.process.settings import TABLE, Settings
 from stream.roles.build import features_fold, triggers_fold
 from stream.roles.table import INPUTS, Role
@@ -74,7 +75,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         """Hold restored rows against the topics; without transactions the guards in the rows protect alone.
 
         Raises:
-            Refused: going on would lose or double events without a trace.
+            StartRefused: going on would lose or double events without a trace.
         """
         if self.barrier_commits:
             for partition in taken:
@@ -96,7 +97,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
             return found, {}
         try:
             return found, resume_positions(self.settings, self.role, found, self.store.owned)
-        except Refused as error:
+        except StartRefused as error:
             end_process(f"take-over: {error}", code=EXIT_CONFIG)
 
     def totals(self) -> PartitionTotals:

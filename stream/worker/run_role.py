@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
-from models.features.row_versions import RowVersionError
+from schemas.errors import RowVersionError, SettingsError
 from schemas.topics import dlq
 from stream.kafka.clients import admin_client
 from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
-from stream.process.settings import Settings, SettingsError
+from stream.process.settings import Settings
 from stream.roles.table import INPUTS, Role
 from stream.worker.app import FootfallApp, build_app
 from stream.worker.health import Health
@@ -178,14 +178,12 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
 
 
 def _load_model(settings: Settings) -> Any:
-    from models.network.encoder_parts import EncoderError
-    from models.serving.checkpoint import CheckpointError
-    from models.serving.registry import RegistryError
+    from schemas.errors import ModelError, RegistryError
     from stream.worker.served_model import ServedModel
 
     try:
         return ServedModel(settings.checkpoint, threads=settings.model_threads)
-    except (CheckpointError, EncoderError, RegistryError) as error:
+    except (ModelError, RegistryError) as error:
         raise SettingsError(f"setting checkpoint: {error}") from error
 
 

@@ -28,7 +28,7 @@ class ServedModel:
         """Load and warm the model; takes seconds, call it in a thread.
 
         Raises:
-            CheckpointError, EncoderError, RegistryError: there is no model to begin with.
+            ModelError, RegistryError: there is no model to begin with.
         """
         self._folder, self._threads = folder, threads
         self._seen = _note(folder)  # before what it names is read: what is promoted meanwhile is noticed later

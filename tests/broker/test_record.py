@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from schemas.errors import BrokerError
 from stream.cli.main import app
 from stream.kafka.clients import output_producer
 from stream.kafka.topic_admin import apply
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.operate.record_topics import Recorded, RecordError, record
+from stream.operate.record_topics import Recorded, record
 from stream.operate.send_log import send_events
 from stream.process.settings import Settings
 
@@ -106,7 +107,7 @@ async def test_following_records_what_comes_after_the_ends_of_the_start(settings
 
 
 async def test_a_missing_topic_is_refused_and_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"found no topic .*\(visit\).*footfall topics apply"):
+    with pytest.raises(BrokerError, match=r"found no topic .*\(visit\).*footfall topics apply"):
         await recorded(settings, tmp_path / "log")
 
     assert list((tmp_path / "log").iterdir()) == []

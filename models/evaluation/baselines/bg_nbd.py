@@ -13,13 +13,10 @@ import numpy as np
 from models.data.examples import Example
 from models.evaluation.baselines.churn_baselines import known_outcomes, logistic, purchase_frequency, rfm_features
 from models.evaluation.bootstrap import Floats
+from schemas.errors import CannotFit
 
 PENALTY = 0.001
 RECENCY, TENURE, SPAN = 1, 2, 3  # columns of rfm_features
-
-
-class NotConverged(ValueError):
-    """The likelihood has no maximum that the search could find: the text says what it ended with."""
 
 
 class Parameters(NamedTuple):
@@ -37,8 +34,8 @@ def bg_nbd(train: Sequence[Example], test: Sequence[Example], horizon_days: int)
     The parameters are fitted on each training user's newest example.
 
     Raises:
-        NotConverged: the parameters could not be fitted.
-        TooFewOutcomes: the training slices are too short for the horizon.
+        CannotFit: the parameters could not be fitted.
+        CannotFit: the training slices are too short for the horizon.
     """
     fitted, away = known_outcomes(train, horizon_days)
     newest = {example.request.user_id: example for example in sorted(train, key=lambda example: example.landmark_ms)}
@@ -54,7 +51,7 @@ def fit(repeats: Floats, last: Floats, tenure: Floats) -> Parameters:
     """Maximise the penalised likelihood of (N,) repeat purchases, days from first to last one, days from first to now.
 
     Raises:
-        NotConverged: the search failed, or ended at parameters that say nothing.
+        CannotFit: the search failed, or ended at parameters that say nothing.
     """
     from scipy.optimize import minimize
 
@@ -68,7 +65,7 @@ def fit(repeats: Floats, last: Floats, tenure: Floats) -> Parameters:
         found = minimize(loss, np.zeros(4), method="L-BFGS-B", bounds=[(-10, 10)] * 4)
     r, alpha, a, b = np.exp(found.x)
     if not found.success or not np.isfinite(found.fun) or np.abs(found.x).max() > 9.99:
-        raise NotConverged(
+        raise CannotFit(
             f"BG/NBD does not converge on {len(repeats)} users ({found.message}, r {r:.3g}, alpha {alpha / scale:.3g}, "
             f"a {a:.3g}, b {b:.3g}): most bought once, or leave in ways the model does not know"
         )

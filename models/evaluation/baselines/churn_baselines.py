@@ -12,14 +12,11 @@ from models.data.examples import DAY_MS, Example
 from models.evaluation.bootstrap import Floats
 from models.evaluation.outcomes import silent_days, stayed_away
 from models.features.spec import FEATURE_SPEC, KINDS
+from schemas.errors import CannotFit
 
 MIN_OUTCOMES = 10  # of each kind: fewer teach nothing
 HOUR_MS = 3_600_000
 _AT = {name: place for place, name in enumerate(FEATURE_SPEC.names)}
-
-
-class TooFewOutcomes(ValueError):
-    """The training slices hold too few known outcomes at a horizon: the text says how many."""
 
 
 def majority(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
@@ -58,14 +55,14 @@ def known_outcomes(train: Sequence[Example], horizon_days: int) -> tuple[list[Ex
     """Return the examples whose outcome at the horizon is known, and it.
 
     Raises:
-        TooFewOutcomes: fewer than MIN_OUTCOMES stayed away, or came back.
+        CannotFit: fewer than MIN_OUTCOMES stayed away, or came back.
     """
     away = stayed_away(train, horizon_days)
     known = ~np.isnan(away)
     gone = int(np.nansum(away))
     back = int(known.sum()) - gone
     if min(gone, back) < MIN_OUTCOMES:
-        raise TooFewOutcomes(
+        raise CannotFit(
             f"found {gone} training users known to stay away for {horizon_days} days and {back} to return, expected "
             f"{MIN_OUTCOMES} of each: the training slices are too short for this horizon, give a longer log"
         )

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.linear.linear_model import Floats, Indices
-from models.linear.tfidf import Cut, Labelled, TermsError, best_terms, characters
+from models.linear.tfidf import Cut, Labelled, best_terms, characters
 from models.network.losses import UNKNOWN
+from schemas.errors import CannotFit
 
 
 def majority(classes: Indices, count: int, rows: int) -> Floats:
@@ -26,5 +27,5 @@ def tf_idf(train: Labelled, validation: Labelled, texts: Sequence[str], count: i
     """
     try:
         return best_terms(train, validation, (cut,)).terms.probabilities(texts, count)
-    except TermsError:
+    except CannotFit:
         return majority(train[1], count, len(texts))

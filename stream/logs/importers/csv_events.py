@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from schemas.codec import DecodeError, encode_event, refusal
+from schemas.codec import encode_event, refusal
+from schemas.errors import DecodeError, LineRefused, LogError
 from schemas.events import Event, Purchase, PurchaseLine
 from schemas.topics import SOURCES
-from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.baskets import Baskets
 from stream.logs.importers.csv_map import CsvMap, ValueFrom
 from stream.logs.importers.made import Samples, logged, reject
@@ -26,12 +27,6 @@ LINE_FIELDS = {field.name for field in msgspec.structs.fields(PurchaseLine)}
 
 E = TypeVar("E", bound=Event)
 Row = dict[str, str]  # column → text
-
-
-class _Refused(ValueError):
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def import_csv(path: Path, mapping: CsvMap, samples: Samples) -> tuple[Iterator[LoggedEvent], ImportCounts]:
@@ -64,9 +59,9 @@ class _Reader:
                 self._counts.lines_in += 1
                 try:
                     if len(cells) != len(table.columns):
-                        raise _Refused("column_count", f"found {len(cells)} columns, expected {len(table.columns)}")
+                        raise LineRefused("column_count", f"found {len(cells)} columns, expected {len(table.columns)}")
                     made = self._made(number, dict(zip(table.columns, cells, strict=True)))
-                except (_Refused, DecodeError) as error:
+                except (LineRefused, DecodeError) as error:
                     reject(self._counts, self._samples, number, error.reason, str(error))
                     continue
                 if made is not None:
@@ -79,7 +74,7 @@ class _Reader:
         kind = _kind(self._map.kind, row)
         text = row[self._map.time.column]
         if (at_ms := self._time(text)) is None:
-            raise _Refused("unreadable_time", f"found {text[:80]!r}, expected {self._map.time.format}")
+            raise LineRefused("unreadable_time", f"found {text[:80]!r}, expected {self._map.time.format}")
         found = {name: self._value(name, source, row) for name, source in self._fields[kind].items()}
         fields = {name: value for name, value in found.items() if value is not None} | {"event_time_ms": at_ms}
         if kind == "purchase":
@@ -107,7 +102,7 @@ class _Reader:
         text: str | None = row[source.column].strip()
         if source.values is not None:
             if text not in source.values:
-                raise _Refused("unmapped_value", f"found {source.column} {text!r}, expected {', '.join(source.values)}")
+                raise LineRefused("unmapped_value", f"found {source.column} {text!r}, expected {', '.join(source.values)}")
             text = source.values[text]
         if not text:
             return None
@@ -124,7 +119,7 @@ class _Reader:
             scaled = number if source.factor == 1 else round(number * source.factor, 6)
             return int(scaled) if scaled.is_integer() else scaled
         except (ValueError, OverflowError) as error:
-            raise _Refused("unreadable_number", f"found {source.column} {text!r}, expected a number") from error
+            raise LineRefused("unreadable_number", f"found {source.column} {text!r}, expected a number") from error
 
 
 def _kind(source: ValueFrom, row: Row) -> str:
@@ -132,9 +127,9 @@ def _kind(source: ValueFrom, row: Row) -> str:
         return str(source.constant)
     values, text = source.values or {}, row[source.column].strip()
     if text not in values:
-        raise _Refused("unmapped_kind", f"found {source.column} {text!r}, expected {', '.join(values)}")
+        raise LineRefused("unmapped_kind", f"found {source.column} {text!r}, expected {', '.join(values)}")
     if (kind := values[text]) is None:
-        raise _Refused("left_out", f"found {source.column} {text!r}, which the map leaves out")
+        raise LineRefused("left_out", f"found {source.column} {text!r}, which the map leaves out")
     return kind
 
 

@@ -11,9 +11,9 @@ import msgspec
 import yaml
 from msgspec import Struct
 
+from schemas.errors import LogError
 from schemas.events import Purchase, PurchaseLine
 from schemas.topics import SOURCES
-from stream.logs.event_log import LogError
 
 OWN = {"event_time_ms", "schema_version", "lines"}  # fields that the map cannot set
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from schemas.codec import DecodeError
+from schemas.errors import DecodeError
 from schemas.events import Rating, Review
 from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.made import logged_all

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from schemas.codec import DecodeError, event_decoder, refusal
+from schemas.codec import event_decoder, refusal
+from schemas.errors import DecodeError
 from schemas.fields import Millis
 from schemas.topics import SOURCES
 from stream.logs.event_log import ImportCounts, LoggedEvent

@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 
 from schemas.codec import encode_event
+from schemas.errors import LogError
 from schemas.events import Event, Purchase, PurchaseLine, Visit
 from schemas.fields import MAX_LINES
-from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.event_log import ImportCounts, LoggedEvent
 
 SOURCE = "UCI Online Retail (CC BY 4.0), times taken as UTC"
 CURRENCY = "GBP"

@@ -12,7 +12,7 @@ from typing import IO
 
 from msgspec import Struct
 
-from stream.logs.event_log import LogError
+from schemas.errors import LogError
 
 DELIMITERS = ",;\t|"
 SNIFFED_LINES = 50

@@ -9,9 +9,10 @@ Start at import_taobao.
 from collections import Counter
 from pathlib import Path
 
-from schemas.codec import DecodeError, encode_event
+from schemas.codec import encode_event
+from schemas.errors import DecodeError, LogError
 from schemas.events import Browse, Click, Event, Purchase, PurchaseLine
-from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.event_log import ImportCounts, LoggedEvent
 
 SOURCE = "Taobao UserBehavior, purchases without price"
 CURRENCY = "CNY"

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from stream.logs.event_log import LogError
+from schemas.errors import LogError
 
 ISO, SECONDS, MILLISECONDS = "iso", "seconds", "milliseconds"
 DATES = ("%Y%m%d", "%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d/%m/%y", "%m/%d/%y")

@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from schemas.codec import refusal
+from schemas.errors import LineRefused, LogError
 from schemas.events import PurchaseLine
 from schemas.fields import USER_ID_PATTERN
-from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.baskets import Baskets
 from stream.logs.importers.made import Samples, logged, reject
 from stream.logs.importers.tables import Table, open_table
@@ -149,9 +150,9 @@ def _events(
                 user_id = _user_id(customer or "", counts)
                 at_ms = read_time(date or "")
                 if at_ms is None:
-                    raise _Refused("unreadable_time", f"found {date!r}, expected {chosen.date_format}")
+                    raise LineRefused("unreadable_time", f"found {date!r}, expected {chosen.date_format}")
                 line = _line(item, amount, quantity, amount_is_price=chosen.amount_is_price)
-            except _Refused as refused:
+            except LineRefused as refused:
                 reject(counts, samples, number, refused.reason, str(refused))
                 continue
             counts.keep("purchase")
@@ -161,21 +162,15 @@ def _events(
         yield logged(event, counts)
 
 
-class _Refused(ValueError):
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
 def _line(item: str | None, amount: str | None, quantity: str | None, *, amount_is_price: bool) -> PurchaseLine:
     if item == "":
-        raise _Refused("no_item", "found no item")
+        raise LineRefused("no_item", "found no item")
     money = 0.0 if amount is None else read_amount(amount)
     if money is None:
-        raise _Refused("unreadable_amount", f"found {amount!r}, expected a number")
+        raise LineRefused("unreadable_amount", f"found {amount!r}, expected a number")
     pieces = 1.0 if quantity is None else read_amount(quantity)
     if not pieces or not pieces.is_integer():
-        raise _Refused("unreadable_quantity", f"found {quantity!r}, expected a whole number but 0")
+        raise LineRefused("unreadable_quantity", f"found {quantity!r}, expected a whole number but 0")
     line = {
         "item_id": UNKNOWN_ITEM if item is None else item,
         "quantity": abs(int(pieces)),
@@ -186,9 +181,9 @@ def _line(item: str | None, amount: str | None, quantity: str | None, *, amount_
         made = msgspec.convert(line, PurchaseLine)
         made.item_id.encode()
     except msgspec.ValidationError as error:
-        raise _Refused(refusal(error).reason, str(error)) from error
+        raise LineRefused(refusal(error).reason, str(error)) from error
     except UnicodeEncodeError as error:
-        raise _Refused("not_text", "found bytes that are no text in the table's encoding: name it by --encoding") from error
+        raise LineRefused("not_text", "found bytes that are no text in the table's encoding: name it by --encoding") from error
     return made
 
 
@@ -196,7 +191,7 @@ def _user_id(customer: str, counts: ImportCounts) -> str:
     """Make the user id: the customer as it stands, `17850.0` as `17850`, what cannot be an id as a hash."""
     customer = re.sub(r"^(\d+)\.0$", r"\1", customer)
     if not customer or customer.lower() in ("nan", "null", "none"):
-        raise _Refused("no_customer", "found no customer")
+        raise LineRefused("no_customer", "found no customer")
     if _is_user_id(customer):
         return customer
     counts.note("lines_of_hashed_customers")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from schemas.codec import DecodeError
+from schemas.errors import DecodeError, LogError
 from schemas.events import Click, Event, Visit
 from schemas.topics import DAY_MS
-from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.made import logged_all
 
 if TYPE_CHECKING:

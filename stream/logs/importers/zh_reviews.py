@@ -17,10 +17,10 @@ from pathlib import Path
 import xxhash
 from msgspec import Struct
 
-from schemas.codec import DecodeError
+from schemas.errors import DecodeError, LogError
 from schemas.events import Rating, Review
 from schemas.topics import DAY_MS
-from stream.logs.event_log import ImportCounts, LogError, LoggedEvent
+from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.made import logged_all
 from stream.logs.importers.tables import open_text
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.codec import DecodeError, decode, decode_keyed, encode, encode_event, event_decoder
+from schemas.codec import decode, decode_keyed, encode, encode_event, event_decoder
 from schemas.dead_letter import Reason
+from schemas.errors import DecodeError
 from schemas.events import Event
 from schemas.fields import MAX_EVENT_BYTES, MAX_LINES, MAX_TEXT_CHARS
 from schemas.scoring import ScoreRequest

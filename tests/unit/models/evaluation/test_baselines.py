@@ -8,20 +8,14 @@ from sklearn.metrics import roc_auc_score
 from models.data.examples import DAY_MS, Example, Slice
 from models.evaluation.baselines import bg_nbd as bg_nbd_model
 from models.evaluation.baselines import item_baselines as item_baselines
-from models.evaluation.baselines.bg_nbd import NotConverged, Parameters, bg_nbd, expected_purchases
+from models.evaluation.baselines.bg_nbd import Parameters, bg_nbd, expected_purchases
 from models.evaluation.baselines.category_baselines import own_shares, rank_categories, wanted_labels
-from models.evaluation.baselines.churn_baselines import (
-    TooFewOutcomes,
-    gradient_boosting,
-    majority,
-    recency,
-    rfm_features,
-    rfm_logistic,
-)
+from models.evaluation.baselines.churn_baselines import gradient_boosting, majority, recency, rfm_features, rfm_logistic
 from models.evaluation.baselines.review_baselines import majority as text_majority
 from models.evaluation.baselines.review_baselines import tf_idf
 from models.evaluation.outcomes import stayed_away
 from models.linear.tfidf import characters, words
+from schemas.errors import CannotFit
 from tests.builders import NOW_MS, history_entry, purchase
 from tests.made_examples import examples_of, made_examples, made_purchases
 
@@ -73,7 +67,7 @@ def test_majority_gives_everybody_the_training_share(examples: list[Example]) ->
 
 def test_a_horizon_longer_than_the_training_slices_is_refused_with_what_was_found(examples: list[Example]) -> None:
     train, test = split(examples)
-    with pytest.raises(TooFewOutcomes, match="found 0 training users known to stay away for 360 days"):
+    with pytest.raises(CannotFit, match="found 0 training users known to stay away for 360 days"):
         rfm_logistic(train, test, 360)
 
 
@@ -111,7 +105,7 @@ def test_bg_nbd_does_not_call_those_who_bought_once_the_safest() -> None:
 
 
 def test_bg_nbd_says_so_when_it_does_not_converge() -> None:
-    with pytest.raises(NotConverged, match="does not converge on 3 users"):
+    with pytest.raises(CannotFit, match="does not converge on 3 users"):
         bg_nbd_model.fit(np.array([np.nan, 1.0, 2.0]), np.ones(3), np.full(3, 9.0))
 
 

@@ -8,8 +8,9 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from models.linear.tfidf import MAX_TERMS, Cut, TermsError, best_terms, characters, words
+from models.linear.tfidf import MAX_TERMS, Cut, best_terms, characters, words
 from models.network.losses import UNKNOWN
+from schemas.errors import CannotFit
 from schemas.fields import MAX_TEXT_CHARS
 from tests.builders import ROOT
 
@@ -64,9 +65,9 @@ def test_texts_of_unknown_class_teach_nothing() -> None:
 
 
 def test_texts_that_teach_nothing_are_refused() -> None:
-    with pytest.raises(TermsError, match="found 1 classes among 36 training texts"):
+    with pytest.raises(CannotFit, match="found 1 classes among 36 training texts"):
         best_terms((TEXTS, MOODS * 0), NOTHING)
-    with pytest.raises(TermsError, match="found no term that 2 of 2 training texts share"):
+    with pytest.raises(CannotFit, match="found no term that 2 of 2 training texts share"):
         best_terms((["ab", "cd"], np.array([0, 1])), NOTHING)
 
 
@@ -74,7 +75,7 @@ def test_a_cut_by_which_texts_share_nothing_leaves_the_others_to_choose_from() -
     texts = [f"{chr(0x4E00 + n)}{'很好' if n % 2 else '太差'}{chr(0x5E00 + n)}" for n in range(40)]
     labelled = texts, np.arange(40) % 2
 
-    with pytest.raises(TermsError, match="found no term that 2 of 40"):
+    with pytest.raises(CannotFit, match="found no term that 2 of 40"):
         best_terms(labelled, labelled, (words,))
     assert best_terms(labelled, labelled, (words, characters)).terms.cut is characters
     assert best_terms(labelled, labelled, (characters, words)).terms.cut is characters

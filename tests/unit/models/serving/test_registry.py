@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.serving.checkpoint import WEIGHTS, CheckpointError
-from models.serving.registry import PRODUCTION, Production, Registry, RegistryError, serving
+from models.serving.checkpoint import WEIGHTS
+from models.serving.registry import PRODUCTION, Production, Registry, serving
+from schemas.errors import ModelError, RegistryError
 from tests.checkpoints import flip_a_byte, report, tiny_checkpoint
 
 AT = "2026-11-01T00:00:00Z"
@@ -87,11 +88,11 @@ def test_an_altered_checkpoint_is_neither_added_nor_promoted_nor_gone_back_to(re
     flip_a_byte(registry.checkpoint(one) / WEIGHTS)
     flip_a_byte(tmp_path / "trained-2" / WEIGHTS)
 
-    with pytest.raises(CheckpointError, match="SHA-256"):
+    with pytest.raises(ModelError, match="SHA-256"):
         promote(registry, one)
-    with pytest.raises(CheckpointError, match="SHA-256"):
+    with pytest.raises(ModelError, match="SHA-256"):
         registry.rollback(at=AT, command="")
-    with pytest.raises(CheckpointError, match="SHA-256"):
+    with pytest.raises(ModelError, match="SHA-256"):
         registry.add(tmp_path / "trained-2")
     assert serving(registry.folder) == registry.folder / two
 
@@ -101,7 +102,7 @@ def test_a_version_under_the_name_of_another_is_refused(registry: Registry, tmp_
     (registry.folder / two / WEIGHTS).write_bytes((registry.folder / one / WEIGHTS).read_bytes())
     (registry.folder / two / "manifest.json").write_bytes((registry.folder / one / "manifest.json").read_bytes())
 
-    with pytest.raises(CheckpointError, match=f"holds {one}, expected {two}"):
+    with pytest.raises(ModelError, match=f"holds {one}, expected {two}"):
         promote(registry, two)
 
 

@@ -12,18 +12,10 @@ from models.network.encoder_parts import RANDOM_TINY
 from models.network.inputs import Normalisation
 from models.network.network import Logits, Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
-from models.serving.checkpoint import (
-    Calibration,
-    Checkpoint,
-    CheckpointError,
-    Contract,
-    Manifest,
-    Platt,
-    Provenance,
-    load_checkpoint,
-)
-from models.serving.scorer import Scorer, SpecMismatch, calibrate
+from models.serving.checkpoint import Calibration, Checkpoint, Contract, Manifest, Platt, Provenance, load_checkpoint
+from models.serving.scorer import Scorer, calibrate
 from schemas.codec import decode, encode
+from schemas.errors import ModelError
 from schemas.scoring import ScoreRequest
 from tests.builders import NOW_MS, ROOT, history_entry, score_request
 
@@ -138,9 +130,9 @@ def test_only_a_review_with_a_text_has_a_sentiment(scorer: Scorer) -> None:
 
 
 def test_a_request_of_another_feature_spec_is_refused_with_all_others(scorer: Scorer) -> None:
-    with pytest.raises(SpecMismatch, match=f"needs feature spec {FEATURE_SPEC.version}, request request-1 carries old"):
+    with pytest.raises(ModelError, match=f"needs feature spec {FEATURE_SPEC.version}, request request-1 carries old"):
         scorer.score([request(), request(spec_version="old")])
-    with pytest.raises(SpecMismatch, match="carries 2"):
+    with pytest.raises(ModelError, match="carries 2"):
         scorer.score([request(features=[1.0, None])])
 
 
@@ -169,7 +161,7 @@ def test_an_encoder_the_checkpoint_was_not_trained_with_is_refused(scorer: Score
     provenance = Provenance(command="", created_at="", data_fingerprint="", settings={}, metrics={}, licence="")
     manifest = Manifest(format_version=1, model_version="test-2", files={}, contract=contract, provenance=provenance)
 
-    with pytest.raises(CheckpointError, match="needs encoder 000000000000"):
+    with pytest.raises(ModelError, match="needs encoder 000000000000"):
         Scorer(Checkpoint(scorer._network, manifest), scorer.encoder)
 
 

@@ -11,13 +11,12 @@ from msgspec import structs
 from models.data.examples import ReviewExample, Slice
 from models.evaluation.baselines.review_baselines import tf_idf
 from models.linear.tfidf import singly_and_paired
-from models.linear.word_lists import WordListError, bears_opinion, is_negation, stop_words
-from models.linear.words import Part, WordError, analysers, joint, pieces, tagged, words
+from models.linear.word_lists import bears_opinion, is_negation, stop_words
+from models.linear.words import Part, analysers, joint, pieces, tagged, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import MINILM
 from models.text.augmentation import (
     AugmentationConfig,
-    AugmentationError,
     augment_reviews,
     augment_text,
     delete,
@@ -29,6 +28,7 @@ from models.text.augmentation import (
 from models.text.cleaning import CleaningConfig, Reason, clean_reviews, clean_text
 from models.text.synonyms import word_neighbours
 from models.training.history_augmentation import crop, jitter, mask, reorder
+from schemas.errors import TrainingError
 from schemas.scoring import HistoryEntry
 
 CLEAN = CleaningConfig()
@@ -139,9 +139,9 @@ def test_parts_of_speech_are_told_in_chinese_and_refused_in_other_languages() ->
     assert dict(tagged("酒店房间很干净", "zh"))["酒店"] is Part.NOUN
     kept = analysers("zh")["nouns, verbs, adjectives, adverbs"]("这个酒店不好")
     assert "酒店" in kept and "这个" not in kept
-    with pytest.raises(WordError, match="en or zh"):
+    with pytest.raises(TrainingError, match="en or zh"):
         tagged("gut", "de")
-    with pytest.raises(WordListError, match="en, zh"):
+    with pytest.raises(TrainingError, match="en, zh"):
         stop_words("de")
 
 
@@ -149,7 +149,7 @@ def test_english_parts_of_speech_need_a_package_and_say_so() -> None:
     try:
         import textblob  # noqa: F401
     except ImportError:
-        with pytest.raises(WordError, match="pip install textblob"):
+        with pytest.raises(TrainingError, match="pip install textblob"):
             tagged("The kettle broke", "en")
     else:
         assert dict(tagged("The kettle broke", "en"))["kettle"] is Part.NOUN
@@ -236,7 +236,7 @@ CHANGE = AugmentationConfig()
 def test_a_translation_is_named_by_module_and_function() -> None:
     assert load_translation("unicodedata:name")("a") == "LATIN SMALL LETTER A"
     for name in ("no_such_module:f", "unicodedata:nothing", "unicodedata", "unicodedata:unidata_version"):
-        with pytest.raises(AugmentationError, match="expected"):
+        with pytest.raises(TrainingError, match="expected"):
             load_translation(name)
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.training.loop import Fitted, LoopConfig, fit
-from models.training.loop_state import StateError
 from models.training.optimisation import OptimiserConfig
+from schemas.errors import TrainingError
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 5))).float()
 Y = (X @ torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])).unsqueeze(-1)
@@ -106,10 +106,10 @@ def test_a_finished_run_started_again_changes_nothing(tmp_path: Path) -> None:
 def test_a_state_of_another_network_or_of_two_saves_is_refused(tmp_path: Path) -> None:
     run(network(), LoopConfig(epochs=1), state=tmp_path)
 
-    with pytest.raises(StateError, match="expected 2 of this run"):
+    with pytest.raises(TrainingError, match="expected 2 of this run"):
         run(nn.Linear(5, 1), LoopConfig(epochs=1), state=tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"of a later save")
-    with pytest.raises(StateError, match="begin anew"):
+    with pytest.raises(TrainingError, match="begin anew"):
         run(network(), LoopConfig(epochs=1), state=tmp_path)
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from schemas.codec import event_decoder
+from schemas.errors import RunError
 from schemas.scoring import SourcePosition
 from schemas.topics import SOURCES
 from stream.bench.backlog import Run, chunk_figures, held_records, skew_hours, summary
 from stream.bench.broker import Published, Request, Requests, bench_settings
-from stream.bench.engines import ENGINES, EngineError, integer_of, recovered_offsets
+from stream.bench.engines import ENGINES, integer_of, recovered_offsets
 from stream.bench.features import barrier_figures, ratios
 from stream.bench.figures import histogram, machine, percentiles, spread
 from stream.bench.latency import Used, cores_between
@@ -152,7 +153,7 @@ def test_a_recovery_store_that_is_not_there_yet_has_no_offsets(tmp_path: Path) -
 
 def test_a_peer_without_its_venv_says_how_to_make_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("stream.bench.engines.VENVS", tmp_path)
-    with pytest.raises(EngineError, match="run tests/bench/peers/setup"):
+    with pytest.raises(RunError, match="run tests/bench/peers/setup"):
         ENGINES["quix"].command()
 
 

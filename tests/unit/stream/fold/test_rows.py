@@ -10,10 +10,11 @@ import pytest
 
 from models.features.recent_ids import RecentIds
 from models.features.row_age import newest_ms
-from models.features.row_versions import DamagedRowError, RowVersionError, check_version, upcast
+from models.features.row_versions import check_version, upcast
 from models.features.snapshot import snapshot
 from models.features.user_state import ROW_VERSION, check_row_version, decode_row, encode_row
 from schemas.codec import encode
+from schemas.errors import DamagedRowError, RowVersionError
 from stream.fold.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow
 from stream.fold.records import Folded, PartitionTotals
 from stream.fold.rows import DECODED_BASE_BYTES, DECODED_PER_BYTE, RowRules, Rows

@@ -9,9 +9,10 @@ import pytest
 
 from schemas.codec import encode
 from schemas.dead_letter import headers_of
+from schemas.errors import BrokerError
 from stream.fold.records import Folded, Output, PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
-from stream.kafka.barrier import Barrier, Outbox, Unacknowledged
+from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.store import END_KEY, META_KEY, MetaRow, Partition
 from stream.offline.replay_log import LogRecord
 from tests.builders import NOW_MS, ad_trigger, dead_letter, score_request
@@ -219,7 +220,7 @@ async def test_a_flush_that_the_broker_never_acknowledges_ends_in_time(waiting: 
     producer.holding = True
     bench.chunk("first", outputs=[REQUEST])
 
-    with pytest.raises(Unacknowledged, match="no acknowledgement of rows and outputs within 0.05 s"):
+    with pytest.raises(BrokerError, match="no acknowledgement of rows and outputs within 0.05 s"):
         await bench.barrier.flush()
 
     assert "ack" not in bench.names()

@@ -3,9 +3,9 @@
 import aiokafka
 import pytest
 
+from schemas.errors import StartRefused
 from stream.kafka.positions import check_partition_count, resume_positions, settled_copies
 from stream.kafka.store import Partition
-from stream.process.exit_codes import Refused
 from stream.process.settings import load_settings
 
 CLICKS = aiokafka.TopicPartition("clicks", 3)
@@ -30,7 +30,7 @@ def test_without_rows_and_offsets_reading_begins_at_the_beginning() -> None:
 
 @pytest.mark.parametrize("moved", [0, 6, 8])
 def test_offsets_that_someone_moved_are_refused_unless_they_may_be_ignored(moved: int) -> None:
-    with pytest.raises(Refused, match=rf"found offset {moved} .* the rows rest on 7: .*ignore_group_offsets"):
+    with pytest.raises(StartRefused, match=rf"found offset {moved} .* the rows rest on 7: .*ignore_group_offsets"):
         resume_positions(SETTINGS, "features", {CLICKS: moved}, owned(clicks=7))
 
     settings = SETTINGS.model_copy(update={"ignore_group_offsets": True})
@@ -38,7 +38,7 @@ def test_offsets_that_someone_moved_are_refused_unless_they_may_be_ignored(moved
 
 
 def test_offsets_without_rows_are_refused_since_the_rows_are_lost() -> None:
-    with pytest.raises(Refused, match="the changelog footfall-features-users-changelog was deleted"):
+    with pytest.raises(StartRefused, match="the changelog footfall-features-users-changelog was deleted"):
         resume_positions(SETTINGS, "features", {CLICKS: 7}, owned())
 
 
@@ -55,7 +55,7 @@ def test_a_partition_of_the_next_generation_is_left_to_its_own_take_over() -> No
 def test_rows_of_another_partition_count_are_refused() -> None:
     partition = Partition(3, None, partitions=4)  # type: ignore[arg-type]
     check_partition_count(partition, 4)
-    with pytest.raises(Refused, match="folded from 4 partitions, the topics have 8"):
+    with pytest.raises(StartRefused, match="folded from 4 partitions, the topics have 8"):
         check_partition_count(partition, 8)
 
 

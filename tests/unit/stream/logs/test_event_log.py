@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 import duckdb
 import pytest
 
+from schemas.errors import LogError
 from stream.logs.event_log import (
     KINDS,
     WRITE_BATCH,
     ImportCounts,
-    LogError,
     LoggedEvent,
     LogWriter,
     RecordedPartition,

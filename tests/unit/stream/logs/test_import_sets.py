@@ -11,8 +11,8 @@ import duckdb
 import pytest
 
 from schemas.codec import event_decoder
+from schemas.errors import LogError
 from schemas.topics import DAY_MS, SOURCES
-from stream.logs.event_log import LogError
 from stream.logs.importers.best_buy import import_best_buy
 from stream.logs.importers.gift_cards import import_gift_cards
 from stream.logs.importers.online_retail import import_online_retail

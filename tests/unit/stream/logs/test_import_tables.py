@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from schemas.codec import event_decoder
+from schemas.errors import LogError
 from schemas.topics import SOURCES
 from stream.cli.main import app
-from stream.logs.event_log import LogError, read_log, read_manifest
+from stream.logs.event_log import read_log, read_manifest
 from stream.logs.importers.csv_events import import_csv
 from stream.logs.importers.csv_map import load_map
 from stream.logs.importers.jsonl import import_jsonl

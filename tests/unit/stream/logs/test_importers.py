@@ -5,9 +5,10 @@ import pytest
 from typer.testing import CliRunner
 
 from schemas.codec import event_decoder
+from schemas.errors import LogError
 from schemas.topics import SOURCES
 from stream.cli.main import app
-from stream.logs.event_log import LogError, read_log, read_manifest, write_log
+from stream.logs.event_log import read_log, read_manifest, write_log
 from stream.logs.importers.online_retail import import_online_retail
 from stream.logs.importers.taobao import import_taobao
 

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from schemas.codec import DecodeError, event_decoder
+from schemas.codec import event_decoder
+from schemas.errors import DecodeError
 from schemas.topics import DAY_MS, SOURCES
 from stream.cli.main import app
 from stream.logs.event_log import read_log

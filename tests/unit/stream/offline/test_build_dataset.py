@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from models.data.dataset_files import (
-    DatasetError,
     DatasetManifest,
     read_categories,
     read_examples,
@@ -22,6 +21,7 @@ from models.data.labels import Labelling
 from models.data.landmarks import Period, Sampling, periods_of
 from models.features.spec import FEATURE_SPEC
 from schemas.codec import encode_event
+from schemas.errors import DatasetError
 from schemas.events import Event
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate

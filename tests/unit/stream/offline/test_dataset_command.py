@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from models.data.dataset_files import EXAMPLES, DatasetError, DatasetManifest, read_examples, read_manifest
+from models.data.dataset_files import EXAMPLES, DatasetManifest, read_examples, read_manifest
 from models.data.examples import Slice, churned_within
 from schemas.codec import encode_event
+from schemas.errors import DatasetError
 from stream.cli.dataset import app
 from stream.cli.slices import milliseconds
 from stream.logs.event_log import LoggedEvent, read_log, write_log

@@ -10,7 +10,6 @@ from models.serving.golden_users import (
     SHOPPER,
     START_MS,
     Golden,
-    GoldenError,
     Moment,
     Order,
     RiskBounds,
@@ -22,6 +21,7 @@ from models.serving.golden_users import (
     millis,
 )
 from models.serving.scorer import Scorer, Scores
+from schemas.errors import EvaluationError
 from stream.offline.golden_replay import check_golden, request_of
 from stream.process.settings import load_settings
 from tests.builders import DAY_MS
@@ -127,7 +127,7 @@ def test_the_risk_of_a_silence_is_a_ratio_of_survival_also_within_a_bin_and_beyo
 def test_a_file_that_is_no_golden_users_is_refused_by_name(tmp_path: Path, text: str, error: str) -> None:
     (tmp_path / "stories.yaml").write_text(text)
 
-    with pytest.raises(GoldenError, match=f"stories.yaml: .*{error}"):
+    with pytest.raises(EvaluationError, match=f"stories.yaml: .*{error}"):
         load_golden(tmp_path / "stories.yaml")
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from models.features.spec import FEATURE_SPEC
 from schemas.codec import decode, encode
+from schemas.errors import LogError
 from schemas.scoring import ScoreRequest
 from stream.logs.event_log import LoggedEvent, write_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.offline.verification import FILE, Verification, VerificationError, write_verification
+from stream.offline.verification import FILE, Verification, write_verification
 from stream.process.settings import Settings, load_settings
 from tests.builders import DAY_MS, NOW_MS, purchase, search, visit
 from tests.fakes import FixedScorer
@@ -270,9 +271,9 @@ def test_a_log_without_score_requests_and_one_of_other_topics_are_refused(settin
     write_log(tmp_path / "events", [event for event in log if event.kind == "click"], source="test")
     write_log(tmp_path / "log", log, source="test")
 
-    with pytest.raises(VerificationError, match="holds no score requests"):
+    with pytest.raises(LogError, match="holds no score requests"):
         write_verification(tmp_path / "events", settings, None, tmp_path / "out")
-    with pytest.raises(VerificationError, match=r"the settings name eu\.shop"):
+    with pytest.raises(LogError, match=r"the settings name eu\.shop"):
         write_verification(tmp_path / "log", load_settings(topic_prefix="eu."), None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from schemas.errors import SettingsError
 from stream.process.fault_points import POINTS, arm, reach
-from stream.process.settings import SettingsError
 from tests.builders import ROOT
 
 

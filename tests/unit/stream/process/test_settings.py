@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from stream.process.settings import Settings, SettingsError, load_settings
+from schemas.errors import SettingsError
+from stream.process.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from models.features.row_versions import RowVersionError
 from models.features.user_state import UserState, encode_row
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, Reason
+from schemas.errors import RowVersionError
 from schemas.scoring import ScoreRequest
 from schemas.topics import TABLE
 from stream.fold.ordering import aligned

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.serving.checkpoint import WEIGHTS, CheckpointError
-from models.serving.registry import PRODUCTION, Registry, RegistryError
+from models.serving.checkpoint import WEIGHTS
+from models.serving.registry import PRODUCTION, Registry
+from schemas.errors import ModelError, RegistryError
 from stream.worker.role_metrics import model_metrics
 from stream.worker.served_model import ServedModel
 from tests.checkpoints import flip_a_byte, tiny_checkpoint, tuned_checkpoint
@@ -132,7 +133,7 @@ async def test_a_checkpoint_folder_serves_for_ever(tmp_path: Path) -> None:
 
 
 def test_there_must_be_a_model_to_begin_with(registry: Registry, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a checkpoint folder"):
+    with pytest.raises(ModelError, match="expected a checkpoint folder"):
         ServedModel(tmp_path, threads=None)
     tiny_checkpoint(tmp_path / "a")
     registry.add(tmp_path / "a")
