@@ -27,6 +27,7 @@ from stream.fold.records import Totals
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
 from stream.kafka.store import END_KEY, META_KEY, MetaRow
 from stream.kafka.topic_admin import existing_partitions
+from stream.kafka.topic_reader import open_reader
 from stream.logs.event_log import LoggedEvent
 from stream.offline.replay_log import Replay
 from stream.operate.supervisor import environment_of
@@ -208,16 +209,8 @@ class Deployment:
         await consumer.start()
         try:
             tps = [TopicPartition(topic, number) for number in range(self.partitions)]
-            consumer.assign(tps)
-            for tp, first in (await consumer.beginning_offsets(tps)).items():
-                consumer.seek(tp, first)
-            end = await consumer.end_offsets(tps)
-            pending, records = {tp for tp in tps if end[tp] > 0}, []
-            while pending:
-                for batch in (await consumer.getmany(*pending, timeout_ms=500)).values():
-                    records += batch
-                pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
-            return records
+            reader = await open_reader(consumer, tps)
+            return [record async for record in reader.records()]
         finally:
             await consumer.stop()
 

@@ -23,6 +23,7 @@ from stream.fold.partitioner import partition_of
 from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
 from stream.kafka.topic_admin import apply
+from stream.kafka.topic_reader import open_reader
 from stream.logs.event_log import LoggedEvent
 from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
@@ -191,16 +192,10 @@ async def read_requests(settings: Settings) -> Requests:
     await consumer.start()
     try:
         tps = [TopicPartition(topic, number) for number in range(settings.partitions or 1)]
-        consumer.assign(tps)
-        for tp, first in (await consumer.beginning_offsets(tps)).items():
-            consumer.seek(tp, first)
-        end = await consumer.end_offsets(tps)
-        pending = {tp for tp in tps if end[tp] > 0}
-        while pending:
-            for batch in (await consumer.getmany(*pending, timeout_ms=500)).values():
-                size += sum([len(record.value) for record in batch])
-                found += [decode_request(record.value) for record in batch]
-            pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
+        reader = await open_reader(consumer, tps)
+        async for record in reader.records():
+            size += len(record.value)
+            found.append(decode_request(record.value))
     finally:
         await consumer.stop()
     return Requests(found, size)

@@ -3,10 +3,8 @@
 Start at read_changelog.
 """
 
-from collections.abc import AsyncIterator
-
 import msgspec
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
@@ -17,6 +15,7 @@ from stream.fold.records import PartitionTotals
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.store import META_KEY, MetaRow
 from stream.kafka.topic_admin import broker_says, existing_partitions
+from stream.kafka.topic_reader import open_reader
 from stream.process.settings import Settings
 
 
@@ -51,8 +50,9 @@ async def read_changelog(
         await consumer.start()
         found = {number: PartitionRows() for number in numbers}
         tps = [TopicPartition(topic, number) for number in numbers]
-        end = await (_written(settings, tps) if wait else consumer.end_offsets(tps))
-        async for record in _to_end(consumer, end):
+        end = await _written(settings, tps) if wait else None
+        reader = await open_reader(consumer, tps, end)
+        async for record in reader.records():
             _take(found[record.partition], record)
         return found
     except KafkaError as error:
@@ -86,18 +86,6 @@ async def _written(settings: Settings, tps: list[TopicPartition]) -> dict[TopicP
         return end
     finally:
         await consumer.stop()
-
-
-async def _to_end(consumer: AIOKafkaConsumer, end: dict[TopicPartition, int]) -> AsyncIterator[ConsumerRecord]:
-    consumer.assign(list(end))
-    for tp, first in (await consumer.beginning_offsets(list(end))).items():
-        consumer.seek(tp, first)
-    pending = {tp for tp in end if end[tp] > 0}
-    while pending:
-        for batch in (await consumer.getmany(*pending, timeout_ms=500)).values():
-            for record in batch:
-                yield record
-        pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
 
 
 def _take(found: PartitionRows, record: ConsumerRecord) -> None:

@@ -24,6 +24,7 @@ from stream.fold.rows import RowRules, Rows
 from stream.fold.undo import Undo
 from stream.kafka.clients import plain_consumer, rows_producer
 from stream.kafka.restore_progress import RestoreProgress
+from stream.kafka.topic_reader import open_reader
 from stream.process.exit_codes import crash_only
 from stream.process.fault_points import reach
 from stream.process.settings import Settings
@@ -148,21 +149,12 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         await consumer.start()
         try:
             end = await consumer.end_offsets(owned)
-            consumer.assign(new)
-            # seek_to_beginning() after assign() loses a race against the reset that assign() started: it reads nothing
-            begin = await consumer.beginning_offsets(new) if new else {}
-            for tp, first in begin.items():
-                consumer.seek(tp, first)
-            self.progress = RestoreProgress(sum(end[tp] - first for tp, first in begin.items()), time.monotonic())
-            pending = {tp for tp in new if end[tp] > 0}
-            while pending:
-                batches = await consumer.getmany(*pending, timeout_ms=500, max_records=RESTORE_RECORDS)
+            reader = await open_reader(consumer, new, end)
+            self.progress = RestoreProgress(reader.expected, time.monotonic())
+            async for batches in reader.batches(RESTORE_RECORDS):
                 for tp, batch in batches.items():
                     self.owned[tp.partition].rows.load((record.key, record.value) for record in batch)
-                positions = {tp: await consumer.position(tp) for tp in begin}
-                pending = {tp for tp in pending if positions[tp] < end[tp]}
-                read = sum(at - begin[tp] for tp, at in positions.items())
-                self.progress.advance(read, sum(map(len, batches.values())), time.monotonic())
+                self.progress.advance(reader.passed, sum(map(len, batches.values())), time.monotonic())
         finally:
             await consumer.stop()
         for tp in new:

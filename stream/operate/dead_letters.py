@@ -23,6 +23,7 @@ from schemas.topics import DEAD_LETTERED, SOURCES, dlq
 from stream.fold.records import EVENT_ID
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
 from stream.kafka.topic_admin import broker_says, existing_partitions, topic_configs
+from stream.kafka.topic_reader import open_reader
 from stream.process.settings import Settings
 
 Outcome = Literal["sent", "not_whole", "expired", "foreign"]
@@ -88,9 +89,10 @@ async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, N
     for kind, topic in names.items():
         tps = [TopicPartition(topic, number) for number in range(partitions[topic])]
         async with _reading(settings) as consumer:  # one each: a consumer that is assigned anew may stand still
-            async for record in _to_the_end(consumer, tps):
+            reader = await open_reader(consumer, tps)
+            async for record in reader.records():
                 found = _read(kind, record)
-                if found is None or found.refused_ms < wanted.since_ms:
+                if found is None or found.refused_ms < wanted.since_ms or not reader.within(record):
                     continue
                 if wanted.reason in (None, found.letter.reason):
                     yield found
@@ -126,20 +128,6 @@ async def _partitions(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict
     if missing := sorted(set(names) - set(counts)):
         raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
     return {name: counts[name] for name in names}
-
-
-async def _to_the_end(consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> AsyncIterator[Any]:
-    first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-    consumer.assign(tps)
-    for tp in tps:
-        consumer.seek(tp, first[tp])
-    pending = {tp for tp in tps if first[tp] < end[tp]}
-    while pending:
-        for tp, batch in (await consumer.getmany(*pending, timeout_ms=500)).items():
-            for record in batch:
-                if record.offset < end[tp]:
-                    yield record
-        pending = {tp for tp in pending if await consumer.position(tp) < end[tp]}
 
 
 def _read(kind: str, record: Any) -> Found | None:

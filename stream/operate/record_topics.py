@@ -7,7 +7,7 @@ broker has transactions. Start at record.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
@@ -17,11 +17,11 @@ from msgspec import Struct, field
 from schemas.errors import BrokerError
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.topic_admin import broker_says, existing_partitions
+from stream.kafka.topic_reader import TopicReader
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
 from stream.process.settings import Settings
 
 STALL_SECONDS = 60.0  # without a record, before the ends seen at the start are reached
-POLL_MS = 500
 BATCH_RECORDS = 20_000
 
 
@@ -57,73 +57,59 @@ async def record(
         tps = await _partitions(settings, names)
         begin = await _begin(consumer, tps, since_ms)
         end = await consumer.end_offsets(tps)
-        recorded.expected = sum(max(0, end[tp] - begin[tp]) for tp in tps)
-        consumer.assign(tps)
-        for tp in tps:
-            consumer.seek(tp, begin[tp])
-        embedded = not settings.transactions  # its answer about ends counts batches; what it sends knows better
-        reading = _Reading(consumer, writer, names, begin, None if follow else end, recorded, asks_again=embedded)
-        await reading.until(stop)
+        recorded.expected = TopicReader(consumer, begin, end).expected
+        reader = TopicReader(consumer, begin, None if follow else end)
+        await _write_until(stop, reader, consumer, writer, names, recorded, embedded=not settings.transactions)
     except KafkaError as error:
         raise BrokerError(broker_says(settings, error)) from error
     finally:
         await consumer.stop()
-    return [RecordedPartition(names[tp.topic], tp.topic, tp.partition, begin[tp], reading.position[tp]) for tp in tps]
+    return [RecordedPartition(names[tp.topic], tp.topic, tp.partition, begin[tp], _reached(reader, tp)) for tp in tps]
 
 
-class _Reading:
-    """Where each partition is; `end` is where each is to end, None is nowhere."""
+async def _write_until(
+    stop: asyncio.Event,
+    reader: TopicReader,
+    consumer: AIOKafkaConsumer,
+    writer: LogWriter,
+    names: dict[str, str],
+    recorded: Recorded,
+    *,
+    embedded: bool,
+) -> None:
+    """Write what a reader brings until every partition is at its end, or `stop` is set.
 
-    def __init__(
-        self,
-        consumer: AIOKafkaConsumer,
-        writer: LogWriter,
-        names: dict[str, str],
-        begin: dict[TopicPartition, int],
-        end: dict[TopicPartition, int] | None,
-        recorded: Recorded,
-        *,
-        asks_again: bool,
-    ) -> None:
-        self._consumer, self._writer, self._names, self._recorded = consumer, writer, names, recorded
-        self._begin, self._end, self._asks_again = begin, end, asks_again
-        self.position = dict(begin)
+    The `embedded` broker counts batches where it is asked for ends; the high watermark of a fetch is right.
+    """
+    moved_at, before = time.monotonic(), 0
+    async for batches in reader.batches(BATCH_RECORDS):
+        if reader.end is not None and embedded:
+            for tp in reader.end:
+                reader.end[tp] = max(reader.end[tp], consumer.highwater(tp) or 0)
+        for tp, records in batches.items():
+            _write(writer, names[tp.topic], [record for record in records if reader.within(record)], recorded)
+        recorded.passed = sum(_reached(reader, tp) - first for tp, first in reader.begin.items())
+        if recorded.passed > before:
+            moved_at, before = time.monotonic(), recorded.passed
+        elif reader.end is not None and time.monotonic() - moved_at > STALL_SECONDS:
+            behind = [f"{tp.topic}/{tp.partition} at {reader.position[tp]} of {reader.end[tp]}" for tp in reader.pending()]
+            raise BrokerError(
+                f"found nothing for {STALL_SECONDS:g} s in {', '.join(behind)}: a transaction is open or a broker is away; "
+                "try again"
+            )
+        if stop.is_set():
+            return
 
-    async def until(self, stop: asyncio.Event) -> None:
-        """Read until every partition is at its end, or `stop` is set."""
-        moved_at = time.monotonic()
-        while (pending := self._pending()) and not stop.is_set():
-            batches = await self._consumer.getmany(*pending, timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
-            if self._end is not None and self._asks_again:
-                for tp in pending:
-                    self._end[tp] = max(self._end[tp], self._consumer.highwater(tp) or 0)
-            before = sum(self.position.values())
-            for tp, records in batches.items():
-                self._write(tp, records)
-            for tp in pending:
-                reached = await self._consumer.position(tp)  # beyond the last record: markers of transactions, too
-                self.position[tp] = reached if self._end is None else min(reached, self._end[tp])
-            self._recorded.passed = sum(self.position[tp] - self._begin[tp] for tp in self.position)
-            if sum(self.position.values()) > before:
-                moved_at = time.monotonic()
-            elif self._end is not None and time.monotonic() - moved_at > STALL_SECONDS:
-                behind = ", ".join(f"{tp.topic}/{tp.partition} at {self.position[tp]} of {self._end[tp]}" for tp in pending)
-                raise BrokerError(
-                    f"found nothing for {STALL_SECONDS:g} s in {behind}: a transaction is open or a broker is away; try again"
-                )
 
-    def _pending(self) -> Collection[TopicPartition]:
-        if self._end is None:
-            return list(self.position)
-        return [tp for tp, reached in self.position.items() if reached < self._end[tp]]
+def _reached(reader: TopicReader, tp: TopicPartition) -> int:
+    """Return the next offset of what is recorded of a partition: never beyond its end."""
+    at = reader.position[tp]
+    return at if reader.end is None else min(at, reader.end[tp])
 
-    def _write(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
-        wanted = records if self._end is None else [record for record in records if record.offset < self._end[tp]]
-        kind = self._names[tp.topic]
-        self._writer.add(
-            LoggedEvent(kind, r.timestamp, r.key, r.value, r.partition, r.offset, tuple(r.headers)) for r in wanted
-        )
-        self._recorded.events[kind] += len(wanted)
+
+def _write(writer: LogWriter, kind: str, records: Sequence[ConsumerRecord], recorded: Recorded) -> None:
+    writer.add(LoggedEvent(kind, r.timestamp, r.key, r.value, r.partition, r.offset, tuple(r.headers)) for r in records)
+    recorded.events[kind] += len(records)
 
 
 async def _partitions(settings: Settings, names: dict[str, str]) -> list[TopicPartition]:
