@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from models.features.user_state import encode_row
+from models.features.row_codec import encode_row
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.fold.ordering import aligned

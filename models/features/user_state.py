@@ -11,13 +11,10 @@ from typing import TypeVar
 
 import msgspec
 import xxhash
-from cramjam import DecompressionError, lz4
 from msgspec import Struct
 
 from models.features.profile import FORGOTTEN, WEIGHTS_TODAY, Profile
 from models.features.recent_ids import RecentIds
-from models.features.row_version_1 import from_version_1
-from models.features.row_versions import Upcasts, check_version, upcast
 from models.features.spec import (
     HISTORY_EVENTS_PER_KIND,
     HISTORY_TEXT_CHARS,
@@ -29,15 +26,12 @@ from models.features.spec import (
     SESSION_SLOT_MS,
 )
 from models.features.windows import DAY_MS, MINUTE_MS, WINDOW_DAYS, Tiles, no_tiles
-from schemas.errors import DamagedRowError
 from schemas.events import Event, Purchase, PurchaseLine
 from schemas.scoring import HistoryEntry
 from schemas.signals import ReviewSentiment
 
 T = TypeVar("T")
 
-ROW_VERSION = 2
-UPCASTS: Upcasts = {1: from_version_1}
 NAME_BYTES, HISTORY_TEXT_BYTES = 64, 72  # what a name and a text may take in a row
 SETTLE_TILES = 96  # tiles a topic holds before they are joined: more than the 71 that its windows need
 SCALE = 10_000  # ratings and sentiments are summed as integers of 1/10,000
@@ -253,47 +247,3 @@ def cut(text: str, limit_bytes: int) -> str:
     if len(text) * (1 if text.isascii() else 4) <= limit_bytes:
         return text
     return text.encode()[:limit_bytes].decode(errors="ignore")
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(tuple[list[TopicState | None]])
-_VERSION_BYTE = bytes([ROW_VERSION])
-
-
-def encode_row(state: UserState) -> bytes:
-    """Encode a state as a version byte and an LZ4 block of MessagePack.
-
-    Equal states give equal bytes, whenever and however often they were encoded before.
-    """
-    for topic in state.topics:
-        if topic is not None:
-            topic.normalize()
-    return _VERSION_BYTE + bytes(lz4.compress_block(_encoder.encode((state.topics,))))
-
-
-def decode_row(row: bytes) -> UserState:
-    """Decode a row; one of an older version is taken to this one first.
-
-    Raises:
-        RowVersionError: the row was written by a version that cannot be read.
-        DamagedRowError: it is no row.
-    """
-    try:
-        packed = bytes(lz4.decompress_block(row[1:]))
-        if row[:1] != _VERSION_BYTE:
-            packed = upcast(packed, row[0], ROW_VERSION, UPCASTS)
-        (topics,) = _decoder.decode(packed)
-        return UserState(topics)
-    except (msgspec.DecodeError, DecompressionError, IndexError) as error:
-        check_row_version(row)
-        raise DamagedRowError(f"found a damaged row of {len(row)} bytes ({error}), expected version {ROW_VERSION}") from error
-
-
-def check_row_version(row: bytes) -> None:
-    """Refuse a row whose first byte names a version that cannot be read.
-
-    Raises:
-        RowVersionError: naming it.
-    """
-    if row:
-        check_version(row[0], ROW_VERSION, UPCASTS)

@@ -8,7 +8,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
-from models.features.user_state import UserState, encode_row
+from models.features.row_codec import encode_row
+from models.features.user_state import UserState
 from stream.bench.broker import bench_settings, delete_topics, publish
 from stream.bench.engines import ENGINES, Running
 from stream.bench.figures import Figures, spread

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from models.features.row_codec import decode_row, encode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
-from models.features.user_state import UserState, decode_row, encode_row
+from models.features.user_state import UserState
 from schemas.dead_letter import DeadLetter
 from schemas.errors import LogError
 from schemas.scoring import ScoreRequest

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from models.features.user_state import UserState, encode_row
+from models.features.row_codec import encode_row
+from models.features.user_state import UserState
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from schemas.topics import DAY_MS

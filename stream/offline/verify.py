@@ -13,8 +13,9 @@ import xxhash
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from models.features.row_codec import encode_row
 from models.features.spec import FEATURE_SPEC, KINDS
-from models.features.user_state import UserState, encode_row
+from models.features.user_state import UserState
 from models.features.windows import DAY_MS, WINDOW_DAYS
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Output, PartitionTotals, Record

@@ -103,7 +103,7 @@ async def _write_until(
 
 def _reached(reader: TopicReader, tp: TopicPartition) -> int:
     """Return the next offset of what is recorded of a partition: never beyond its end."""
-    at = reader.position[tp]
+    at: int = reader.position[tp]
     return at if reader.end is None else min(at, reader.end[tp])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from msgspec import Struct
 
-from models.features.user_state import encode_row
+from models.features.row_codec import encode_row
 from schemas.errors import BrokerError
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from models.features.row_codec import decode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
-from models.features.user_state import decode_row
 from schemas.errors import BrokerError
 from stream.fold.damaged_row import DamagedRow
 from stream.kafka.changelog import read_changelog

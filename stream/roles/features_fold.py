@@ -8,9 +8,10 @@ it. Start at FeaturesFold.fold.
 from collections.abc import Iterable, Mapping, MutableMapping
 
 from models.features.recent_ids import id_hash
+from models.features.row_codec import decode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
-from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, decode_row, new_topic, new_user
+from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, new_topic, new_user
 from models.features.windows import DAY_MS, MINUTE_MS
 from schemas.codec import decode_keyed, event_decoder
 from schemas.dead_letter import Reason

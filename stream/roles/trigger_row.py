@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from models.features.recent_ids import RecentIds, from_joined
-from models.features.row_versions import Upcasts, check_version, upcast
+from models.features.row_codec import Upcasts, check_version, upcast
 from schemas.errors import DamagedRowError
 
 TRIGGER_ROW_VERSION = 3

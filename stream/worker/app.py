@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import faust
 import structlog
 
-from models.features.row_age import newest_ms
-from models.features.user_state import check_row_version, encode_row
+from models.features.row_codec import check_row_version, encode_row, newest_ms
 from models.features.windows import DAY_MS, HOUR_MS
 from schemas.errors import StartRefused
 from stream.fold.damaged_row import DAMAGED_KIND

@@ -14,8 +14,9 @@ import msgspec
 from aiokafka.structs import TopicPartition
 from msgspec import Struct
 
+from models.features.row_codec import decode_row, encode_row
 from models.features.spec import KINDS
-from models.features.user_state import UserState, decode_row, encode_row
+from models.features.user_state import UserState
 from schemas.codec import decode
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Folded, PartitionTotals

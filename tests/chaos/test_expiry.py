@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from models.features.row_codec import decode_row
 from models.features.spec import KINDS
-from models.features.user_state import decode_row
 from schemas.codec import encode
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import load_settings

@@ -264,7 +264,7 @@ async def test_a_bug_of_the_code_costs_its_record_alone_and_the_worker_lives(dep
 
 def without_guard(row: bytes) -> Any:
     """Decode a row and leave out the offset of its newest record, which the bad ones shift."""
-    from models.features.user_state import decode_row
+    from models.features.row_codec import decode_row
 
     state = decode_row(row)
     for topic in state.topics:

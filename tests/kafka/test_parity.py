@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec import to_builtins
 
+from models.features.row_codec import decode_row
 from models.features.spec import SENTIMENT
-from models.features.user_state import decode_row
 from models.serving.scorer import Scorer
 from schemas.codec import decode
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression

@@ -10,9 +10,10 @@ import pytest
 from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
+from models.features.row_codec import decode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS
-from models.features.user_state import UserState, decode_row
+from models.features.user_state import UserState
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
 from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY

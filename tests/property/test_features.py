@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from models.features.row_codec import decode_row, encode_row
 from models.features.snapshot import Snapshot, snapshot
 from models.features.spec import (
     FEATURE_SPEC,
@@ -26,7 +27,7 @@ from models.features.spec import (
     SENTIMENT,
     TOP_CATEGORIES,
 )
-from models.features.user_state import DEFAULT_TTL_MS, UserState, decode_row, encode_row
+from models.features.user_state import DEFAULT_TTL_MS, UserState
 from models.features.windows import DAY_MS, HOUR_MS, MINUTE_MS, WINDOWS
 from schemas.codec import encode
 from schemas.errors import RowVersionError

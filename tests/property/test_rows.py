@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.features.row_age import newest_ms
-from models.features.user_state import UserState, encode_row
+from models.features.row_codec import encode_row, newest_ms
+from models.features.user_state import UserState
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Output, PartitionTotals

@@ -17,8 +17,8 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
+from models.features.row_codec import decode_row, encode_row
 from models.features.spec import KINDS
-from models.features.user_state import decode_row, encode_row
 from schemas.codec import encode
 from stream.fold.records import PartitionTotals
 from stream.offline.replay_log import LogRecord

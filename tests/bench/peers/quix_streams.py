@@ -10,8 +10,8 @@ import time
 
 from quixstreams import Application, State, message_context
 
+from models.features.row_codec import encode_row
 from models.features.spec import KINDS
-from models.features.user_state import encode_row
 from schemas.codec import encode
 from stream.fold.records import PartitionTotals
 from stream.offline.replay_log import LogRecord

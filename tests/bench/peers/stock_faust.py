@@ -9,8 +9,8 @@ import time
 
 import faust
 
+from models.features.row_codec import encode_row
 from models.features.spec import KINDS
-from models.features.user_state import encode_row
 from schemas.codec import encode
 from stream.fold.records import PartitionTotals
 from stream.offline.replay_log import LogRecord

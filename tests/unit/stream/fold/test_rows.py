@@ -9,10 +9,8 @@ import msgspec
 import pytest
 
 from models.features.recent_ids import RecentIds
-from models.features.row_age import newest_ms
-from models.features.row_versions import check_version, upcast
+from models.features.row_codec import ROW_VERSION, check_row_version, check_version, decode_row, encode_row, newest_ms, upcast
 from models.features.snapshot import snapshot
-from models.features.user_state import ROW_VERSION, check_row_version, decode_row, encode_row
 from schemas.codec import encode
 from schemas.errors import DamagedRowError, RowVersionError
 from stream.fold.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow

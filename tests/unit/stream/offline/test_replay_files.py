@@ -8,8 +8,8 @@ import duckdb
 import msgspec
 import pytest
 
+from models.features.row_codec import decode_row
 from models.features.spec import FEATURE_SPEC, SENTIMENT
-from models.features.user_state import decode_row
 from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
+from models.features.row_codec import encode_row
 from models.features.spec import KINDS
-from models.features.user_state import encode_row
 from stream.fold.ordering import DISORDER_MS, aligned, in_offset_order
 from stream.fold.partitioner import partition_of
 from stream.fold.records import Output, PartitionTotals

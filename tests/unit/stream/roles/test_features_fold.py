@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from models.features.row_codec import encode_row
 from models.features.spec import FEATURE_SPEC, KINDS
-from models.features.user_state import UserState, encode_row
+from models.features.user_state import UserState
 from schemas.codec import decode, encode
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.ids import output_id, position_id

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from models.features.user_state import UserState, encode_row
+from models.features.row_codec import encode_row
+from models.features.user_state import UserState
 from schemas.codec import encode
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.errors import RowVersionError
