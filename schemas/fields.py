@@ -8,6 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from schemas.time_units import DAY_MS
+
 MAX_EVENT_BYTES = 256_000
 MAX_TEXT_CHARS = 2_000
 MAX_LINES = 200
@@ -26,7 +28,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Category = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 Millis = Annotated[int, Meta(ge=0, le=4_102_444_800_000, description="Milliseconds since 1970-01-01T00:00Z (UTC).")]
-DurationMs = Annotated[int, Meta(ge=0, le=86_400_000, description="Milliseconds, at most one day.")]
+DurationMs = Annotated[int, Meta(ge=0, le=DAY_MS, description="Milliseconds, at most one day.")]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Quantity = Annotated[int, Meta(ge=1, le=1_000_000)]
 Price = Annotated[float, Meta(ge=0.0, le=1e9, description="Price of one unit in the purchase's currency.")]

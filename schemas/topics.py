@@ -12,8 +12,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review, Search, Visit
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
-
-DAY_MS = 86_400_000
+from schemas.time_units import DAY_MS
 
 
 class Topic(Struct, frozen=True, kw_only=True):

@@ -10,9 +10,10 @@ import msgspec
 from models.features.spec import KINDS
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS, HOUR_MS
 from stream.logs.event_log import LoggedEvent
 from stream.offline.replay_log import Replay
-from tests.builders import DAY_MS, browse, click, purchase, rating, review, search, visit
+from tests.builders import browse, click, purchase, rating, review, search, visit
 
 RATES = {"click": 1000, "browse": 500, "visit": 100, "search": 30, "rating": 5, "purchase": 2, "review": 1}
 BUILDERS: dict[str, Callable[..., Any]] = {
@@ -25,7 +26,6 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "review": review,
 }
 LATE_SHARE = 0.01
-HOUR_MS = 3_600_000
 
 
 def backlog(count: int, *, end_ms: int, random: Random, users: int) -> list[LoggedEvent]:

@@ -13,11 +13,11 @@ from schemas.dead_letter import DeadLetter, Reason
 from schemas.events import Browse, Click, Purchase, PurchaseLine, Rating, Review, Search, Visit
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 from schemas.signals import AdTrigger, ChurnRisk, Interest, InterestScore, ReviewSentiment, Suppression, SuppressionReason
+from schemas.time_units import DAY_MS
 
 ROOT = Path(__file__).parents[1]  # of the checkout
 USER = "u-1"
 NOW_MS = 1_790_000_000_000  # an instant in September 2026, on a whole second
-DAY_MS = 86_400_000
 
 
 def visit(**changes: Any) -> Visit:

@@ -7,11 +7,12 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from models.data.examples import DAY_MS, Example, ReviewExample, Slice
+from models.data.examples import Example, ReviewExample, Slice
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC
 from models.features.user_state import PURCHASE, new_topic, new_user
 from schemas.events import Purchase
+from schemas.time_units import DAY_MS
 from tests.builders import NOW_MS, purchase, purchase_line, score_request
 
 SLICE_ENDS = ((Slice.TRAIN, 200), (Slice.VALIDATION, 240), (Slice.CALIBRATION, 280), (Slice.TEST, 400))

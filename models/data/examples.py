@@ -9,8 +9,8 @@ from enum import StrEnum
 from msgspec import Struct
 
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS
 
-DAY_MS = 86_400_000
 LANDMARK = "landmark"  # what a request is due for that no event caused: a question asked at a drawn time
 
 

@@ -16,8 +16,8 @@ from msgspec import Struct
 from models.data.examples import Example, seen_until_ms
 from models.data.landmarks import Look
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
+from schemas.time_units import DAY_MS, MINUTE_MS
 
-MINUTE_MS, DAY_MS = 60_000, 86_400_000
 HORIZONS_DAYS = (1, 3, 7, 14, 30, 60, 90, 180, 360)
 RETURN_AFTER_MS = 30 * MINUTE_MS  # of silence; sooner is the same session
 Return = Literal["any", "purchase"]

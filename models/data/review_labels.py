@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from models.data.examples import DAY_MS, ReviewExample
+from models.data.examples import ReviewExample
 from models.data.landmarks import Period, period_at
 from schemas.events import Review
+from schemas.time_units import DAY_MS
 
 RATING_WITHIN_MS = 7 * DAY_MS
 POSITIVE_STARS, NEGATIVE_STARS = 4, 2

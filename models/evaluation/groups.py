@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.examples import DAY_MS, Example, ReviewExample
+from models.data.examples import Example, ReviewExample
 from models.evaluation.bootstrap import Floats, Statistic, Weights, interval, replicate
 from models.evaluation.outcomes import silent_days
 from models.evaluation.report_document import Part
 from models.features.spec import FEATURE_SPEC, KINDS
+from schemas.time_units import DAY_MS
 
 MIN_EXAMPLES, MIN_OF_EACH = 50, 10
 NEW_DAYS = 30

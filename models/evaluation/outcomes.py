@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.data.examples import DAY_MS, Example, churned_within, silent_ms
+from models.data.examples import Example, churned_within, silent_ms
 from models.evaluation.bootstrap import Floats
+from schemas.time_units import DAY_MS
 
 
 def silent_days(examples: Sequence[Example]) -> Floats:

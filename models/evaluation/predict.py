@@ -11,9 +11,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models.data.examples import Example, silent_ms
-from models.data.labels import DAY_MS
 from models.network.survival import risk
 from models.serving.scorer import Calibrated, Scorer
+from schemas.time_units import DAY_MS
 
 CHUNK_ROWS = 2_048
 

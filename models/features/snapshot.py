@@ -24,8 +24,9 @@ from models.features.user_state import (
     TopicState,
     UserState,
 )
-from models.features.windows import DAY_MS, HOUR_MS, MINUTE_MS, WINDOW_DAYS
+from models.features.windows import WINDOW_DAYS
 from schemas.scoring import HistoryEntry
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 
 _EVENT_TIME = attrgetter("event_time_ms")
 

@@ -25,10 +25,11 @@ from models.features.spec import (
     SENTIMENT,
     SESSION_SLOT_MS,
 )
-from models.features.windows import DAY_MS, MINUTE_MS, WINDOW_DAYS, Tiles, no_tiles
+from models.features.windows import WINDOW_DAYS, Tiles, no_tiles
 from schemas.events import Event, Purchase, PurchaseLine
 from schemas.scoring import HistoryEntry
 from schemas.signals import ReviewSentiment
+from schemas.time_units import DAY_MS, MINUTE_MS
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 
 
 class Window(Struct, frozen=True):

@@ -19,6 +19,7 @@ from models.features.user_state import SCALE
 from models.network.encoder import Vectors, padded
 from models.network.rhythm import rhythm
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS, HOUR_MS
 
 TIME_BUCKETS = 32
 HOURS = 24
@@ -122,7 +123,7 @@ def arrange(requests: Sequence[ScoreRequest], known: Vocabulary, max_events: int
             if category in known.labels:
                 shares[row, known.labels[category] - 1] = share
     at = np.array([request.event_time_ms for request in requests], np.int64).reshape(n, 1)
-    hours[:] = times // 3_600_000 % HOURS
+    hours[:] = times // HOUR_MS % HOURS
     gaps = np.diff(times, axis=1, prepend=times[:, :1])
     features = np.array([request.features for request in requests], np.float64).reshape(n, -1)  # None becomes NaN
     amounts_read = np.where(kinds == _RATING, amounts / (SCALE * MAX_STARS), _signed_log(amounts) / 10)
@@ -134,7 +135,7 @@ def arrange(requests: Sequence[ScoreRequest], known: Vocabulary, max_events: int
         items,
         _time_bucket(at - times),
         _time_bucket(gaps),
-        (np.maximum(gaps, 0) / 86_400_000).astype(np.float32),
+        (np.maximum(gaps, 0) / DAY_MS).astype(np.float32),
         hours,
         amounts_read.astype(np.float32),
         texts,

@@ -8,7 +8,8 @@ user out; knows neither requests nor networks. Start at rhythm.
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_MS = 86_400_000
+from schemas.time_units import DAY_MS
+
 FADE_DAYS = (7, 15, 45, 120)
 WORTH_FADE_DAYS = (30, 120)
 _GAPS = ("mean", "shortest", "longest", "newest", "deviation")

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from models.data.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import HORIZONS_DAYS
+from schemas.time_units import DAY_MS
 
 LEAST_EXPOSURE = 1e-4  # of a bin, for one in which a user returned: a return at once would else cost infinitely much
 Floats = NDArray[np.float64]

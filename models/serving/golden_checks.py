@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.network.survival import risk, survival_at
 from models.serving.golden_users import Golden, Story, millis
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS
 
 if TYPE_CHECKING:  # only who scores needs torch
     from models.serving.scorer import Scores

@@ -12,12 +12,12 @@ from msgspec import Meta, Struct
 from schemas.errors import EvaluationError
 from schemas.events import Browse, Click, Event, Purchase, PurchaseLine, Rating, Review, Search, Visit
 from schemas.scoring import EventKind
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 
 GOLDEN_USERS = Path(__file__).parent / "golden_users.yaml"
 SHOPPER = "shopper"  # whose steps are scored, after the last of them
 START_MS = 1_767_607_200_000  # a Monday, 10:00 UTC
-UNITS_MS = {"d": DAY_MS, "h": 3_600_000, "m": 60_000}
+UNITS_MS = {"d": DAY_MS, "h": HOUR_MS, "m": MINUTE_MS}
 CURRENCY = "GBP"
 
 Duration = Annotated[str, Meta(pattern=r"^\d+[dhm]( \d+[dhm])*$")]

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from models.data.labels import DAY_MS
 from models.features.spec import KIND_WEIGHTS
 from schemas.scoring import HistoryEntry, ScoreRequest
+from schemas.time_units import DAY_MS
 
 HALF_LIFE_DAYS = 30  # a history reaches further back than a state's days, whose weights halve sooner
 

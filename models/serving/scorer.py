@@ -12,7 +12,6 @@ import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from models.data.labels import DAY_MS
 from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
 from models.network.encoder import Encoder, Vectors, plan_batches
 from models.network.inputs import Rows, arrange, collate, vocabulary
@@ -24,6 +23,7 @@ from models.serving.item_prior import counted_chances, mix_items
 from models.serving.registry import serving
 from schemas.errors import ModelError
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
+from schemas.time_units import DAY_MS
 
 BATCH_ROWS = 64
 BATCH_PADDED_EVENTS = 3_584

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from models.data.examples import Example, Slice
-from models.data.labels import DAY_MS
 from models.network.inputs import Vocabulary
 from models.network.network import Network
 from models.serving.item_prior import ItemPrior, Journey, choose_mix, counted_chances, fit_item_prior
 from models.training.training_data import Data
+from schemas.time_units import DAY_MS
 
 HISTORY_SIGHT = 10
 MIXED_ON = 1_500  # validation examples that choose the mixture

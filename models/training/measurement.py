@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.examples import Example, churned_within, silent_ms
-from models.data.labels import DAY_MS
 from models.evaluation.metrics import auc, ece
 from models.network.survival import risk
 from models.serving.checkpoint import Contract
 from models.serving.scorer import Calibrated
+from schemas.time_units import DAY_MS
 
 Floats = NDArray[np.float64]
 TOP = 3

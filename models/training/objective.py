@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from models.data.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import HORIZONS_DAYS
 from models.network.inputs import Batch, Rows
 from models.network.losses import UNKNOWN, binary_loss, class_loss
 from models.network.network import Logits, Network
 from models.network.survival import exposures, hazard_loss
 from models.training.targets import Targets
+from schemas.time_units import DAY_MS
 
 POPULARITY_POWER = 0.75
 

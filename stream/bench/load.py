@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import LoggedEvent
 
 Shape = Literal["sessions", "independent"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.cli.options import AsJson, with_settings
 from stream.cli.show import print_table
 from stream.process.settings import Settings
@@ -16,7 +17,7 @@ from stream.process.settings import Settings
 if TYPE_CHECKING:
     from stream.operate.dead_letters import Found, Wanted
 
-UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+UNIT_MS = {"s": 1_000, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 SHOWN_CHARS = 2_000
 
 Reason = Annotated[str | None, typer.Option("--reason", help="Only this reason code: bad_json, handler_error, …")]

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from schemas.time_units import DAY_MS
+
 if TYPE_CHECKING:
     from stream.logs.event_log import LogManifest
-
-DAY_MS = 86_400_000
 
 
 def periods_from(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":

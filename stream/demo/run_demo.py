@@ -15,13 +15,14 @@ import aiohttp
 from msgspec import Struct, field
 
 from schemas.errors import RunError
+from schemas.time_units import HOUR_MS
 from stream.demo.demo_events import MadeYear
 from stream.demo.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
 from stream.demo.local_broker import LocalBroker
 from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent, read_log, read_manifest
 from stream.operate.child_processes import living
-from stream.operate.send_log import HOUR_MS, Sent, at_rate, send_events
+from stream.operate.send_log import Sent, at_rate, send_events
 from stream.operate.supervisor import ROLES, Supervisor, environment_of, last_words
 from stream.operate.tail import follow
 from stream.process.settings import Settings, load_settings

@@ -14,7 +14,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, Kaf
 from msgspec import Struct
 
 from schemas.errors import BrokerError
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS
 from stream.kafka.clients import admin_client
 from stream.process.settings import Settings
 

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from schemas.errors import LogError
-from schemas.topics import DAY_MS, SIGNALS, SOURCES
+from schemas.time_units import DAY_MS
+from schemas.topics import SIGNALS, SOURCES
 
 if TYPE_CHECKING:  # loaded where a log is read or written: a role that does neither starts without it
     import numpy as np

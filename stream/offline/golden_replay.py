@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from models.features.spec import KINDS
 from models.features.user_state import BROWSE, CLICK, VISIT
-from models.features.windows import DAY_MS
 from models.serving.golden_checks import Finding, Reads, check_equal, check_probabilities, check_stories
 from models.serving.golden_users import CURRENCY, SHOPPER, START_MS, Golden, Story, events_of
 from schemas.codec import encode
 from schemas.events import Event
 from schemas.scoring import EventKind, ScoreRequest
+from schemas.time_units import DAY_MS
 from stream.fold.records import PartitionTotals
 from stream.offline.replay_log import LogRecord
 from stream.roles.features_fold import FeaturesFold

@@ -17,7 +17,7 @@ from models.features.row_codec import encode_row
 from models.features.user_state import UserState
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS
 from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
 from stream.fold.records import Output, PartitionTotals, Totals

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from models.features.row_codec import encode_row
 from models.features.spec import FEATURE_SPEC, KINDS
 from models.features.user_state import UserState
-from models.features.windows import DAY_MS, WINDOW_DAYS
+from models.features.windows import WINDOW_DAYS
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS
 from stream.fold.records import Output, PartitionTotals, Record
 from stream.logs.event_log import LoggedEvent
 from stream.roles.features_fold import FeaturesFold

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
 from schemas.errors import BrokerError
+from schemas.time_units import DAY_MS, HOUR_MS
 from schemas.topics import SOURCES
 from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
@@ -25,7 +26,6 @@ from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
 
-HOUR_MS = 3_600_000
 TICK_SECONDS = 0.005
 MAX_OUTSTANDING = 64  # batches on their way before the sender waits
 CHECK_EVERY = 512  # events between two looks at the clock without a pace
@@ -93,8 +93,8 @@ async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int
         retention_ms = int(config.get("retention.ms", ("-1", False))[0])
         if retention_ms != -1 and first_ms < now_ms - retention_ms:
             raise BrokerError(
-                f"topic {name} keeps records for {retention_ms / 86_400_000:g} days, the first event is "
-                f"{(now_ms - first_ms) / 86_400_000:.0f} days old and would be deleted: run `footfall topics apply "
+                f"topic {name} keeps records for {retention_ms / DAY_MS:g} days, the first event is "
+                f"{(now_ms - first_ms) / DAY_MS:.0f} days old and would be deleted: run `footfall topics apply "
                 "--retention-ms -1`"
             )
         if config.get("message.timestamp.type", ("CreateTime", False))[0] != "CreateTime":

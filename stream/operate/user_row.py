@@ -12,6 +12,7 @@ from models.features.row_codec import decode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
 from schemas.errors import BrokerError
+from schemas.time_units import DAY_MS
 from stream.fold.damaged_row import DamagedRow
 from stream.kafka.changelog import read_changelog
 from stream.process.settings import Settings
@@ -74,7 +75,7 @@ def _features_row(row: bytes, settings: Settings, about: dict[str, Any]) -> User
     state = decode_row(row)
     if all(topic is None for topic in state.topics[:SENTIMENT]):
         return UserRow(**about, at_ms=0, guard={})
-    seen = snapshot(state, round(settings.ttl_days * 86_400_000))
+    seen = snapshot(state, round(settings.ttl_days * DAY_MS))
     features = [
         NamedFeature(feature.name, value, feature.unit, feature.window)
         for feature, value in zip(FEATURE_SPEC.features, seen.features, strict=True)

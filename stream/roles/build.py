@@ -2,7 +2,7 @@
 
 from models.features.spec import KINDS
 from schemas.errors import SettingsError
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.process.settings import Settings
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
@@ -16,13 +16,13 @@ def features_fold(settings: Settings) -> FeaturesFold:
         topics={kind: topic.name for kind, topic in settings.topics().items()},
         policy=ScoringPolicy(
             arrivals=frozenset(KINDS.index(kind) for kind in settings.arrival_kinds),
-            pause_ms=round(settings.pause_minutes * 60_000),
+            pause_ms=round(settings.pause_minutes * MINUTE_MS),
             every_clicks=settings.every_clicks,
             min_gap_ms=round(settings.min_gap_seconds * 1000),
-            score_lateness_ms=round(settings.score_lateness_minutes * 60_000),
+            score_lateness_ms=round(settings.score_lateness_minutes * MINUTE_MS),
         ),
         rates=settings.rates,
-        lateness_ms=round(settings.lateness_hours * 3_600_000),
+        lateness_ms=round(settings.lateness_hours * HOUR_MS),
         ttl_ms=round(settings.ttl_days * DAY_MS),
     )
 

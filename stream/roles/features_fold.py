@@ -12,7 +12,6 @@ from models.features.row_codec import decode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, KINDS, SENTIMENT
 from models.features.user_state import DEFAULT_TTL_MS, PURCHASE, UserState, new_topic, new_user
-from models.features.windows import DAY_MS, MINUTE_MS
 from schemas.codec import decode_keyed, event_decoder
 from schemas.dead_letter import Reason
 from schemas.errors import DecodeError
@@ -20,6 +19,7 @@ from schemas.events import Event, Purchase, Review, Search
 from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 from schemas.signals import ReviewSentiment
+from schemas.time_units import DAY_MS, MINUTE_MS
 from schemas.topics import SOURCES
 from stream.fold.damaged_row import state_of_row
 from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id

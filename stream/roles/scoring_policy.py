@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from models.features.spec import KINDS
 from models.features.user_state import CLICK, PURCHASE, REVIEW, SEARCH, VISIT, TopicState
-from models.features.windows import MINUTE_MS
 from schemas.events import Event
+from schemas.time_units import MINUTE_MS
 
 ALWAYS_DUE = frozenset({PURCHASE, REVIEW, SEARCH})
 

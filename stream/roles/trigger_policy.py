@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from models.features.windows import HOUR_MS, MINUTE_MS
 from schemas.fields import Category, Id
 from schemas.ids import trigger_id
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, Suppression, SuppressionReason
+from schemas.time_units import HOUR_MS, MINUTE_MS
 
 
 class Campaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,8 +11,8 @@ import faust
 import structlog
 
 from models.features.row_codec import check_row_version, encode_row, newest_ms
-from models.features.windows import DAY_MS, HOUR_MS
 from schemas.errors import StartRefused
+from schemas.time_units import DAY_MS, HOUR_MS
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, PartitionTotals, Totals
 from stream.fold.rows import RowRules

@@ -8,6 +8,7 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from schemas.errors import BrokerError
+from schemas.time_units import DAY_MS
 from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
@@ -19,7 +20,6 @@ from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
 
 pytestmark = pytest.mark.broker
-DAY_MS = 86_400_000
 
 
 def made(shoppers: int = 30, days: int = 20) -> list[LoggedEvent]:

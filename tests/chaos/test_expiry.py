@@ -9,9 +9,10 @@ import pytest
 from models.features.row_codec import decode_row
 from models.features.spec import KINDS
 from schemas.codec import encode
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import load_settings
-from tests.builders import DAY_MS, NOW_MS, click
+from tests.builders import NOW_MS, click
 from tests.chaos.scene import Scene, resident_bytes
 from tests.harness import Worker, folded_rows, until
 

@@ -6,6 +6,7 @@ import pytest
 
 from schemas.codec import decode, encode
 from schemas.signals import AdTrigger, Suppression
+from schemas.time_units import HOUR_MS
 from stream.fold.records import PartitionTotals
 from stream.kafka.clients import output_producer
 from stream.roles.build import triggers_fold
@@ -17,7 +18,6 @@ from tests.harness import until
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 POINTS = ("P2.sent:3", "P2.offsets:3", "P2.committed:3")
 USERS, SIGNALS = 200, 1500
-HOUR_MS = 3_600_000
 
 
 async def test_triggers_killed_in_their_transactions_are_sent_once_and_caps_hold(scene: Scene) -> None:

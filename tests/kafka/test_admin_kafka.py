@@ -8,6 +8,7 @@ import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from schemas.errors import BrokerError
+from schemas.time_units import DAY_MS
 from stream.kafka.clients import admin_client
 from stream.kafka.topic_admin import apply, plan, topic_configs
 from stream.logs.event_log import LoggedEvent
@@ -15,7 +16,6 @@ from stream.operate.send_log import check_sendable, send_events
 from stream.process.settings import Settings, load_settings
 
 pytestmark = pytest.mark.kafka
-DAY_MS = 86_400_000
 
 
 @pytest.fixture

@@ -16,13 +16,14 @@ from models.features.spec import FEATURE_SPEC, KINDS
 from models.features.user_state import UserState
 from schemas.codec import decode, encode
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS
 from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY
 from stream.kafka.clients import admin_client, output_producer
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.roles.features_fold import GUARDED
-from tests.builders import DAY_MS, NOW_MS, click
+from tests.builders import NOW_MS, click
 from tests.harness import Deployment, folded_rows, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from schemas.codec import encode
+from schemas.time_units import HOUR_MS
 from stream.kafka.clients import output_producer
 from stream.kafka.transport import ConsumerThread
 from stream.operate.state_rebuild import rebuild
@@ -16,7 +17,6 @@ from tests.harness import Deployment, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 USERS, SIGNALS = 40, 400
-HOUR_MS = 3_600_000
 SIGNAL_KINDS = ("interest", "churn-risk")
 
 

@@ -28,11 +28,12 @@ from models.features.spec import (
     TOP_CATEGORIES,
 )
 from models.features.user_state import DEFAULT_TTL_MS, UserState
-from models.features.windows import DAY_MS, HOUR_MS, MINUTE_MS, WINDOWS
+from models.features.windows import WINDOWS
 from schemas.codec import encode
 from schemas.errors import RowVersionError
 from schemas.events import Event, Purchase
 from schemas.scoring import HistoryEntry, ScoreRequest
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 from schemas.topics import TABLE
 from stream.fold.records import PartitionTotals, Totals
 from stream.logs.simulate.shop import simulate

@@ -9,6 +9,7 @@ from models.features.row_codec import encode_row, newest_ms
 from models.features.user_state import UserState
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS
 from stream.fold.records import Output, PartitionTotals
 from stream.fold.rows import RowRules, Rows
 from stream.offline.replay_log import LogRecord
@@ -16,7 +17,6 @@ from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import NOW_MS, browse, click, purchase, visit
 
-DAY_MS = 86_400_000
 MAKE = {"visit": visit, "browse": browse, "click": click, "purchase": purchase}
 TOPICS = {kind: kind for kind in ("visit", "browse", "click", "search", "purchase", "review", "rating", "review-sentiment")}
 STEPS = st.lists(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.data.examples import Example, ReviewExample, Slice
-from models.data.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import HORIZONS_DAYS
 from models.evaluation.predict import predict, predict_with
 from models.evaluation.served_scores import ALONE, SERVED, load_candidates
 from models.features.spec import FEATURE_SPEC
@@ -26,6 +26,7 @@ from models.training.presets import PRESETS, TrainConfig
 from models.training.train_user_model import Trained, train
 from models.training.training_data import prepare
 from schemas.errors import TrainingError
+from schemas.time_units import DAY_MS
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.fakes import CutOff
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.data.examples import DAY_MS, Example
+from models.data.examples import Example
 from models.evaluation.bootstrap import Floats
 from models.evaluation.outcomes import silent_days, stayed_away
 from models.features.spec import FEATURE_SPEC, KINDS
 from schemas.errors import CannotFit
+from schemas.time_units import DAY_MS
 
 MIN_OUTCOMES = 10  # of each kind: fewer teach nothing
-HOUR_MS = 3_600_000
 _AT = {name: place for place, name in enumerate(FEATURE_SPEC.names)}
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.data.examples import DAY_MS, Example
+from models.data.examples import Example
 from models.evaluation.bootstrap import Floats
+from schemas.time_units import DAY_MS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

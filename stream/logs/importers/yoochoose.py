@@ -14,7 +14,7 @@ import xxhash
 
 from schemas.errors import DecodeError, LogError
 from schemas.events import Click, Event, Visit
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS, HOUR_MS
 from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.made import logged_all
 
@@ -30,7 +30,7 @@ DERIVED = [
 FILE = re.compile(r"day(\d{1,4})_([a-z]+)")
 DAY_0 = 16_161  # days from 1970-01-01 to the first day of the data, 2014-04-01
 CLICK_MS = 30_000  # between two clicks
-LATEST_START_MS = DAY_MS - 3_600_000
+LATEST_START_MS = DAY_MS - HOUR_MS
 COLUMNS = {"session_id", "item_id-count", "item_id-list_seq", "category-list_seq"}
 BATCH = 1_000
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from schemas.errors import DecodeError, LogError
 from schemas.events import Rating, Review
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.made import logged_all
 from stream.logs.importers.tables import open_text

@@ -13,11 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from schemas.dead_letter import Reason
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS, MINUTE_MS
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shopper import Shopper, SimulatorConfig, plan_shoppers
 
-MINUTE_MS = 60_000
 LATE_MS: Mapping[str, tuple[int, int]] = {
     "late:minutes": (MINUTE_MS, 59 * MINUTE_MS),
     "late:hours": (60 * MINUTE_MS, 23 * 60 * MINUTE_MS),

@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 from schemas.codec import encode
 from schemas.events import Browse, Click, Event, Purchase, PurchaseLine, Rating, Review, Search, Visit
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS, HOUR_MS
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.dirt import SimulatedEvent, add_dirt
 from stream.logs.simulate.shop_texts import CATEGORIES, Item, Shelf, catalogue, query, review
 from stream.logs.simulate.shopper import EXPLORING, Shopper, SimulatorConfig, plan_shoppers
 
-HOUR_MS = 3_600_000
 PURCHASE_SLACK = 0.5  # share of a purchase gap by which a purchase that is nearly due is made early
 PAGES = ("/", "/sale", "/new-in", "/basket", "/account")
 REFERRERS = (None, "newsletter", "search-engine", "social", "price-comparison")

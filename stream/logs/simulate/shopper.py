@@ -9,7 +9,7 @@ from random import Random
 
 from msgspec import Struct
 
-from schemas.topics import DAY_MS
+from schemas.time_units import DAY_MS
 from stream.logs.simulate.shop_texts import CATEGORIES, titles
 
 EXPLORING = 0.12  # share of a shopper's attention that falls on any category alike, whatever the interests

@@ -13,8 +13,9 @@ from models.data.feature_table import table_of
 from models.data.labels import Labelling
 from models.data.landmarks import Sampling, periods_of
 from models.features.spec import FEATURE_SPEC
+from schemas.time_units import DAY_MS
 from stream.cli.features import app
-from tests.builders import DAY_MS, NOW_MS, score_request
+from tests.builders import NOW_MS, score_request
 
 NAMES = ("telling", "telling too", "constant", "unknown", "noise 1", "noise 2", "noise 3")
 ENDS = [NOW_MS + days * DAY_MS for days in (100, 200, 300, 400)]

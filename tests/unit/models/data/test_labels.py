@@ -3,9 +3,9 @@ import pytest
 from models.data.examples import Example, Slice, churned_within, silent_ms
 from models.data.labels import Activity, Labelling, activities_of, label
 from models.data.landmarks import Look
-from tests.builders import DAY_MS, NOW_MS, click, history_entry, purchase, purchase_line, score_request, visit
+from schemas.time_units import DAY_MS, MINUTE_MS
+from tests.builders import NOW_MS, click, history_entry, purchase, purchase_line, score_request, visit
 
-MINUTE_MS = 60_000
 FAR_MS = NOW_MS + 400 * DAY_MS
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from models.data.examples import Slice
 from models.data.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, period_at, periods_of
+from schemas.time_units import DAY_MS
 from stream.offline.build_dataset import ends_of
-from tests.builders import DAY_MS, NOW_MS, score_request
+from tests.builders import NOW_MS, score_request
 
 ENDS = [NOW_MS + days * DAY_MS for days in (50, 60, 75, 100)]
 PERIODS = periods_of(NOW_MS, ENDS)

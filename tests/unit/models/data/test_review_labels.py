@@ -3,7 +3,8 @@ import pytest
 from models.data.examples import Slice
 from models.data.landmarks import periods_of
 from models.data.review_labels import label_reviews, language_of, same_text
-from tests.builders import DAY_MS, NOW_MS, USER, review
+from schemas.time_units import DAY_MS
+from tests.builders import NOW_MS, USER, review
 
 PERIODS = periods_of(NOW_MS, [NOW_MS + days * DAY_MS for days in (10, 20, 30, 40)], DAY_MS)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.data.examples import DAY_MS, Example, Slice
+from models.data.examples import Example, Slice
 from models.evaluation.baselines import bg_nbd as bg_nbd_model
 from models.evaluation.baselines import item_baselines as item_baselines
 from models.evaluation.baselines.bg_nbd import Parameters, bg_nbd, expected_purchases
@@ -16,6 +16,7 @@ from models.evaluation.baselines.review_baselines import tf_idf
 from models.evaluation.outcomes import stayed_away
 from models.linear.tfidf import characters, words
 from schemas.errors import CannotFit
+from schemas.time_units import DAY_MS
 from tests.builders import NOW_MS, history_entry, purchase
 from tests.made_examples import examples_of, made_examples, made_purchases
 

@@ -17,7 +17,8 @@ from models.network.inputs import (
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
 from schemas.scoring import ScoreRequest
-from tests.builders import DAY_MS, NOW_MS, history_entry, score_request
+from schemas.time_units import DAY_MS, MINUTE_MS
+from tests.builders import NOW_MS, history_entry, score_request
 
 LABELS = ["garden", "kitchen"]
 KNOWN = vocabulary(LABELS)
@@ -25,7 +26,6 @@ FEATURES = 3
 NUMBERS = FEATURES + len(RHYTHM_NAMES)
 CONFIG = NetworkConfig(text_dimension=8, numbers=NUMBERS, labels=2, horizons=6, width=16, heads=2, max_events=20)
 PLAIN = Normalisation([0.0] * NUMBERS, [1.0] * NUMBERS)
-MINUTE_MS = 60_000
 
 
 def shopper(events: int, **changes: object) -> ScoreRequest:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from models.network.rhythm import DAY_MS, FADE_DAYS, RHYTHM_NAMES, rhythm
+from models.network.rhythm import FADE_DAYS, RHYTHM_NAMES, rhythm
+from schemas.time_units import DAY_MS
 
 
 def read(days: list[float], worth: list[int], at: float | None = None, padding: int = 0) -> dict[str, float]:

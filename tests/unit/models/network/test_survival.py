@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models.data.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import HORIZONS_DAYS
 from models.network.survival import (
     Exposures,
     exposures,
@@ -14,6 +14,7 @@ from models.network.survival import (
     risk,
     survival_at,
 )
+from schemas.time_units import DAY_MS
 
 ENDS = np.array(HORIZONS_DAYS, float)
 STARTS = np.concatenate([[0.0], ENDS[:-1]])

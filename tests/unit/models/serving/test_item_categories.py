@@ -4,7 +4,8 @@ import pytest
 
 from models.network.inputs import arrange, vocabulary
 from models.serving.item_categories import HALF_LIFE_DAYS, with_item_categories
-from tests.builders import DAY_MS, NOW_MS, history_entry, score_request
+from schemas.time_units import DAY_MS
+from tests.builders import NOW_MS, history_entry, score_request
 
 CATEGORIES = {"mug-1": "kitchen", "rake-1": "garden"}
 KNOWN = vocabulary(["garden", "kitchen"])

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.labels import DAY_MS, HORIZONS_DAYS
+from models.data.labels import HORIZONS_DAYS
 from models.linear.linear_model import best_share, fit_best, fit_linear
 from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, vocabulary
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
 from models.training.objective import Objective, Weights, make_negatives
 from models.training.targets import make_targets
+from schemas.time_units import DAY_MS
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.training.test_train import planted
 

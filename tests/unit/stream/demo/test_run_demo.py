@@ -3,12 +3,12 @@
 from itertools import islice
 
 from schemas.codec import encode
+from schemas.time_units import DAY_MS
 from stream.demo.demo_events import MadeYear
 from stream.demo.demo_figures import Watched, parse_metrics, percentile
 from tests.builders import ad_trigger, churn_risk, interest, interest_score, timings
 
 NOW_MS = 1_790_000_000_000
-DAY_MS = 86_400_000
 
 
 def test_a_made_year_is_in_order_of_arrival_and_ends_before_now() -> None:

@@ -13,6 +13,7 @@ from models.features.row_codec import ROW_VERSION, check_row_version, check_vers
 from models.features.snapshot import snapshot
 from schemas.codec import encode
 from schemas.errors import DamagedRowError, RowVersionError
+from schemas.time_units import DAY_MS
 from stream.fold.damaged_row import DAMAGED_KEY, DAMAGED_KIND, DamagedRow
 from stream.fold.records import Folded, PartitionTotals
 from stream.fold.rows import DECODED_BASE_BYTES, DECODED_PER_BYTE, RowRules, Rows
@@ -26,7 +27,7 @@ from stream.roles.trigger_row import (
     encode_trigger_row,
     trigger_newest_ms,
 )
-from tests.builders import DAY_MS, NOW_MS, ROOT, click
+from tests.builders import NOW_MS, ROOT, click
 
 ROW = b"ten bytes!"
 ONE_ROW = DECODED_BASE_BYTES + DECODED_PER_BYTE * len(ROW)

@@ -5,6 +5,7 @@ import duckdb
 import pytest
 
 from schemas.errors import LogError
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import (
     KINDS,
     WRITE_BATCH,
@@ -18,7 +19,6 @@ from stream.logs.event_log import (
 )
 
 NOON_MS = int(datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp() * 1000)
-DAY_MS = 86_400_000
 
 
 def logged(record_ms=NOON_MS, *, kind="click", key=b"u-1", value=b'{"user_id":"u-1"}'):

@@ -12,7 +12,8 @@ import pytest
 
 from schemas.codec import event_decoder
 from schemas.errors import LogError
-from schemas.topics import DAY_MS, SOURCES
+from schemas.time_units import DAY_MS
+from schemas.topics import SOURCES
 from stream.logs.importers.best_buy import import_best_buy
 from stream.logs.importers.gift_cards import import_gift_cards
 from stream.logs.importers.online_retail import import_online_retail

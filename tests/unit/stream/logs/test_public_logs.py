@@ -16,7 +16,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold
 
-from models.data.examples import DAY_MS, Example, Slice
+from models.data.examples import Example, Slice
 from models.evaluation.baselines.bg_nbd import bg_nbd
 from models.evaluation.baselines.churn_baselines import gradient_boosting, recency, rfm_logistic
 from models.evaluation.baselines.item_baselines import co_occurrence
@@ -25,6 +25,7 @@ from models.evaluation.metrics import ranking_statistics
 from models.evaluation.outcomes import stayed_away
 from schemas.codec import event_decoder
 from schemas.events import Purchase
+from schemas.time_units import DAY_MS
 from stream.logs.importers.online_retail import import_online_retail
 from tests.made_examples import examples_of
 

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from schemas.codec import event_decoder
 from schemas.errors import DecodeError
-from schemas.topics import DAY_MS, SOURCES
+from schemas.time_units import DAY_MS
+from schemas.topics import SOURCES
 from stream.cli.main import app
 from stream.logs.event_log import read_log
 from stream.logs.simulate.dirt import LATE_MS, MALFORMED, truth

@@ -23,6 +23,7 @@ from models.features.spec import FEATURE_SPEC
 from schemas.codec import encode_event
 from schemas.errors import DatasetError
 from schemas.events import Event
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
@@ -30,7 +31,7 @@ from stream.offline.build_dataset import Cut, Plan, cut_dataset
 from stream.offline.dataset_prefix import make_again
 from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
-from tests.builders import DAY_MS, NOW_MS, browse, click, purchase, purchase_line, search, visit
+from tests.builders import NOW_MS, browse, click, purchase, purchase_line, search, visit
 
 DIRTY = SimulatorConfig(seed=5, shoppers=25, days=40, late=0.1, duplicates=0.05, malformed=0.05)
 

@@ -13,13 +13,14 @@ from models.data.dataset_files import EXAMPLES, DatasetManifest, read_examples, 
 from models.data.examples import Slice, churned_within
 from schemas.codec import encode_event
 from schemas.errors import DatasetError
+from schemas.time_units import DAY_MS
 from stream.cli.dataset import app
 from stream.cli.slices import milliseconds
 from stream.logs.event_log import LoggedEvent, read_log, write_log
 from stream.logs.importers.online_retail import import_online_retail
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from tests.builders import DAY_MS, NOW_MS, rating
+from tests.builders import NOW_MS, rating
 
 
 @pytest.fixture(scope="module")

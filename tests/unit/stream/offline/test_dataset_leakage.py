@@ -11,13 +11,14 @@ from models.data.landmarks import Sampling, periods_of
 from models.data.leakage import Verdict, lint
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.build_dataset import Cut, Plan, cut_dataset
 from stream.offline.dataset_prefix import make_again
 from stream.process.settings import Settings, load_settings
-from tests.builders import DAY_MS, history_entry
+from tests.builders import history_entry
 
 COLUMN = "sessions.count.24h"
 PLACE = FEATURE_SPEC.names.index(COLUMN)

@@ -22,9 +22,9 @@ from models.serving.golden_users import (
 )
 from models.serving.scorer import Scorer, Scores
 from schemas.errors import EvaluationError
+from schemas.time_units import DAY_MS
 from stream.offline.golden_replay import check_golden, request_of
 from stream.process.settings import load_settings
-from tests.builders import DAY_MS
 from tests.checkpoints import EASY, IMPOSSIBLE, tiny_checkpoint
 
 ALL = Reads(labels=frozenset({"books"}), horizons_days=(1, 3, 7), kinds=frozenset({"visit", "review"}), reviews=True)

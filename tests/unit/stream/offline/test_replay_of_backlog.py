@@ -5,11 +5,12 @@ from random import Random
 
 import pytest
 
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import LoggedEvent
 from stream.offline.replay_log import Replay
 from stream.process.settings import load_settings
 from tests.backlog import RATES, backlog, behind, differing, late, requests_of, topic_after_topic
-from tests.builders import DAY_MS, NOW_MS
+from tests.builders import NOW_MS
 from tests.harness import folded_rows
 
 TEN_MINUTES_MS = 600_000

@@ -13,12 +13,13 @@ from models.features.spec import FEATURE_SPEC
 from schemas.codec import decode, encode
 from schemas.errors import LogError
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS
 from stream.logs.event_log import LoggedEvent, write_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.verification import FILE, Verification, write_verification
 from stream.process.settings import Settings, load_settings
-from tests.builders import DAY_MS, NOW_MS, purchase, search, visit
+from tests.builders import NOW_MS, purchase, search, visit
 from tests.fakes import FixedScorer
 from tests.recording import LiveRun, live_run
 

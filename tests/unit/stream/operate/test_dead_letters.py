@@ -10,6 +10,7 @@ from schemas.codec import encode
 from schemas.dead_letter import Reason, bounded
 from schemas.ids import position_id
 from schemas.scoring import ScoreRequest
+from schemas.time_units import DAY_MS
 from schemas.topics import TABLE
 from stream.cli.dlq import as_fields, as_text, since_ms
 from stream.fold.records import EVENT_ID, PartitionTotals, Totals
@@ -17,7 +18,7 @@ from stream.offline.replay_log import LogRecord
 from stream.operate.dead_letters import Found, headers_again, outcome_of
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
-from tests.builders import DAY_MS, NOW_MS, click, dead_letter, score_request, search
+from tests.builders import NOW_MS, click, dead_letter, score_request, search
 
 CLICKS = TABLE["click"].name
 TOPICS = {kind: topic.name for kind, topic in TABLE.items()}

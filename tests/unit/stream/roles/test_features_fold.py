@@ -16,6 +16,7 @@ from schemas.dead_letter import DeadLetter, Reason
 from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, Suppression
+from schemas.time_units import DAY_MS, MINUTE_MS
 from schemas.topics import TABLE
 from stream.fold.ordering import aligned
 from stream.fold.records import Folded, Output, PartitionTotals, Totals
@@ -28,21 +29,8 @@ from stream.roles.scoring_policy import ScoringPolicy
 from stream.roles.trigger_policy import Campaign, TriggerPolicy
 from stream.roles.trigger_row import decode_trigger_row, encode_trigger_row
 from stream.roles.triggers_fold import TriggersFold
-from tests.builders import (
-    DAY_MS,
-    NOW_MS,
-    churn_risk,
-    click,
-    interest,
-    purchase,
-    purchase_line,
-    review,
-    review_sentiment,
-    search,
-    visit,
-)
+from tests.builders import NOW_MS, churn_risk, click, interest, purchase, purchase_line, review, review_sentiment, search, visit
 
-MINUTE_MS = 60_000
 TOPICS = {kind: topic.name for kind, topic in TABLE.items()}
 KIND_OF = {name: kind for kind, name in TOPICS.items()}
 KEY = b"u-1"

@@ -11,6 +11,7 @@ from models.features.spec import KINDS
 from models.features.user_state import BROWSE, CLICK, PURCHASE, RATING, REVIEW, SEARCH, VISIT, TopicState, new_topic
 from schemas.events import Event
 from schemas.signals import AdTrigger, Suppression, SuppressionReason
+from schemas.time_units import HOUR_MS, MINUTE_MS
 from stream.process.settings import load_settings
 from stream.roles.scoring_policy import ScoringPolicy
 from stream.roles.trigger_policy import Campaign, TriggerPolicy, load_trigger_policy
@@ -28,7 +29,7 @@ from tests.builders import (
     visit,
 )
 
-SECOND_MS, MINUTE_MS, HOUR_MS = 1000, 60_000, 3_600_000
+SECOND_MS = 1000
 EVENTS = [visit(), browse(), click(), search(), purchase(), review(), rating()]
 POLICY = ScoringPolicy()
 
