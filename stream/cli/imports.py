@@ -87,7 +87,7 @@ def transactions(
 @app.command("csv")
 def csv(
     file: Annotated[Path, typer.Argument(help="A table, .csv or .csv.gz, one row per event or line of a purchase.")],
-    mapping: Annotated[Path, typer.Option("--map", help="YAML that says what the columns mean; see the README.")],
+    mapping: Annotated[Path, typer.Option("--map", help="YAML that says what the columns mean; see docs/how-to/.")],
     out: MaybeOut = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,

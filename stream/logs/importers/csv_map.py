@@ -77,7 +77,7 @@ def load_map(path: Path) -> CsvMap:
     except OSError as error:
         raise LogError(f"{path} cannot be read ({error.strerror}), expected a mapping file: check --map") from error
     except (yaml.YAMLError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise LogError(f"{path} is no mapping ({error}), expected one as in the README: correct it") from error
+        raise LogError(f"{path} is no mapping ({error}), expected one as docs/how-to/ shows: correct it") from error
     if faults := list(_faults(found)):
         raise LogError(f"{path}: {'; '.join(faults)}: correct the map")
     return found

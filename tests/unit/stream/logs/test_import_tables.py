@@ -278,10 +278,9 @@ def test_a_map_that_says_what_no_event_has_is_refused_before_a_row_is_read(tmp_p
         load_map(tmp_path / "map.yaml")
 
 
-def test_the_map_of_the_readme_reads_the_table_it_speaks_of(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    lines = readme[readme.index("    source: Our shop") :].split("\n\n")[0].splitlines()
-    (tmp_path / "map.yaml").write_text("\n".join(line.removeprefix("    ") for line in lines))
+def test_the_map_of_the_documentation_reads_the_table_it_describes(tmp_path):
+    page = (ROOT / "docs/how-to/import-your-data.md").read_text()
+    (tmp_path / "map.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     rows = ["view,31.12.2020 10:00,a@b.example,p,Pot,1.5,,,", "order,31.12.2020 10:00,a@b.example,p,,,o-1,9.5,2"]
 
     (browse, purchase), counts, _ = mapped(
