@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 GENERATED = "This page is generated from the code by `make docs`: change the code, not the page."
 CODE = re.compile(r"(`+[^`]*`+)")
+MARKUP = re.compile(r"[\\|*<>\[\]~^#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore inside a word is none
 DAY_MS = 86_400_000
 
 
@@ -37,9 +38,7 @@ def code(text: str) -> str:
 def prose(text: str) -> str:
     """Escape what Markdown would read as markup, but for code in backticks; line breaks become spaces."""
     parts = CODE.split(" ".join(text.split()))
-    return "".join(
-        part.replace("|", "\\|") if part.startswith("`") else re.sub(r"([\\|*_<>\[\]{}$~^#])", r"\\\1", part) for part in parts
-    )
+    return "".join(part.replace("|", "\\|") if part.startswith("`") else MARKUP.sub(r"\\\g<0>", part) for part in parts)
 
 
 def paragraphs(docstring: str | None) -> str:
