@@ -22,21 +22,20 @@ PLAIN = Settings.model_construct()  # defaults alone: neither variables nor a fi
 
 def topics_page() -> str:
     """Render every topic with writer, readers, partitions, retention and cleanup; then what each role reads and writes."""
-    topics = PLAIN.topics()
+    topics = PLAIN.topics().values()
     rows = (
         [
-            md.code(topic.kind),
+            f"[{md.code(topic.kind)}](messages.md#{topic.kind})",
             md.code(topic.name),
             written_by(topic),
             ", ".join(role for role, kinds in RECEIVES.items() if topic.kind in kinds),
-            md.prose(topic.key) if is_dlq(topic) else md.code(topic.key),
-            str(topic.partitions),
-            md.duration(topic.retention_ms),
-            md.code(topic.cleanup),
-            f"[{topic.struct.__name__}](messages.md#{'dead-letters' if is_dlq(topic) else topic.kind})",
+            md.code(topic.key),
+            *kept(topic),
         ]
-        for topic in topics.values()
+        for topic in topics
+        if not is_dlq(topic)
     )
+    letters = ([md.code(t.kind), md.code(t.name), written_by(t), t.key, *kept(t)] for t in topics if is_dlq(t))
     changelogs = (
         [
             md.code(wanted.name),
@@ -58,17 +57,24 @@ def topics_page() -> str:
         ]
         for role in RECEIVES
     )
-    heads = ["kind", "name", "written by", "read by", "key", "partitions", "retention", "cleanup", "message"]
+    broker = ["partitions", "retention", "cleanup"]
     return md.page(
         "Topics",
         "A kind is the word that the code and the commands use; the name is what the broker calls the topic. The "
         "[settings](settings.md) `topic_prefix`, `topic_names`, `partitions` and `retention_ms` change names, partitions and "
         "retention; `app_id` changes groups and changelogs. Keys are UTF-8, partitioned by murmur2.",
-        md.table(heads, rows),
+        md.table(["kind", "name", "written by", "read by", "key", *broker], rows),
+        "## Dead-letter topics\n\nThey hold the records that a role refused: [Dead letters](messages.md#dead-letters).",
+        md.table(["kind", "name", "written by", "key", *broker], letters),
         "## Changelogs\n\nEach role with rows keeps them in a changelog of its own, one record per user.",
         md.table(["name", "written and read by", "partitions", "configuration"], changelogs),
         "## Roles\n\n" + md.table(["role", "consumer group", "reads", "writes"], roles),
     )
+
+
+def kept(topic: Topic) -> list[str]:
+    """Say how the broker keeps a topic: partitions, retention, cleanup."""
+    return [str(topic.partitions), md.duration(topic.retention_ms), md.code(topic.cleanup)]
 
 
 def written_by(topic: Topic) -> str:

@@ -161,20 +161,16 @@ class ErrorClass(NamedTuple):
 def errors_page() -> str:
     """Render every exception class below its base, or in the order of modules where they form no tree."""
     found = exception_classes()
-    if any(error.name == TREE for error in found):
-        blocks = [f"## {TREE}\n\n{errors_table(list(below(TREE, found)))}"]
-        rest = [error for error in found if error not in [*below(TREE, found)]]
-        blocks.append(f"## Others\n\n{errors_table(rest)}" if rest else "")
-    else:
-        blocks = [
-            f"## {package}\n\n{errors_table([error for error in found if error.module.split('.')[0] == package])}"
-            for package in PACKAGES
-        ]
+    tree = list(dict.fromkeys(below(TREE, found)))
+    groups = {TREE: tree} if tree else {}
+    for error in found:
+        if error not in tree:
+            groups.setdefault("Others" if tree else error.module.split(".")[0], []).append(error)
     return md.page(
         "Errors",
         "The command line prints the text of these errors as one line on stderr, and ends with an "
         "[exit code](exit-codes.md). A text says what was found, what was expected and what to do.",
-        *blocks,
+        *(f"## {group}\n\n{errors_table(errors)}" for group, errors in groups.items()),
     )
 
 
@@ -207,7 +203,7 @@ def exception_classes() -> list[ErrorClass]:
                     tuple(ast.unparse(base) for base in node.bases),
                     inspect.cleandoc(ast.get_docstring(node) or ""),
                 )
-                for node in ast.walk(ast.parse(path.read_bytes()))
+                for node in ast.parse(path.read_bytes()).body
                 if isinstance(node, ast.ClassDef)
             ]
     known = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}

@@ -9,7 +9,7 @@ import pytest
 from docs.generate_reference import DIRECTORY, PAGES
 from docs.reference_pages import markdown
 from docs.reference_pages.commands import commands
-from docs.reference_pages.process import exception_classes
+from docs.reference_pages.process import ErrorClass, below, exception_classes
 from models.features.spec import FEATURE_SPEC
 from schemas.dead_letter import Reason
 from schemas.topics import TABLE
@@ -73,6 +73,13 @@ def test_every_command_below_every_verb_has_a_section(pages: dict[str, str]) -> 
     assert top == [f"footfall {name}" for name in main.VERBS]
     headings = re.findall(r"^##+ (.+)$", pages["commands.md"], re.MULTILINE)
     assert headings == [found.path for found in commands()]
+
+
+def test_errors_of_one_tree_are_listed_from_the_root_down() -> None:
+    names = [("Leaf", "Branch"), ("Root", "Exception"), ("Other", "ValueError"), ("Branch", "Root"), ("Twig", "Root")]
+    errors = [ErrorClass(name, "schemas.errors", (base,), "") for name, base in names]
+
+    assert [error.name for error in below("Root", errors)] == ["Root", "Branch", "Leaf", "Twig"]
 
 
 def test_a_default_outside_the_project_is_refused() -> None:
