@@ -116,10 +116,18 @@ def messages_page() -> str:
 
 def struct(found: type) -> str:
     """Render a struct: what it is, and each field with type, limits and meaning."""
-    info = mi.type_info(found)
+    info = struct_type(found)
     form = "On the wire it is an array, in this order.\n\n" if info.array_like else ""
     rows = ([md.code(f.encode_name), kind(f.type), required(f), limit(f.type), description(f.type)] for f in info.fields)
     return f"{md.paragraphs(found.__doc__)}\n\n{form}{md.table(['field', 'type', 'default', 'limits', 'meaning'], rows)}"
+
+
+def struct_type(found: type) -> mi.StructType:
+    """Return what msgspec knows of a struct."""
+    info = mi.type_info(found)
+    if not isinstance(info, mi.StructType):
+        raise TypeError(f"found {found.__name__}, expected a msgspec.Struct")
+    return info
 
 
 def required(field: mi.Field) -> str:
@@ -168,9 +176,9 @@ def limit(found: mi.Type) -> str:
         case mi.IntType(ge=lowest, le=highest) | mi.FloatType(ge=lowest, le=highest):
             return md.limits(number(lowest), number(highest))
         case mi.StrType(min_length=shortest, max_length=longest, pattern=pattern):
-            pattern = pattern or extra(found).get("pattern")
+            written = md.code(str(pattern or extra(found).get("pattern", "")))
             length = md.limits(shortest, longest)
-            return ", ".join(filter(None, (f"{length} characters" if length else "", md.code(str(pattern)) if pattern else "")))
+            return ", ".join(filter(None, (f"{length} characters" if length else "", written)))
         case mi.ListType(min_length=shortest, max_length=longest) | mi.DictType(min_length=shortest, max_length=longest):
             length = md.limits(shortest, longest)
             return f"{length} entries" if length else ""
@@ -211,9 +219,8 @@ def nested(found: mi.Type) -> dict[str, type]:
             inside = []
     parts: dict[str, type] = {}
     for part in inside:
-        if isinstance(bare(part), mi.StructType):
-            cls = bare(part).cls
-            parts[cls.__name__] = cls
+        if isinstance(named := bare(part), mi.StructType):
+            parts[named.cls.__name__] = named.cls
         parts |= nested(part)
     return parts
 

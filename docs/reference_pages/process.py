@@ -16,7 +16,8 @@ from docs.reference_pages import markdown as md
 from stream.cli.options import setting_names
 from stream.process import settings as settings_module
 from stream.process.settings import Settings
-from stream.worker.app import ROLES, Role, build_app
+from stream.roles.table import ROLES, Role
+from stream.worker.app import build_app
 from stream.worker.role_metrics import role_metrics
 
 PACKAGES = ("schemas", "models", "stream")
@@ -123,7 +124,7 @@ async def metrics_of(role: Role) -> list[RoleMetric]:
             RoleMetric(
                 metric.name,
                 metric.type,
-                tuple(metric._labelnames),
+                tuple(getattr(metric, "_labelnames", ())),
                 metric.documentation,
                 frozenset(pair for sample in metric.samples for pair in sample.labels.items() if metric.type != "info"),
             )
