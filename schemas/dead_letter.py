@@ -33,20 +33,20 @@ OPTIONAL = ("exception", "stacktrace")  # added later: a dead letter of before h
 class Reason(StrEnum):
     """Why a record was refused; a closed set, safe to alert and to group on."""
 
-    BAD_JSON = "bad_json"
-    EMPTY_VALUE = "empty_value"
-    WRONG_TYPE = "wrong_type"
-    MISSING_FIELD = "missing_field"
-    OUT_OF_RANGE = "out_of_range"
-    TOO_LARGE = "too_large"
-    TEXT_TOO_LONG = "text_too_long"
-    TOO_MANY_LINES = "too_many_lines"
-    MISSING_KEY = "missing_key"
-    KEY_MISMATCH = "key_mismatch"
-    UNKNOWN_CURRENCY = "unknown_currency"
-    FROM_FUTURE = "from_future"
-    HANDLER_ERROR = "handler_error"
-    SPEC_MISMATCH = "spec_mismatch"
+    BAD_JSON = "bad_json"  # the value is no JSON object, or no UTF-8
+    EMPTY_VALUE = "empty_value"  # there is no value
+    WRONG_TYPE = "wrong_type"  # a field has another type than its own
+    MISSING_FIELD = "missing_field"  # a required field is missing
+    OUT_OF_RANGE = "out_of_range"  # a value lies outside its range, or does not match its pattern
+    TOO_LARGE = "too_large"  # the value has more bytes than an event may have
+    TEXT_TOO_LONG = "text_too_long"  # a text has more characters than its field may have
+    TOO_MANY_LINES = "too_many_lines"  # a list has more entries than it may have, such as the lines of a purchase
+    MISSING_KEY = "missing_key"  # the record has no key
+    KEY_MISMATCH = "key_mismatch"  # the key is not the user id of the value
+    UNKNOWN_CURRENCY = "unknown_currency"  # no rate is set for the currency: add it to currency_rates
+    FROM_FUTURE = "from_future"  # the event time is later than the arrival by more than clocks may differ
+    HANDLER_ERROR = "handler_error"  # our own code failed on this record
+    SPEC_MISMATCH = "spec_mismatch"  # a score request's features do not fit the feature spec it names
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):

@@ -1,7 +1,7 @@
 """The command `footfall`: every verb in one place, and what an error looks like. Start at main.
 
 A verb's module is imported when the verb is used, so that help comes at once. Exit codes: 0 done, 1 failed, 2 wrong
-usage, 3 refused, 75 restart me, 78 a setting is wrong.
+usage, 3 refused, 75 restart me, 78 a setting is wrong, 130 interrupted.
 """
 
 import logging
