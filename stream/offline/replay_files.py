@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from models.data.parquet_files import Columns, ParquetFiles
 from models.features.row_codec import decode_row, encode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
@@ -22,7 +23,6 @@ from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, ReviewSentiment, Signal, Suppression
 from stream.fold.records import Output, Totals
 from stream.logs.event_log import LoggedEvent
-from stream.logs.parquet import Columns, ParquetFiles
 from stream.offline.replay_log import Replay
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct, field
 
+from models.data.parquet_files import Columns, ParquetFiles
 from schemas.codec import decode_keyed
 from schemas.errors import DecodeError, LogError
 from schemas.scoring import ScoreRequest
 from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from schemas.topics import SIGNALS, SOURCES
 from stream.logs.event_log import read_log, read_manifest
-from stream.logs.parquet import Columns, ParquetFiles
 from stream.offline.replay_files import refuse_used
 from stream.offline.replay_log import LogRecord, Replay
 from stream.offline.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
