@@ -108,7 +108,7 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
     if (read_back := _all_rows(found)) != rows:
         raise BrokerError(
             f"changelog {new.changelog(role)} holds {len(read_back)} rows, which differ from the {len(rows)} folded: stop "
-            f"whatever else writes to it"
+            f"the other process that writes to it"
         )
     totals, serving = Totals(), await read_changelog(settings, settings.changelog(role))
     for partition in found.values():
