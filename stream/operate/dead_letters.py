@@ -29,9 +29,9 @@ from stream.process.settings import Settings
 Outcome = Literal["sent", "not_whole", "expired", "foreign"]
 WORDS: Mapping[Outcome, str] = {
     "sent": "sent to their source topic again",
-    "not_whole": "not sent: the record was over the size limit, so only its size and hash were kept",
-    "expired": "not sent: the record is older than the retention of its topic",
-    "foreign": "not sent: the dead letter names another source topic than its dead-letter topic has",
+    "not_whole": "left in the dead-letter topic: over the size limit, so only size and hash were kept",
+    "expired": "left in the dead-letter topic: older than the retention of their source topic",
+    "foreign": "left in the dead-letter topic: they name a source topic that their dead-letter topic does not belong to",
 }
 MAX_IN_FLIGHT = 1000  # in_flight without an acknowledgement, before the oldest is awaited
 
