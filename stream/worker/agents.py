@@ -63,7 +63,7 @@ async def fold_agent(
         barrier.add(event, partition, folded)
         reach("folded")
         limit.count(chunk, folded.outputs)
-        await barrier.room()
+        await barrier.wait_for_capacity()
         await limit.passable()
 
 

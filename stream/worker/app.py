@@ -70,7 +70,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         """Tell whether something is in work that is not durable yet."""
         return bool(self.consumer.unacked) or (self.barrier is not None and self.barrier.pending)
 
-    async def check_taken(self, taken: list[Partition]) -> None:
+    async def check_restored(self, taken: list[Partition]) -> None:
         """Hold restored rows against the topics; without transactions the guards in the rows protect alone.
 
         Raises:

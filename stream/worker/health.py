@@ -87,7 +87,7 @@ class Health:
         reasons = self.not_ready()
         body: dict[str, Any] = {"ready": not reasons, "role": self.role, "reasons": reasons}
         if self.app is not None:
-            body["unreachable"] = [f"{tp.topic}/{tp.partition}" for tp in self.app.alignment.given_up()]
+            body["unreachable"] = [f"{tp.topic}/{tp.partition}" for tp in self.app.alignment.unreachable_partitions()]
         if self.app is not None and self.app.store is not None:
             body |= {"restored": self.app.store.progress.read, "total": self.app.store.progress.total}
         return web.json_response(body, status=503 if reasons else 200)
