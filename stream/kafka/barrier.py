@@ -196,7 +196,7 @@ class Barrier:
     def _encode(self, pending: Pending) -> Batch:
         partition, encode_row = pending.partition, self._encode_row
         encoded = [(key, encode_row(row)) for key, row in pending.dirty.items()]
-        rows: list[tuple[bytes, bytes | None]] = [*encoded, *partition.settle(encoded)]
+        rows: list[tuple[bytes, bytes | None]] = [*encoded, *partition.evict(encoded)]
         partition.undo.flushed()
         meta = partition.meta_row(self._store.partitions)
         rows.append((META_KEY, meta))

@@ -69,9 +69,9 @@ class Partition(Struct):
         """Encode the meta row of the current rows, for topics of `partitions` partitions."""
         return msgspec.msgpack.encode(MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions))
 
-    def settle(self, written: list[tuple[bytes, bytes]]) -> list[tuple[bytes, None]]:
+    def evict(self, written: list[tuple[bytes, bytes]]) -> list[tuple[bytes, None]]:
         """Free memory at a barrier that encoded `written`; return tombstones of expired rows to write with it."""
-        tombstones = self.rows.settle(written, int(time.time() * 1000))
+        tombstones = self.rows.evict(written, int(time.time() * 1000))
         if tombstones:
             self.totals.count_output(EXPIRED_KIND, len(tombstones))
         return tombstones

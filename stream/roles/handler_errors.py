@@ -77,7 +77,7 @@ def _set_aside(
     folded.outputs.append(dead_letter_of_error(kind, record, error, folded_ms))
     counts.dead_lettered += 1
     totals.count_output("dead-letter")
-    tell_once(record, error, undo.told)
+    tell_once(record, error, undo.logged)
 
 
 def _restore(
