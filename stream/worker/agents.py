@@ -15,7 +15,7 @@ from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.store import RowStore
 from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
-from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
+from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, score_isolating_errors, log_once
 from stream.roles.scorer_fold import decode_requests, render_signals
 from stream.worker.dead_letter_limit import DeadLetterLimit
 
@@ -77,7 +77,7 @@ async def score_agent(
     generation: Callable[[], int],
 ) -> None:
     """Role scorer: a chunk is a batch, of one model; its signals are acknowledged by the broker before the chunk is."""
-    contiguity, told = Contiguity(), set[str]()
+    contiguity, logged = Contiguity(), set[str]()
     async for event in stream:
         if event.message.generation_id != generation():
             continue
@@ -90,12 +90,12 @@ async def score_agent(
             reads = f"model {scorer.model_version} reads feature spec {scorer.spec_version}"
             limit.pause(f"{reads}, requests carry {', '.join(sorted(other))}: start again with a checkpoint of theirs")
             await limit.passable()  # the requests wait on the broker; none of them is at fault
-        scores = await asyncio.to_thread(score_apart, scorer, requests)
+        scores = await asyncio.to_thread(score_isolating_errors, scorer, requests)
         scored_ms = int(time.time() * 1000)
         for (record, request), score in zip(accepted, scores, strict=True):
             if isinstance(score, Exception):
                 totals.events.dead_lettered += 1
-                tell_once(record, score, told)
+                log_once(record, score, logged)
                 outputs.append(dead_letter_of_error("score-request", record, score, received_ms))
                 continue
             totals.events.applied += 1
