@@ -1,7 +1,7 @@
 """Merge the fetched records of several topics, per partition, into one order of time.
 
 Records are ordered by record timestamp, then topic, then offset, and released once no topic can still deliver an earlier
-one. Only a topic with unread records on the broker holds the others back, so live traffic passes at once. Knows neither
+one. Only a topic with unread records on the broker holds the others back, so live traffic is released at once. Knows neither
 Faust nor shops. Start at Alignment.release.
 """
 

@@ -1,7 +1,7 @@
 """Check the offsets committed with the rows against the source topics and the consumer group, before reading resumes.
 
 A worker that takes over partitions starts only if all three agree. It refuses whatever would silently lose or duplicate
-events, and says how to proceed (steps P2 and P3 in DECISIONS.md). Start at check_sources and resume_positions.
+events, and the error text names a remedy (steps P2 and P3 in DECISIONS.md). Start at check_sources and resume_positions.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Keep a role's rows in memory; on partition assignment, fence the previous owner and restore rows from the changelog.
 
-The store of a Faust table, while Faust controls assignment and lifecycle. It takes a partition's transactional id before it
-reads the changelog, so the broker rejects all later writes of the previous owner. P4 and P5 are the step numbers of
+It is the store of a Faust table; Faust controls assignment and lifecycle. It takes a partition's transactional id before
+it reads the changelog, so the broker rejects all later writes of the previous owner. P4 and P5 are the step numbers of
 DECISIONS.md. Start at RowStore.on_rebalance.
 """
 
@@ -126,7 +126,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             await self._restore(owned, new)  # P5
             reach("P5.restored")
             if first:  # later partitions come from workers that read the same topics until now
-                await crash_only("take-over", self.check([self.owned[tp.partition] for tp in new]))
+                await crash_only("restore check", self.check([self.owned[tp.partition] for tp in new]))
             self.taken_over = True
         finally:
             self.restoring = False

@@ -1,6 +1,6 @@
 """Make Faust's consumer deliver chunks: one message per group of records, acknowledged strictly in order.
 
-Only this file, library_patches.py and store.py use Faust's internals; DECISIONS.md has the measurements.
+docs/explanation/library-patches.md lists every use of Faust's internals, with reasons and measurements.
 tests/unit/stream/kafka/test_transport.py fails if a new Faust changes what is overridden. Start at install.
 """
 

@@ -1,4 +1,4 @@
-"""Fold source events and review sentiment into user rows, and emit score requests: role features.
+"""Run role features: fold source events and review sentiment into user rows, and emit score requests.
 
 The same code runs live, in replay and in training. A record is anything with the attributes of Record, rows are a
 dictionary, and messages are values. It never blocks, reads a clock or knows its caller. Start at FeaturesFold.fold.

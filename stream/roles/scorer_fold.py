@@ -1,4 +1,4 @@
-"""Decode score requests before the model, and render its scores as signals after it: role scorer.
+"""Run role scorer around the model: decode score requests, and render scores as signals.
 
 Start at decode_requests and render_signals.
 """

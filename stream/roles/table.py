@@ -6,9 +6,7 @@ from models.features.spec import KINDS
 
 Role = Literal["features", "scorer", "triggers"]
 ROLES: tuple[Role, ...] = ("features", "scorer", "triggers")
-INPUTS: dict[
-    Role, tuple[tuple[str, ...], tuple[str, ...]]
-] = {  # kinds that a role aligns by time, kinds that it reads unaligned
+INPUTS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {  # aligned kinds, unaligned kinds
     "features": (KINDS, ("review-sentiment",)),
     "scorer": ((), ("score-request",)),
     "triggers": (("interest", "churn-risk"), ()),

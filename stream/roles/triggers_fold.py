@@ -1,4 +1,4 @@
-"""Fold interest and churn-risk signals into user rows, and emit triggers and suppressions: role triggers.
+"""Run role triggers: fold interest and churn-risk signals into user rows, and emit triggers and suppressions.
 
 Start at TriggersFold.fold.
 """

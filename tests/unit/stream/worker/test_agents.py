@@ -118,7 +118,7 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     limit.resume()
     await asyncio.wait([working])
 
-    assert paused == "model m-1 reads feature spec new, requests carry old: start again with a checkpoint of theirs"
+    assert paused == "model m-1 needs feature spec new, requests carry old: restart with a checkpoint of that feature spec"
     assert before == []
     assert taken == ["old"]
     assert (totals.events.events_in, totals.events.dead_lettered) == (1, 0)
