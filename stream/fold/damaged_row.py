@@ -1,7 +1,7 @@
-"""A row that cannot be decoded → a record beside the rows that keeps its bytes; its user starts anew.
+"""Replace a row that cannot be decoded by a new state, and keep its bytes in a record beside the rows.
 
-The record goes into the changelog, in the transaction that commits the user's new row: compaction keeps it, and no other
-topic is needed. Start at state_of_row.
+The record is committed with the user's new row, into the same changelog, which keeps it after compaction. No other storage
+is needed. Start at state_of_row.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from stream.fold.records import Folded, Output, PartitionTotals, Record
 
 S = TypeVar("S")
 
-BESIDE_ROWS = b"\0"  # begins every key of a changelog that is not a user id
+BESIDE_ROWS = b"\0"  # prefix of every changelog key that is not a user id
 DAMAGED_KEY = BESIDE_ROWS + b"damaged:"
 DAMAGED_KIND = "damaged-row"
 
 
 class DamagedRow(Struct, frozen=True, kw_only=True):
-    """What is kept of a damaged row: its bytes, what was wrong, and the record at which it was found."""
+    """Keep a damaged row: its bytes, the decode error, and the record that was being folded."""
 
     user_id: str
     detail: str
@@ -31,7 +31,7 @@ class DamagedRow(Struct, frozen=True, kw_only=True):
 
 
 def damaged_row(key: bytes, row: bytes, record: Record, error: DamagedRowError) -> Output:
-    """Render a damaged row as a message to be committed with the row that takes its place."""
+    """Render a damaged row as a message to commit together with its replacement."""
     kept = DamagedRow(
         user_id=key.decode(errors="replace"),
         detail=str(error),
@@ -52,7 +52,7 @@ def state_of_row(
     totals: PartitionTotals,
     folded: Folded,
 ) -> S:
-    """Return the state that a row holds; a user without a row starts anew, so does one whose row is damaged."""
+    """Decode a row, or return a new state if there is no row or the row is damaged; count and keep a damaged one."""
     if row is None:
         return new_state()
     try:

@@ -1,16 +1,16 @@
-"""A record's key → its partition, as the default partitioner of Kafka's Java client chooses it.
+"""Map a record's key to its partition, as the default partitioner of Kafka's Java client does.
 
-Written out here so that a replay needs no Kafka client. Start at partition_of.
+It is implemented here so that a replay needs no Kafka client. Start at partition_of.
 """
 
 from functools import lru_cache
 
-SEED, MULTIPLIER, SHIFT, MASK = 0x9747B28C, 0x5BD1E995, 24, 0xFFFFFFFF  # of the Java client's Utils.murmur2
+SEED, MULTIPLIER, SHIFT, MASK = 0x9747B28C, 0x5BD1E995, 24, 0xFFFFFFFF  # constants of the Java client's Utils.murmur2
 
 
 @lru_cache(maxsize=1 << 20)
 def partition_of(key: bytes | None, partitions: int) -> int:
-    """Choose the partition of a key; a record without a key goes to the first."""
+    """Return the partition of a key; a record without a key goes to partition 0."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions if key else 0
 
 

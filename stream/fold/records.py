@@ -1,4 +1,4 @@
-"""What the pipeline reads and returns: records, messages to send, and the count of what became of each record.
+"""Define what a fold reads and returns: records, messages to send, and counts of records by outcome.
 
 Knows neither Kafka nor shops. Start at Record.
 """
@@ -12,11 +12,11 @@ from schemas.dead_letter import DeadLetter, bounded
 from schemas.errors import DecodeError
 from schemas.fields import MAX_ID_CHARS
 
-EVENT_ID = "x-event-id"  # record header: the id of an event without one that is sent again from a dead letter
+EVENT_ID = "x-event-id"  # record header: the id given to an event without one when its dead letter is sent again
 
 
 class Record(Protocol):
-    """What the pipeline reads of a Kafka record; `timestamp` is in milliseconds."""
+    """Name the attributes that a fold reads from a record; `timestamp` is in milliseconds."""
 
     @property
     def topic(self) -> str: ...  # noqa: D102, the protocol names attributes only
@@ -35,7 +35,7 @@ class Record(Protocol):
 
 
 class Output(Struct, frozen=True, gc=False):
-    """One message to send, on the partition of the record that caused it; `kind` names its topic in the table."""
+    """Hold one message to send to the partition of the record that caused it; `kind` names its topic in the table."""
 
     kind: str
     partition: int
@@ -45,7 +45,7 @@ class Output(Struct, frozen=True, gc=False):
 
 
 class Totals(Struct):
-    """What became of a partition's records: events_in is the sum of the others."""
+    """Count a partition's records by outcome; events_in is the sum of the other counts."""
 
     events_in: int = 0
     applied: int = 0
@@ -61,30 +61,30 @@ class Totals(Struct):
 
     @property
     def unaccounted(self) -> int:
-        """Count the records of which it is not yet said what became of them: none between two records."""
+        """Count the records without an outcome yet: one while a record is folded, otherwise none."""
         return self.events_in - self.applied - self.replay_skipped - self.dead_lettered - self.declared_dropped
 
     @property
     def declared_dropped(self) -> int:
-        """Count the records that were refused by rule, not by fault: late ones and duplicates."""
+        """Count the records dropped by a rule, not by an error: late events and duplicates."""
         return self.late_dropped + self.duplicate_dropped
 
 
 class PartitionTotals(Struct):
-    """The running totals of one partition, committed with its rows: of source topics, of feedback, and of outputs."""
+    """Count events, feedback and outputs of one partition; committed together with its rows."""
 
     events: Totals = field(default_factory=Totals)
     feedback: Totals = field(default_factory=Totals)
     outputs: dict[str, int] = {}
-    lost: int = 0  # records that retention deleted before they were read, where that was accepted
+    lost: int = 0  # records that retention deleted unread, if a setting permits that loss
 
     def count_output(self, kind: str, count: int = 1) -> None:
-        """Count outputs by kind."""
+        """Add to the count of outputs of one kind."""
         self.outputs[kind] = self.outputs.get(kind, 0) + count
 
 
 class Folded(Struct):
-    """What folding some records of one partition left: changed rows, messages to send at once or with the rows."""
+    """Collect the result of a fold: changed rows, messages to send at once, and messages to commit with the rows."""
 
     dirty: dict[bytes, object] = {}
     outputs: list[Output] = []
@@ -92,7 +92,7 @@ class Folded(Struct):
 
 
 class Fold(Protocol):
-    """What folds records of one partition into its rows; FeaturesFold and TriggersFold do."""
+    """Fold records of one partition into its rows, as FeaturesFold and TriggersFold do."""
 
     def fold(  # noqa: D102
         self, rows: Any, totals: PartitionTotals, records: Iterable[Record], folded_ms: int, folded: Folded | None = None
@@ -102,7 +102,7 @@ class Fold(Protocol):
 
 
 def resent_id(record: Record) -> str | None:
-    """Return the id that a dead letter's first position gave its event, where the record was sent again from there."""
+    """Return the event id that a record got from its dead letter's source position, if it was sent again; else None."""
     for name, value in record.headers:
         if name == EVENT_ID and value and len(value) <= MAX_ID_CHARS and value.isascii():
             return value.decode()
@@ -112,9 +112,9 @@ def resent_id(record: Record) -> str | None:
 def dead_letter(
     kind: str, record: Record, error: DecodeError, folded_ms: int, *, exception: str = "", stacktrace: str = ""
 ) -> Output:
-    """Turn a refused record into a message for its topic's dead-letter topic, whose retention begins at `folded_ms`.
+    """Render a refused record as a message for its topic's dead-letter topic, with the timestamp `folded_ms`.
 
-    `exception` names what was raised, by default what the error was raised from.
+    That timestamp starts its retention. `exception` names the exception; by default it is the cause of `error`.
     """
     letter = bounded(
         DeadLetter(

@@ -1,8 +1,8 @@
-"""Records of several topics, as fetched → the records of each partition in one order of time.
+"""Merge the fetched records of several topics, per partition, into one order of time.
 
-Records of partition p of all aligned topics are merged by record timestamp, then topic, then offset, and released once
-no topic can still bring an earlier one: a topic with more on the broker bounds what may pass, one read to its end bounds
-nothing, so live traffic passes at once. Knows neither Faust nor shops. Start at Alignment.release.
+Records are ordered by record timestamp, then topic, then offset, and released once no topic can still deliver an earlier
+one. Only a topic with unread records on the broker holds the others back, so live traffic is released at once. Knows neither
+Faust nor shops. Start at Alignment.release.
 """
 
 import time
@@ -16,25 +16,24 @@ from msgspec import Struct
 
 from stream.fold.ordering import first_key_of, merged, order_keys, time_of
 
-STAND_STILL_SECONDS = 3.0  # fetches are asked for at least once a second
-
+PAUSE_SECONDS = 3.0  # while the role is not busy, it fetches at least once a second
 
 log = structlog.get_logger()
 
 
 class TopicPartition(NamedTuple):
-    """A partition of a topic; compares equal to Faust's and aiokafka's."""
+    """Name one partition of a topic; compares equal to Faust's and aiokafka's type."""
 
     topic: str
     partition: int
 
 
 class Chunk(Struct, frozen=True):
-    """Records in the order to fold them: of one partition number and one or more topics.
+    """Records of one partition number and one or more topics, in the order to fold them.
 
-    Where a role limits its chunks in work, a chunk of an unaligned topic holds records of all its partitions.
-    `starts` and `ends` give per topic partition the offset after the chunk released before, and after this one; `times`
-    the timestamp of its last record.
+    If the role limits its chunks in flight, a chunk of an unaligned topic holds records of all its partitions.
+    Per topic partition, `starts` is the offset at which the previous chunk ended, and `ends` the one at which this chunk
+    ends. `times` is the timestamp of its last record.
     """
 
     records: Sequence[Any]
@@ -45,10 +44,10 @@ class Chunk(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Bounds in records per chunk and per buffered partition, and in seconds.
+    """Limits in records per chunk, in records per buffered partition, and in seconds.
 
-    `idle_seconds` is how long a topic read to its end still bounds the others while it catches up (Kafka Streams'
-    max.task.idle.ms); `timeout_seconds` how long a topic that has more but brings nothing may hold its group.
+    `idle_seconds` is how long a topic that is read to its end still holds the others back, as max.task.idle.ms of Kafka
+    Streams does. `timeout_seconds` is how long a topic may do so with unread records but no deliveries.
     """
 
     chunk_records: int
@@ -58,7 +57,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Alignment:
-    """The buffers of all partitions; `order` ranks the aligned topics, `unaligned` topics pass through at once."""
+    """Buffer all partitions. `order` ranks the aligned topics; records of `unaligned` topics are released at once."""
 
     def __init__(
         self,
@@ -68,29 +67,36 @@ class Alignment:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start empty."""
+        """Start with empty buffers."""
         self._order, self._unaligned, self._limits, self._now = dict(order), frozenset(unaligned), limits, monotonic
         self._buffers: dict[int, dict[TopicPartition, list[tuple[int, Any]]]] = {}
-        self._passing: dict[TopicPartition, list[Any]] = {}
-        self._reached: dict[TopicPartition, int] = {}
-        self._arrived: dict[TopicPartition, float] = {}
-        self._filled: dict[int, float] = {}  # when a partition's buffers were last all empty
+        self._unaligned_buffers: dict[TopicPartition, list[Any]] = {}
+        self._newest_ms: dict[TopicPartition, int] = {}
+        self._arrived_at: dict[TopicPartition, float] = {}
+        self._waiting_since: dict[int, float] = {}  # when records last arrived in empty buffers, by partition number
         self._released: dict[TopicPartition, int] = {}
-        self._given_up: set[TopicPartition] = set()
-        self._rested: dict[TopicPartition, float] = {}  # when a partition was last left out of the fetch
-        self._fetching: Collection[TopicPartition] | None = None  # None is all of them
-        self._since = self._asked = self._now()
+        self._unreachable: set[TopicPartition] = set()
+        self._unfetched_at: dict[TopicPartition, float] = {}  # when a partition was last not part of the fetch
+        self._fetching: Collection[TopicPartition] | None = None  # None means all
+        self._started = self._last_call = self._now()
         self._epoch = 0
-        self.unreachable = 0  # times a partition that brought nothing no longer held its group
+        self.unreachable = 0  # times a silent partition no longer held the others back
         self.chunks = 0  # released so far
 
     def clear(self) -> None:
-        """Forget everything: the consumer was sent to another position."""
-        for state in (self._buffers, self._passing, self._reached, self._arrived, self._filled, self._released):
+        """Empty all buffers, because the consumer seeks to other positions."""
+        for state in (
+            self._buffers,
+            self._unaligned_buffers,
+            self._newest_ms,
+            self._arrived_at,
+            self._waiting_since,
+            self._released,
+        ):
             state.clear()
-        self._given_up.clear()
-        self._rested.clear()
-        self._since = self._now()
+        self._unreachable.clear()
+        self._unfetched_at.clear()
+        self._started = self._now()
         self._epoch += 1
 
     def topics(self) -> frozenset[str]:
@@ -98,43 +104,43 @@ class Alignment:
         return frozenset(self._order) | self._unaligned
 
     def fetching(self, partitions: Collection[TopicPartition]) -> None:
-        """Note what is asked for from now on: a partition that nobody asks for is not unreachable."""
+        """Record which partitions are fetched from now on; the others never count as unreachable."""
         self._fetching = partitions
 
     def full(self) -> set[TopicPartition]:
-        """Return the partitions that should not be fetched until some of their records have passed."""
+        """Return the partitions with a full buffer: fetch them again once some of their records are released."""
         limit = self._limits.buffer_records
         aligned = {tp for group in self._buffers.values() for tp, buffer in group.items() if len(buffer) >= limit}
-        return aligned | {tp for tp, records in self._passing.items() if len(records) >= limit}
+        return aligned | {tp for tp, records in self._unaligned_buffers.items() if len(records) >= limit}
 
     def waiting(self) -> bool:
-        """Tell whether records wait for something other than a fetch: a turn, or topics to have been idle."""
+        """Return whether buffered records can be released without another fetch: by idle time, or by a free chunk."""
         idle = self._limits.idle_seconds > 0 and any(buffer for group in self._buffers.values() for buffer in group.values())
-        return idle or bool(self._passing)
+        return idle or bool(self._unaligned_buffers)
 
     def holds(self, tp: TopicPartition) -> bool:
-        """Tell whether fetched records of a partition wait here."""
-        return bool(self._passing.get(tp) or self._buffers.get(tp.partition, {}).get(tp))
+        """Return whether fetched records of a partition are buffered."""
+        return bool(self._unaligned_buffers.get(tp) or self._buffers.get(tp.partition, {}).get(tp))
 
-    def given_up(self) -> list[TopicPartition]:
-        """Return the partitions that have more but bring nothing, so that the others go on without them."""
-        return sorted(self._given_up)
+    def unreachable_partitions(self) -> list[TopicPartition]:
+        """Return the partitions that have unread records but deliver none, and no longer hold the others back."""
+        return sorted(self._unreachable)
 
     def skew_ms(self) -> dict[str, int]:
-        """Return by aligned topic how far its newest fetched record lies behind the newest of its partition's topics.
+        """Return how far each aligned topic's newest fetched record is behind the newest record of the same partition.
 
-        The largest over partitions; a topic that only rests, with nothing left to read, lies behind as well.
+        The value is the largest over all partitions. It also grows for an idle topic that has nothing left to read.
         """
         newest: dict[int, int] = {}
-        for tp, at in self._reached.items():
+        for tp, at in self._newest_ms.items():
             newest[tp.partition] = max(at, newest.get(tp.partition, at))
         skew = dict.fromkeys(self._order, 0)
-        for tp, at in self._reached.items():
+        for tp, at in self._newest_ms.items():
             skew[tp.topic] = max(skew[tp.topic], newest[tp.partition] - at)
         return skew
 
     def held(self) -> dict[str, int]:
-        """Return by aligned topic how many fetched records wait for earlier ones of other topics."""
+        """Count by aligned topic the fetched records that wait for earlier records of other topics."""
         held = dict.fromkeys(self._order, 0)
         for group in self._buffers.values():
             for tp, buffer in group.items():
@@ -142,28 +148,28 @@ class Alignment:
         return held
 
     def add(self, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Take fetched records of one partition, in offset order."""
+        """Buffer fetched records of one partition, in offset order."""
         now = self._now()
-        self._stand_still(now)
-        self._arrived[tp] = now
-        if tp in self._given_up:
-            self._given_up.discard(tp)
-            log.info("reachable", topic=tp.topic, partition=tp.partition, fact="it brings records again")
+        self._skip_pause(now)
+        self._arrived_at[tp] = now
+        if tp in self._unreachable:
+            self._unreachable.discard(tp)
+            log.info("partition_reachable", topic=tp.topic, partition=tp.partition, action="aligned with other topics again")
         if tp not in self._released:
             self._released[tp] = records[0].offset
         rank = self._order.get(tp.topic)
         if rank is None:
-            self._passing.setdefault(tp, []).extend(records)
+            self._unaligned_buffers.setdefault(tp, []).extend(records)
             return
         group = self._buffers.setdefault(tp.partition, {})
         if not any(group.values()):
-            self._filled[tp.partition] = now
+            self._waiting_since[tp.partition] = now
         buffer = group.setdefault(tp, [])
-        reached = self._reached.get(tp, -1)
+        newest_ms = self._newest_ms.get(tp, -1)
         times = [record.timestamp for record in records]
-        keys = order_keys(times, rank, reached_ms=reached)
+        keys = order_keys(times, rank, reached_ms=newest_ms)
         buffer.extend(zip(keys, records, strict=True))
-        self._reached[tp] = time_of(keys[-1])
+        self._newest_ms[tp] = time_of(keys[-1])
 
     def release(
         self,
@@ -172,82 +178,87 @@ class Alignment:
         *,
         unaligned_chunks: int | None = None,
     ) -> Iterator[Chunk]:
-        """Yield what may pass now, as chunks; `ended` tells whether a partition is read to its end.
+        """Yield the records that can be released now, as chunks; `ended` returns whether a partition is read to its end.
 
-        At most `unaligned_chunks` chunks of unaligned topics pass, of all partitions together: what waits makes the
-        next chunk larger.
-        Whoever iterates may wait between two chunks; a clear() in that time ends the iteration.
+        Yields at most `unaligned_chunks` chunks of unaligned topics, over all partitions; waiting records make the next
+        chunk larger. The caller may pause between two chunks; a clear() during the pause ends the iteration.
         """
         epoch, size = self._epoch, self._limits.chunk_records
-        for records in self._passable(list(assigned), ended, unaligned_chunks):
+        for records in self._releasable(list(assigned), ended, unaligned_chunks):
             for first in range(0, len(records), size):
                 if epoch != self._epoch:
                     return
                 yield self._chunk(records[first : first + size])
 
-    def _passable(
+    def _releasable(
         self, assigned: list[TopicPartition], ended: Callable[[TopicPartition], bool], unaligned_chunks: int | None
     ) -> list[list[Any]]:
-        """Take what may pass out of the buffers, each list in order."""
+        """Remove the records that can be released from the buffers; each list is in order."""
         taken = self._take_unaligned(unaligned_chunks)
         bounds: dict[int, int | None] = {n: None for n, group in self._buffers.items() if any(group.values())}
         now = self._now()
-        self._stand_still(now)
+        self._skip_pause(now)
         for tp in assigned:
             if self._fetching is not None and tp not in self._fetching:
-                self._rested[tp] = now
-            if tp.partition in bounds and tp.topic in self._order and not self._passed(tp, ended(tp), now):
+                self._unfetched_at[tp] = now
+            if tp.partition in bounds and tp.topic in self._order and not self._is_exempt(tp, ended(tp), now):
                 bound, least = self._bound(tp), bounds[tp.partition]
                 bounds[tp.partition] = bound if least is None else min(bound, least)
         return taken + [self._take(partition, bound_ms) for partition, bound_ms in bounds.items()]
 
     def _take_unaligned(self, chunks: int | None) -> list[list[Any]]:
-        """Take what waits of unaligned topics: all of it, or what fits into so many chunks, of all partitions together."""
+        """Remove buffered records of unaligned topics: all, or at most as many as fit into `chunks` chunks."""
         if chunks is None:
-            passing, self._passing = self._passing, {}
-            return list(passing.values())
+            waiting, self._unaligned_buffers = self._unaligned_buffers, {}
+            return list(waiting.values())
         room, taken = chunks * self._limits.chunk_records, list[Any]()
-        for tp, records in list(self._passing.items()):
+        for tp, records in list(self._unaligned_buffers.items()):
             part = records[: room - len(taken)]
             if not part:
                 break
             taken += part
-            del self._passing[tp]
+            del self._unaligned_buffers[tp]
             if len(part) < len(records):
-                self._passing[tp] = records[len(part) :]  # behind the other partitions
+                self._unaligned_buffers[tp] = records[len(part) :]  # last in the dictionary: the other partitions are next
         return [taken] if taken else []
 
     def _bound(self, tp: TopicPartition) -> int:
-        """Return the time before which this partition brings nothing more; a full buffer lets its newest time pass."""
-        return self._reached.get(tp, -1) + (1 if self._is_full(tp) else 0)
+        """Return the time before which this partition delivers no more records; a full buffer releases its newest time too."""
+        return self._newest_ms.get(tp, -1) + (1 if self._is_full(tp) else 0)
 
     def _is_full(self, tp: TopicPartition) -> bool:
         return len(self._buffers.get(tp.partition, {}).get(tp, ())) >= self._limits.buffer_records
 
-    def _stand_still(self, now: float) -> None:
-        """Leave out of all waiting times a time in which nothing was fetched, because the role was busy."""
-        away = now - self._asked
-        self._asked = now
-        if away > STAND_STILL_SECONDS:
-            self._since += away
-            self._arrived = {tp: at + away for tp, at in self._arrived.items()}
-            self._filled = {number: at + away for number, at in self._filled.items()}
+    def _skip_pause(self, now: float) -> None:
+        """Subtract from all waiting times a pause in which nothing was fetched, because the role was busy."""
+        pause = now - self._last_call
+        self._last_call = now
+        if pause > PAUSE_SECONDS:
+            self._started += pause
+            self._arrived_at = {tp: at + pause for tp, at in self._arrived_at.items()}
+            self._waiting_since = {number: at + pause for number, at in self._waiting_since.items()}
 
-    def _passed(self, tp: TopicPartition, ended: bool, now: float) -> bool:
-        """Tell whether a partition bounds nothing: read to its end and idle, or unreachable for too long."""
-        arrived = self._arrived.get(tp, self._since)
-        if ended:  # idle is counted from when the others began to wait for it
-            return now - max(arrived, self._filled.get(tp.partition, arrived)) >= self._limits.idle_seconds
-        quiet = now - max(arrived, self._rested.get(tp, arrived))
+    def _is_exempt(self, tp: TopicPartition, ended: bool, now: float) -> bool:
+        """Return whether the others need not wait for a partition: it is read to its end and idle, or unreachable."""
+        arrived = self._arrived_at.get(tp, self._started)
+        if ended:  # idle time counts from when the others began to wait for it
+            return now - max(arrived, self._waiting_since.get(tp.partition, arrived)) >= self._limits.idle_seconds
+        quiet = now - max(arrived, self._unfetched_at.get(tp, arrived))
         unreachable = quiet >= self._limits.timeout_seconds and not self._is_full(tp)
-        if unreachable and tp not in self._given_up:
-            self._given_up.add(tp)
+        if unreachable and tp not in self._unreachable:
+            self._unreachable.add(tp)
             self.unreachable += 1
-            log.warning("unreachable", topic=tp.topic, partition=tp.partition, action="the others go on without it")
+            log.warning(
+                "partition_unreachable",
+                topic=tp.topic,
+                partition=tp.partition,
+                seconds_without_records=round(quiet),
+                action="other topics no longer wait for it, its records may be folded late; check the partition's leader",
+            )
         return unreachable
 
     def _take(self, partition: int, bound_ms: int | None) -> list[Any]:
-        """Take the records before `bound_ms` (all without one) out of a partition's buffers, merged."""
+        """Remove the records before `bound_ms` from a partition's buffers and merge them; None removes all."""
         group, taken = self._buffers[partition], []
         for tp, buffer in group.items():
             n = len(buffer) if bound_ms is None else bisect_left(buffer, first_key_of(bound_ms), key=itemgetter(0))

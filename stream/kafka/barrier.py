@@ -1,7 +1,7 @@
-"""Folded chunks → durable chunks: rows, totals and source offsets of a partition in one Kafka transaction, then acks.
+"""Commit rows, totals and source offsets of a partition in one Kafka transaction, then acknowledge the folded chunks.
 
-The barrier runs beside the fold: while one flush is on its way the fold goes on, up to a bound. Steps P1 and P2 are
-numbered as in DECISIONS.md. Knows rows only as things to encode. Start at Barrier.flush.
+The fold continues while a flush is in flight, up to a limit. P1 and P2 are the step numbers of DECISIONS.md. Knows only
+how to encode a row. Start at Barrier.flush.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class Pending(Struct):
-    """What was folded for one owned partition since the last flush."""
+    """Collect what was folded into one owned partition since the last flush."""
 
     partition: Partition
     events: list[Any] = []
@@ -39,7 +39,7 @@ class Pending(Struct):
 
 
 class Batch(Struct, frozen=True):
-    """One partition's flush, encoded: rows, messages that belong to the transaction, the meta row and its offsets."""
+    """Hold one partition's flush in encoded form: rows, messages of the transaction, offsets and meta row."""
 
     partition: Partition
     rows: list[tuple[bytes, bytes | None]]  # None is a tombstone
@@ -49,39 +49,39 @@ class Batch(Struct, frozen=True):
 
 
 class Outbox:
-    """Sends outputs on the partition of their source: at once by a plain producer, or as parts of a transaction."""
+    """Send outputs to the partition number of their source, at once by a plain producer; render those of a transaction."""
 
     def __init__(self, producer: aiokafka.AIOKafkaProducer, names: dict[str, str]) -> None:
         """Send to the topics named by `names` (kind → name)."""
-        self._producer, self._names, self._turn = producer, names, asyncio.Lock()
+        self._producer, self._names, self._send_lock = producer, names, asyncio.Lock()
 
     def post(self, outputs: Sequence[Output]) -> asyncio.Task[None]:
-        """Send outputs in the order posted; the task ends when all replicas have them. Does not wait."""
+        """Send outputs in the order posted, without blocking; the task ends when all replicas have them."""
         return asyncio.create_task(self._deliver(outputs))
 
     async def _deliver(self, outputs: Sequence[Output]) -> None:
-        together: dict[tuple[str, int], list[Message]] = {}
+        by_partition: dict[tuple[str, int], list[Message]] = {}
         for output in outputs:
             message = self.render(output)
-            together.setdefault((message[0], output.partition), []).append(message)
+            by_partition.setdefault((message[0], output.partition), []).append(message)
         sends: list[Any] = []
-        async with self._turn:  # waiters get their turn in the order they came
-            for (topic, partition), messages in together.items():
+        async with self._send_lock:  # asyncio locks are fair: outputs leave in the order posted
+            for (topic, partition), messages in by_partition.items():
                 sends += await send_batches(self._producer, topic, partition, messages)
         await asyncio.gather(*sends)
         reach("outputs.acked")
 
     def render(self, output: Output) -> Message:
-        """Render an output as topic, key, value, timestamp and headers; a dead letter keeps its original bytes."""
+        """Render an output as topic, key, value, timestamp and headers; a dead letter keeps the bytes of its record."""
         message = output.message
         if isinstance(message, DeadLetter):
-            value = b"" if message.key is None and message.value is None else message.value  # a record needs one of the two
+            value = b"" if message.key is None and message.value is None else message.value  # aiokafka requires one of them
             return self._names[output.kind], message.key, value, output.timestamp_ms, list(headers_of(message))
         return self._names[output.kind], output.key, encode(message), output.timestamp_ms, []
 
 
 class Barrier:
-    """Collects what was folded and makes it durable every `interval_seconds`, or sooner when much is pending."""
+    """Collect folded chunks and make them durable every `interval_seconds`, or sooner when too much is pending."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Barrier:
         max_events: int,
         max_bytes: int,
     ) -> None:
-        """Write rows to the topic `changelog`; the fold waits beyond `max_events` or `max_bytes`.
+        """Write rows to the topic `changelog`; the fold blocks beyond `max_events` or `max_bytes` pending.
 
         A flush raises BrokerError after `timeout_seconds`.
         """
@@ -105,13 +105,13 @@ class Barrier:
         self._pending: dict[int, Pending] = {}
         self._events = self._bytes = 0
         self._due, self._done, self._flushing = asyncio.Event(), asyncio.Event(), asyncio.Lock()
-        self.flushing_since: float | None = None  # monotonic seconds, while a flush waits for the broker
+        self.flushing_since: float | None = None  # monotonic seconds; None while no flush is in flight
         self.flushes, self.rows_written, self.bytes_written, self.seconds = 0, 0, 0, 0.0
 
     def add(self, event: Any, partition: Partition, folded: Folded) -> None:
-        """Take one folded chunk: the event to acknowledge, changed rows, outputs.
+        """Add one folded chunk: the event to acknowledge, the changed rows and the outputs.
 
-        Call it right after the fold, without an await between: a flush in that gap would commit rows and totals that
+        Call it right after the fold, without an await in between. A flush in that gap would commit rows and totals that
         are ahead of the offsets committed with them.
         """
         pending = self._pending.get(partition.number)
@@ -130,18 +130,18 @@ class Barrier:
 
     @property
     def pending(self) -> bool:
-        """Tell whether something was folded that is not durable yet."""
+        """Return whether something is folded but not durable yet."""
         return bool(self._pending) or self._flushing.locked()
 
-    async def room(self) -> None:
-        """Wait while too much is folded but not durable; fetching stops by itself when the fold waits."""
+    async def wait_for_capacity(self) -> None:
+        """Wait while too much is folded but not durable; a waiting fold stops the fetches too (backpressure)."""
         while self._events > self._max_events or self._bytes > self._max_bytes:
             self._due.set()
             self._done.clear()
             await self._done.wait()
 
     async def run(self) -> None:
-        """Flush for ever; whatever this raises must end the process before another acknowledgement."""
+        """Flush forever; any error raised here must end the process before another acknowledgement."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), self._interval)
@@ -154,26 +154,30 @@ class Barrier:
             await self.flush()
 
     async def flush(self) -> None:
-        """Make everything folded so far durable, then acknowledge it; one flush at a time."""
+        """Make everything folded so far durable, then acknowledge it; one flush runs at a time.
+
+        Raises:
+            BrokerError: the broker did not acknowledge rows and outputs in time.
+        """
         async with self._flushing:
             taken, self._pending = self._pending, {}
             events, size = self._events, self._bytes
-            taken = {n: p for n, p in taken.items() if self._store.owned.get(n) is p.partition}  # the rest left us
+            taken = {n: p for n, p in taken.items() if self._store.owned.get(n) is p.partition}  # the others were revoked
             if not taken:
-                self._made_room(events, size)
+                self._free(events, size)
                 return
-            batches = [self._encode(pending) for pending in taken.values()]  # before any await: rows go on changing
+            batches = [self._encode(pending) for pending in taken.values()]  # before any await: the fold keeps changing rows
             started = self.flushing_since = time.monotonic()
             sends = [send for pending in taken.values() for send in pending.sends]
             try:
-                async with asyncio.timeout(self._timeout):  # aiokafka's idempotent producers would try for ever
+                async with asyncio.timeout(self._timeout):  # aiokafka's idempotent producers retry forever
                     await asyncio.gather(*sends)  # P1 outputs first
                     reach("P1.acked")
                     await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows, offsets: one transaction
             except TimeoutError:
                 raise BrokerError(
-                    f"found no acknowledgement of rows and outputs within {self._timeout:g} s, expected it: look at the "
-                    "broker, and whether changelog and dead-letter topics are there"
+                    f"found no acknowledgement of rows and outputs within {self._timeout:g} s, expected one: check the broker, "
+                    "and that the changelog and the dead-letter topics exist"
                 ) from None
             for pending in taken.values():
                 for event in pending.events:
@@ -182,9 +186,9 @@ class Barrier:
             self.flushing_since = None
             self.flushes += 1
             self.seconds += time.monotonic() - started
-            self._made_room(events, size)
+            self._free(events, size)
 
-    def _made_room(self, events: int, size: int) -> None:
+    def _free(self, events: int, size: int) -> None:
         self._events -= events
         self._bytes -= size
         self._done.set()
@@ -192,7 +196,7 @@ class Barrier:
     def _encode(self, pending: Pending) -> Batch:
         partition, encode_row = pending.partition, self._encode_row
         encoded = [(key, encode_row(row)) for key, row in pending.dirty.items()]
-        rows: list[tuple[bytes, bytes | None]] = [*encoded, *partition.settle(encoded)]
+        rows: list[tuple[bytes, bytes | None]] = [*encoded, *partition.evict(encoded)]
         partition.undo.flushed()
         meta = partition.meta_row(self._store.partitions)
         rows.append((META_KEY, meta))
@@ -214,10 +218,10 @@ class Barrier:
         if transactional:
             await producer.send_offsets_to_transaction(batch.offsets, self._store.app.conf.id)
             reach("P2.offsets")
-        await asyncio.gather(*sends)  # aiokafka would commit what is left of a transaction whose rows were refused
+        await asyncio.gather(*sends)  # aiokafka would commit the rest of a transaction although rows were rejected
         if transactional:
             await producer.commit_transaction()
-        else:  # the embedded broker miscounts its end unless a flush ends with a batch of one record
+        else:  # the embedded broker reports a wrong end offset unless the last batch has one record
             await asyncio.gather(*await self._send_rows(producer, number, [(END_KEY, b"")]))
         reach("P2.committed")
         batch.partition.meta = batch.meta
@@ -236,10 +240,10 @@ class Barrier:
 async def send_batches(
     producer: aiokafka.AIOKafkaProducer, topic: str, partition: int, messages: Sequence[Message]
 ) -> list[asyncio.Future[Any]]:
-    """Hand messages of one topic and partition to a producer in closed batches: a fifth of the time of single sends.
+    """Pass messages of one topic and partition to a producer in closed batches: a fifth of the time of single sends.
 
     Raises:
-        ValueError: a message is larger than a batch may be.
+        ValueError: a message is larger than the maximum batch size.
     """
     sends, builder = [], producer.create_batch()
     for _, key, value, timestamp_ms, headers in messages:
@@ -249,27 +253,29 @@ async def send_batches(
                 sends.append(await producer.send_batch(builder, topic, partition=partition))
             builder = producer.create_batch()
             if builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
-                raise ValueError(f"message of {len(value or b'')} bytes for {topic}: expected one that fits a batch")
+                raise ValueError(
+                    f"found a message of {len(value or b'')} bytes for {topic}, expected one that fits into a batch"
+                )
     builder.close()
     sends.append(await producer.send_batch(builder, topic, partition=partition))
     return sends
 
 
 def lag_of(consumer: Any, alignment: Alignment) -> dict[tuple[str, int], int]:
-    """Return records not yet acknowledged by topic and partition, of the partitions this worker reads.
+    """Return the consumer lag by topic and partition, in records not yet acknowledged, of the assigned partitions.
 
-    Nothing lags where all was fetched and handed on and nothing is in work: what is left to the end are control records.
+    The lag is 0 once everything is fetched and delivered and nothing is in flight: only control records are left.
     """
     lag = {}
-    in_work, topics = bool(consumer.unacked), alignment.topics()
+    unacked, topics = bool(consumer.unacked), alignment.topics()
     try:
         assigned = consumer.assignment()
-    except ConsumerNotStarted:  # its thread begins a moment after the app
+    except ConsumerNotStarted:  # its thread starts a moment after the app
         return {}
     for tp in assigned:
         if tp.topic in topics and (found := consumer.position_and_end(tp)) is not None:
             position, end = found
             done = consumer.next_offset.get(tp) or consumer._committed_offset.get(tp) or 0
-            idle = position >= end and not in_work and not alignment.holds(tp) and not consumer.on_its_way(tp)
+            idle = position >= end and not unacked and not alignment.holds(tp) and not consumer.in_flight(tp)
             lag[tp.topic, tp.partition] = 0 if idle else max(0, end - done)
     return lag

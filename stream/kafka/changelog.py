@@ -1,4 +1,4 @@
-"""A role's changelog as an onlooker reads it: committed records only, without a worker and without a group.
+"""Read the committed rows of a role's changelog, without running a worker or joining a consumer group.
 
 Start at read_changelog.
 """
@@ -20,7 +20,7 @@ from stream.process.settings import Settings
 
 
 class PartitionRows(Struct):
-    """What one partition of a changelog holds: rows by user, what a damaged row left, totals and next offsets by topic."""
+    """Hold one changelog partition: rows by user, records of damaged rows, totals, and next offsets by topic."""
 
     rows: dict[bytes, bytes] = {}
     damaged: dict[bytes, bytes] = {}
@@ -33,27 +33,29 @@ class PartitionRows(Struct):
 async def read_changelog(
     settings: Settings, topic: str, *, of_key: bytes | None = None, wait: bool = False
 ) -> dict[int, PartitionRows]:
-    """Read a changelog to its end, by partition; with `of_key` only the partition of that key.
+    """Read a changelog to its end and return its content by partition; with `of_key`, read only that key's partition.
 
-    A commit that its worker was told of may not be visible yet, since the broker marks its records after it answers;
-    with `wait` the transactions that are open now are waited for.
+    A commit may not be visible yet although its worker got the acknowledgement: the broker writes the markers afterwards.
+    `wait` waits for all transactions that are open now.
 
     Raises:
-        BrokerError: there is no such topic, or no broker answers.
+        BrokerError: the topic does not exist, or no broker answers.
     """
     count = (await partition_counts(settings)).get(topic)
     if count is None:
-        raise BrokerError(f"found no topic {topic}: run `footfall topics apply`, or correct app_id or generations")
+        raise BrokerError(
+            f"found no topic {topic}, expected a changelog: run `footfall topics apply`, or correct app_id or generations"
+        )
     numbers = range(count) if of_key is None else [partition_of(of_key, count)]
     consumer = plain_consumer(settings)
     try:
         await consumer.start()
         found = {number: PartitionRows() for number in numbers}
         tps = [TopicPartition(topic, number) for number in numbers]
-        end = await _written(settings, tps) if wait else None
+        end = await _end_offsets(settings, tps) if wait else None
         reader = await open_reader(consumer, tps, end)
         async for record in reader.records():
-            _take(found[record.partition], record)
+            _add(found[record.partition], record)
         return found
     except KafkaError as error:
         raise BrokerError(broker_says(settings, error)) from error
@@ -62,7 +64,7 @@ async def read_changelog(
 
 
 async def partition_counts(settings: Settings) -> dict[str, int]:
-    """Return the partition count of every topic of the broker.
+    """Return the partition count of every topic on the broker.
 
     Raises:
         BrokerError: no broker answers.
@@ -77,8 +79,8 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
         await client.close()
 
 
-async def _written(settings: Settings, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-    """Return the offsets up to which anything is written, committed or not."""
+async def _end_offsets(settings: Settings, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+    """Return the end offsets, uncommitted records included."""
     consumer = plain_consumer(settings, isolation_level="read_uncommitted")
     try:
         await consumer.start()
@@ -88,7 +90,7 @@ async def _written(settings: Settings, tps: list[TopicPartition]) -> dict[TopicP
         await consumer.stop()
 
 
-def _take(found: PartitionRows, record: ConsumerRecord) -> None:
+def _add(found: PartitionRows, record: ConsumerRecord) -> None:
     found.records += 1
     key, value = record.key, record.value
     if key == META_KEY:

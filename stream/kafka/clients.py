@@ -1,4 +1,4 @@
-"""Settings → Kafka clients: the one place where servers and security of every client come from.
+"""Build every Kafka client from the settings: servers, TLS and SASL are set only here.
 
 Start at client_options.
 """
@@ -15,10 +15,10 @@ from stream.process.settings import Settings
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    """Build the TLS context (1.2 or newer), or None for a plaintext protocol.
+    """Build the TLS context (1.2 or newer); return None for a protocol without TLS.
 
     Raises:
-        SettingsError: a certificate or key file cannot be used.
+        SettingsError: a certificate or key file cannot be loaded.
     """
     if "SSL" not in settings.kafka_security_protocol:
         return None
@@ -35,12 +35,14 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
             context.load_cert_chain(certificate, key, settings.ssl_key_password)
     except (OSError, ssl.SSLError) as error:
         files = ", ".join(str(path) for path in (ca, certificate, key) if path is not None)
-        raise SettingsError(f"setting kafka_ssl_*: {error} in {files or 'the system store'}, expected PEM files") from error
+        raise SettingsError(
+            f"setting kafka_ssl_*: found {error} in {files or 'the system store'}, expected readable PEM files"
+        ) from error
     return context
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Return what every aiokafka client is built with: servers, client id, TLS and SASL."""
+    """Return the options of every aiokafka client: servers, client id, TLS and SASL."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,
         "client_id": settings.kafka_client_id,
@@ -57,7 +59,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def faust_credentials(settings: Settings) -> Any:
-    """Return the same security as Faust's own clients take it, or None for plaintext."""
+    """Return the same credentials in Faust's form, or None for plaintext."""
     context = ssl_context(settings)
     if settings.kafka_security_protocol.startswith("SASL"):
         return faust.SASLCredentials(
@@ -70,7 +72,7 @@ def faust_credentials(settings: Settings) -> Any:
 
 
 def output_producer(settings: Settings) -> AIOKafkaProducer:
-    """Build the producer of at-least-once outputs: all replicas acknowledge, retries do not duplicate."""
+    """Build the producer for at-least-once outputs: all replicas acknowledge, and retries write no duplicates."""
     return AIOKafkaProducer(
         **client_options(settings),
         acks="all",
@@ -82,7 +84,7 @@ def output_producer(settings: Settings) -> AIOKafkaProducer:
 
 
 def rows_producer(settings: Settings, transactional_id: str | None) -> AIOKafkaProducer:
-    """Build the producer of one partition's rows; with a transactional id it fences its predecessor."""
+    """Build the producer for one partition's rows; a transactional id fences the previous owner."""
     transactional = {} if transactional_id is None else {"transactional_id": transactional_id, "transaction_timeout_ms": 10_000}
     return AIOKafkaProducer(
         **client_options(settings),
@@ -96,7 +98,7 @@ def rows_producer(settings: Settings, transactional_id: str | None) -> AIOKafkaP
 
 
 def plain_consumer(settings: Settings, **options: Any) -> AIOKafkaConsumer:
-    """Build a consumer without a group; it reads committed records only where the broker has transactions."""
+    """Build a consumer without a group; with transactions enabled, it reads only committed records."""
     defaults = {
         "max_partition_fetch_bytes": 8 << 20,
         "isolation_level": "read_committed" if settings.transactions else "read_uncommitted",

@@ -1,6 +1,7 @@
-"""What is changed in the libraries beneath, in place: defects and waits of theirs, slim records, when a broker answered.
+"""Patch functions of Faust, mode and aiokafka in place, to fix defects, shorten waits and make records smaller.
 
-tests/unit/stream/kafka/test_transport.py fails when a new version no longer has what is changed. Start at mend.
+tests/unit/stream/kafka/test_transport.py fails if a new library version changes a patched function. Start at
+patch_libraries.
 """
 
 import asyncio
@@ -23,12 +24,12 @@ from mode.utils.queues import FlowControlEvent
 from msgspec import Struct
 
 LOOKUP_SECONDS = 3.0
-HUNG_SECONDS = 10.0  # as long as a transaction may take: within it one question at most waits for the same broker
+HUNG_SECONDS = 10.0  # the transaction timeout: within it, at most one lookup waits for the same broker
 LOOKUPS = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest)
 
 
 class FetchedRecord(Struct, gc=False):
-    """aiokafka's record without a dictionary of its own: a third of the time to make, and of the memory."""
+    """Replace aiokafka's record by one without a __dict__: a third of the time to create, and of the memory."""
 
     topic: str
     partition: int
@@ -43,14 +44,15 @@ class FetchedRecord(Struct, gc=False):
     headers: tuple[tuple[str, bytes], ...]
 
 
-def mend() -> None:
-    """Put the changes in place; safe to call twice.
+def patch_libraries() -> None:
+    """Install the patches; safe to call twice.
 
-    A second resume of Faust's flow control cleared queues that held events of the new assignment. aiokafka took one
-    dropped connection while it looked for a transaction coordinator as fatal. It asks brokers at random where things lie,
-    and one that hangs held it up for as long as any request may take, new connections to the others too: now for a few
-    seconds, and the next question goes to another. Its records are made slim. And it keeps to itself when the broker last
-    answered a heartbeat. Faust waits a second for tables that might still be declared: ours are there when an app is built.
+    Flow control: a second resume in Faust cleared queues that held events of the new assignment.
+    Transactions: aiokafka treated one dropped connection during a coordinator lookup as fatal.
+    Metadata lookups: aiokafka sends them to a random broker. A hung broker blocked it for a whole request timeout, and with
+    it new connections to other brokers. Lookups now time out after LOOKUP_SECONDS and retry on another broker.
+    Heartbeats: aiokafka does not expose when the broker last answered one.
+    Start: Faust waits a second for table declarations, but ours are declared when an app is built.
     """
     FlowControlEvent.resume = _resume_once
     PartitionRecords._consumer_record = _fetched_record
@@ -87,13 +89,13 @@ def _resume_once(self: Any) -> None:
         self.clear()
 
 
-_find_coordinator_once = Sender._find_coordinator
+_original_find_coordinator = Sender._find_coordinator
 
 
 async def _find_coordinator(self: Any, kind: Any, key: Any) -> Any:
     while True:
         try:
-            return await _find_coordinator_once(self, kind, key)
+            return await _original_find_coordinator(self, kind, key)
         except KafkaError as error:
             if not getattr(error.__cause__, "retriable", False):
                 raise
@@ -101,18 +103,18 @@ async def _find_coordinator(self: Any, kind: Any, key: Any) -> Any:
             await asyncio.sleep(self._retry_backoff)
 
 
-_send_once = AIOKafkaConnection.send
+_original_send = AIOKafkaConnection.send
 
 
 def _send(self: Any, request: Any, expect_response: bool = True) -> Any:
-    sent = _send_once(self, request, expect_response)
-    return _answered(self, sent) if isinstance(request, LOOKUPS) else sent
+    sent = _original_send(self, request, expect_response)
+    return _with_lookup_timeout(self, sent) if isinstance(request, LOOKUPS) else sent
 
 
-hung: dict[tuple[str, int], float] = {}  # host and port of brokers that left a question unanswered, and when
+hung: dict[tuple[str, int], float] = {}  # (host, port) of a broker that did not answer a lookup → monotonic seconds
 
 
-async def _answered(connection: Any, sent: Awaitable[Any]) -> Any:
+async def _with_lookup_timeout(connection: Any, sent: Awaitable[Any]) -> Any:
     try:
         answer = await asyncio.wait_for(sent, LOOKUP_SECONDS)
     except TimeoutError:
@@ -122,50 +124,50 @@ async def _answered(connection: Any, sent: Awaitable[Any]) -> Any:
     return answer
 
 
-def _hangs(client: Any, node_id: Any) -> bool:
+def _is_hung(client: Any, node_id: Any) -> bool:
     broker = client.cluster.broker_metadata(node_id)
     at = None if broker is None else hung.get((broker.host, broker.port))
     return at is not None and time.monotonic() - at < HUNG_SECONDS
 
 
-def _to_ask(client: Any) -> list[Any]:
-    """Return the brokers that do not hang, or all when all do: one of them may be back."""
+def _responsive_nodes(client: Any) -> list[Any]:
+    """Return the brokers that are not hung, or all if all are: one of them may have recovered."""
     nodes = [broker.nodeId for broker in client.cluster.brokers()]
-    return [node for node in nodes if not _hangs(client, node)] or nodes
+    return [node for node in nodes if not _is_hung(client, node)] or nodes
 
 
-_get_conn_once = AIOKafkaClient._get_conn
+_original_get_conn = AIOKafkaClient._get_conn
 
 
 async def _get_conn(self: Any, node_id: Any, *, group: Any = None, no_hint: bool = False) -> Any:
-    """Connect; a question that any broker answers, which alone names no group, passes over one that hangs."""
-    if group is None and _hangs(self, node_id) and node_id not in _to_ask(self):
+    """Connect, but skip a hung broker for lookups that any broker can answer: only they pass no group."""
+    if group is None and _is_hung(self, node_id) and node_id not in _responsive_nodes(self):
         return None
-    return await _get_conn_once(self, node_id, group=ConnectionGroup.DEFAULT if group is None else group, no_hint=no_hint)
+    return await _original_get_conn(self, node_id, group=ConnectionGroup.DEFAULT if group is None else group, no_hint=no_hint)
 
 
 def _get_random_node(self: Any) -> Any:
-    nodes = _to_ask(self)
+    nodes = _responsive_nodes(self)
     return random.choice(nodes) if nodes else None
 
 
-_heartbeat_routine_once = GroupCoordinator._heartbeat_routine
-_do_heartbeat_once = GroupCoordinator._do_heartbeat
+_original_heartbeat_routine = GroupCoordinator._heartbeat_routine
+_original_do_heartbeat = GroupCoordinator._do_heartbeat
 
 
 async def _heartbeat_routine(self: Any) -> None:
-    self.answered_at = time.monotonic()  # it begins where the broker has answered that this worker joined
-    await _heartbeat_routine_once(self)
+    self.answered_at = time.monotonic()  # starts right after the broker acknowledged the join
+    await _original_heartbeat_routine(self)
 
 
 async def _do_heartbeat(self: Any) -> bool:
-    answered: bool = await _do_heartbeat_once(self)
+    answered: bool = await _original_do_heartbeat(self)
     if answered:
         self.answered_at = time.monotonic()
     return answered
 
 
-_start_tables_after_a_second = TableManager.on_start
+_original_start_tables = TableManager.on_start
 
 
 async def _start_tables(self: Any) -> None:

@@ -1,7 +1,7 @@
-"""Where the rows of a partition say that reading goes on, held against the topics and the group as they are now.
+"""Check the offsets committed with the rows against the source topics and the consumer group, before reading resumes.
 
-A take-over goes on only where all agree. Whatever would lose or double events without a trace is refused, with a text
-that says how to go on. Steps P2 and P3 of the protocol in DECISIONS.md. Start at check_sources and resume_positions.
+A worker that takes over partitions starts only if all three agree. It refuses whatever would silently lose or duplicate
+events, and the error text names a remedy (steps P2 and P3 in DECISIONS.md). Start at check_sources and resume_positions.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from stream.kafka.store import Partition
 from stream.process.settings import Settings
 
 PROBE_SECONDS = 10.0
-SETTLING_SECONDS, AGAIN_SECONDS = 5.0, 0.05  # how long offsets of an ended transaction may take to be read, and how often
-PROBE_BYTES = 1 << 16  # a whole batch, or other partitions of the answer would come back empty
+STABLE_SECONDS, RETRY_SECONDS = 5.0, 0.05  # how long to wait until offsets of an ended transaction are readable
+PROBE_BYTES = 1 << 16  # one batch per partition: with more, other partitions of the response would be empty
 
 log = structlog.get_logger()
 
 
 def check_partition_count(partition: Partition, partitions: int) -> None:
-    """Refuse rows that were folded when the topics had another number of partitions: keys lie elsewhere now.
+    """Refuse rows that were folded from topics with another partition count: keys now map to other partitions.
 
     Raises:
         StartRefused: the counts differ.
@@ -32,115 +32,130 @@ def check_partition_count(partition: Partition, partitions: int) -> None:
     if partition.partitions not in (0, partitions):
         raise StartRefused(
             f"found rows of partition {partition.number} folded from {partition.partitions} partitions, the topics have "
-            f"{partitions}: users moved between partitions; fold anew under another app_id, from topics of {partitions}"
+            f"{partitions}: users moved between partitions; rebuild under another app_id, from topics of {partitions}"
         )
 
 
 async def check_sources(settings: Settings, role: str, owned: Sequence[Partition], topics: Collection[str]) -> None:
-    """Hold the offsets that rows rest on against the source topics; lost records are counted where that is permitted.
+    """Check the offsets committed with the rows against the source topics; count lost records if a setting permits it.
 
     Raises:
-        StartRefused: a topic is shorter than what was read of it, has another record where the last one was, or its
-            retention deleted records that were never read.
+        StartRefused: a topic ends before that offset, has another record at the last one, or its retention deleted
+            records that were never read.
     """
     partitions = {p.number: p for p in owned}
-    rest_on = {TopicPartition(topic, p.number): offset for p in owned for topic, offset in p.offsets.items() if topic in topics}
-    if not rest_on:
+    resume_at = {
+        TopicPartition(topic, p.number): offset for p in owned for topic, offset in p.offsets.items() if topic in topics
+    }
+    if not resume_at:
         return
     consumer = plain_consumer(settings, max_partition_fetch_bytes=PROBE_BYTES)
     await consumer.start()
     try:
-        begin, end = await consumer.beginning_offsets(list(rest_on)), await consumer.end_offsets(list(rest_on))
-        for tp, offset in rest_on.items():
+        begin, end = await consumer.beginning_offsets(list(resume_at)), await consumer.end_offsets(list(resume_at))
+        for tp, offset in resume_at.items():
             if end[tp] < offset:
                 raise StartRefused(
-                    f"found {end[tp]} records in {tp.topic}/{tp.partition}, the rows rest on {offset}: the topic was "
-                    f"recreated or truncated; {_fold_anew(role)}"
+                    f"found end offset {end[tp]} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset of the "
+                    f"rows: the topic was recreated or truncated; {_reset_hint(role)}"
                 )
             if begin[tp] > offset:
                 _count_lost(settings, partitions[tp.partition], tp, offset, begin[tp])
-        last = {tp: offset - 1 for tp, offset in rest_on.items() if begin[tp] < offset}
+        last = {tp: offset - 1 for tp, offset in resume_at.items() if begin[tp] < offset}
         for tp, found_ms in (await _times_at(consumer, last)).items():
             expected_ms = partitions[tp.partition].times.get(tp.topic)
             if expected_ms is not None and found_ms != expected_ms:
                 raise StartRefused(
-                    f"found time {found_ms} at {tp.topic}/{tp.partition}@{last[tp]}, the rows rest on a record of "
-                    f"{expected_ms} there: the topic was recreated; {_fold_anew(role)}"
+                    f"found timestamp {found_ms} at {tp.topic}/{tp.partition}@{last[tp]}, expected {expected_ms} of the record "
+                    f"last folded: the topic was recreated; {_reset_hint(role)}"
                 )
     finally:
         await consumer.stop()
 
 
 async def settled_copies(
-    ask: Callable[[], Awaitable[Mapping[TopicPartition, int | None]]], owned: Mapping[int, Partition]
+    fetch_committed: Callable[[], Awaitable[Mapping[TopicPartition, int | None]]], owned: Mapping[int, Partition]
 ) -> Mapping[TopicPartition, int | None]:
-    """Ask for what the group committed until nothing of it lies behind the rows, for SETTLING_SECONDS at most.
+    """Fetch the group's offsets until none is behind the rows, for at most STABLE_SECONDS, and return them.
 
-    A broker answers the end of a transaction before its offsets can be read, and a partition that stays with its worker has
-    the rows already.
+    The broker acknowledges a commit before its offsets are readable, while a worker that keeps a partition already has the
+    newer rows.
     """
-    deadline = time.monotonic() + SETTLING_SECONDS
+    deadline = time.monotonic() + STABLE_SECONDS
     while True:
-        committed = await ask()
+        committed = await fetch_committed()
         behind = [
             tp
-            for tp, copy in committed.items()
-            if copy is not None and tp.partition in owned and copy < (_copied(owned[tp.partition], tp.topic) or 0)
+            for tp, group_offset in committed.items()
+            if group_offset is not None
+            and tp.partition in owned
+            and group_offset < (_committed_offset(owned[tp.partition], tp.topic) or 0)
         ]
         if not behind or time.monotonic() > deadline:
             return committed
-        await asyncio.sleep(AGAIN_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 def resume_positions(
     settings: Settings, role: str, committed: Mapping[TopicPartition, int | None], owned: Mapping[int, Partition]
 ) -> dict[TopicPartition, int | None]:
-    """Return where to read on, by source partition: where its rows say. What the group committed is a copy for tools.
+    """Return the offset to resume from by source partition: the one committed with its rows, or None for the beginning.
 
-    A missing copy is written again with the next barrier. None means from the beginning.
+    The group's offset is only a copy for tools. The next barrier writes a missing copy again.
 
     Raises:
-        StartRefused: the copy differs, so someone moved it; or it is there although there are no rows.
+        StartRefused: the group's offset differs, so someone moved it; or it exists, but the rows do not.
     """
     group, positions = settings.group(role), dict[TopicPartition, int | None]()
-    for tp, copy in committed.items():
+    for tp, group_offset in committed.items():
         if tp.partition not in owned:
-            continue  # assigned by the next generation, whose take-over is still to come
+            continue  # assigned by the next generation; its restore has not run yet
         partition = owned[tp.partition]
         rows = partition.offsets.get(tp.topic)
-        if copy is not None and copy != _copied(partition, tp.topic) and not settings.ignore_group_offsets:
-            found = f"found offset {copy} committed by group {group} for {tp.topic}/{tp.partition}, "
+        if (
+            group_offset is not None
+            and group_offset != _committed_offset(partition, tp.topic)
+            and not settings.ignore_group_offsets
+        ):
+            found = f"found offset {group_offset} committed by group {group} for {tp.topic}/{tp.partition}, "
             if rows is None:
                 raise StartRefused(
-                    f"{found}but no rows that rest on it: the changelog {settings.changelog(role)} was deleted or emptied; "
-                    f"{_fold_anew(role)}"
+                    f"{found}expected rows committed with it: the changelog {settings.changelog(role)} was deleted or "
+                    f"emptied; {_reset_hint(role)}"
                 )
             raise StartRefused(
-                f"{found}the rows rest on {rows}: someone moved the group's offsets; start once with "
-                f"ignore_group_offsets=true to go on from the rows, or {_fold_anew(role)}"
+                f"{found}expected {rows}, the offset of the rows: someone moved the group's offsets; start once with "
+                f"ignore_group_offsets=true to resume from the rows, or {_reset_hint(role)}"
             )
         positions[tp] = rows
     return positions
 
 
-def _copied(partition: Partition, topic: str) -> int | None:
-    """Return the offset that the group was given with the rows; records that retention deleted are passed over since."""
+def _committed_offset(partition: Partition, topic: str) -> int | None:
+    """Return the offset committed to the group with the rows: the rows' offset without lost records skipped since."""
     rows = partition.offsets.get(topic)
     return None if rows is None else rows - partition.skipped.get(topic, 0)
 
 
-def _fold_anew(role: str) -> str:
-    return f"to fold anew from what the topics retain, run `footfall state reset {role}`"
+def _reset_hint(role: str) -> str:
+    return f"to rebuild from the retained records, run `footfall state reset {role}`"
 
 
 def _count_lost(settings: Settings, partition: Partition, tp: TopicPartition, offset: int, begin: int) -> None:
     lost = begin - offset
     if not settings.accept_lost_records:
         raise StartRefused(
-            f"found {tp.topic}/{tp.partition} to begin at {begin}, the rows rest on {offset}: retention deleted {lost} records "
-            "before they were read; start once with accept_lost_records=true to count them as lost and go on"
+            f"found first offset {begin} in {tp.topic}/{tp.partition}, expected at most {offset}, the offset of the rows: "
+            f"retention deleted {lost} unread records; start once with accept_lost_records=true to count them as lost"
         )
-    log.error("lost", topic=tp.topic, partition=tp.partition, records=lost, action="counted in the totals; raise retention")
+    log.error(
+        "records_lost",
+        topic=tp.topic,
+        partition=tp.partition,
+        records=lost,
+        cause="retention deleted them before they were read",
+        action="counted as lost; increase the topic's retention",
+    )
     partition.totals.lost += lost
     partition.offsets[tp.topic] = begin
     partition.skipped[tp.topic] = lost
@@ -148,7 +163,7 @@ def _count_lost(settings: Settings, partition: Partition, tp: TopicPartition, of
 
 
 async def _times_at(consumer: object, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """Read one record's timestamp per partition; a partition that does not answer in time is left out, and said."""
+    """Read one record's timestamp per partition; skip and log a partition that delivers none in time."""
     times: dict[TopicPartition, int] = {}
     if not offsets:
         return times
@@ -164,5 +179,12 @@ async def _times_at(consumer: object, offsets: Mapping[TopicPartition, int]) -> 
                 times[tp] = batch[0].timestamp
         await asyncio.sleep(0)
     for tp in pending:
-        log.warning("unread", topic=tp.topic, partition=tp.partition, fact="its last record could not be compared")
+        log.warning(
+            "source_check_skipped",
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=offsets[tp],
+            waited_seconds=PROBE_SECONDS,
+            action="resumed without the check that the topic was not recreated",
+        )
     return times

@@ -1,4 +1,4 @@
-"""How far a restore has come, for the log, /readyz and /metrics. Start at RestoreProgress."""
+"""Track the progress of a restore for the log, /readyz and /metrics. Start at RestoreProgress."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ log = structlog.get_logger()
 
 
 class RestoreProgress(Struct):
-    """Positions of the changelog that were read, of how many; `rows` counts records, which compaction makes fewer."""
+    """Count changelog offsets `read` of `total`; `rows` counts records, which are fewer after compaction."""
 
     total: int = 0
     started: float = 0.0
@@ -21,17 +21,18 @@ class RestoreProgress(Struct):
     logged: float = 0.0  # seconds after the start
 
     def advance(self, read: int, rows: int, now: float) -> None:
-        """Take what was read until `now`, in seconds of a monotonic clock; logs at most once a second."""
+        """Record offsets read in total and rows read since the last call, at `now` (monotonic seconds); log once a second."""
         self.read, self.rows, self.seconds = read, self.rows + rows, now - self.started
         if self.seconds - self.logged >= LOG_EVERY_SECONDS:
             self.logged = self.seconds
-            log.info("restoring", percent=round(100 * read / max(1, self.total)), **self.facts())
+            percent = round(100 * read / max(1, self.total))
+            log.info("restoring", percent=percent, **self.facts(), action="reading rows from the changelog, then events")
 
     def end(self, now: float) -> None:
-        """Note that everything was read."""
+        """Record that the restore is complete."""
         self.read, self.seconds = self.total, now - self.started
 
     def facts(self) -> dict[str, Any]:
-        """Return rows, time and rate for a log line."""
+        """Return rows, seconds and rate for a log line."""
         rate = round(self.rows / self.seconds) if self.seconds else 0
         return {"rows": self.rows, "seconds": round(self.seconds, 2), "rows_per_second": rate}

@@ -1,8 +1,8 @@
-"""A role's rows in memory, owned partition by partition: fence the old owner, restore in bulk, let Faust go on.
+"""Keep a role's rows in memory; on partition assignment, fence the previous owner and restore rows from the changelog.
 
-A Faust table with a store of our own. Faust owns assignment and lifecycle; on a take-over the store first takes the
-partition's transactional id, so that the broker refuses whatever an older owner still sends, and only then reads the
-changelog. The numbers P4 and P5 are the steps of the protocol in DECISIONS.md. Start at RowStore.on_rebalance.
+It is the store of a Faust table; Faust controls assignment and lifecycle. It takes a partition's transactional id before
+it reads the changelog, so the broker rejects all later writes of the previous owner. P4 and P5 are the step numbers of
+DECISIONS.md. Start at RowStore.on_rebalance.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from stream.process.settings import Settings
 
 META_VERSION = 1
 META_KEY = b"\0meta"
-END_KEY = b"\0end"  # one-record batch that ends a flush on the embedded broker
+END_KEY = b"\0end"  # key of the one-record batch that ends a flush on the embedded broker
 RESTORE_RECORDS = 50_000
 EXPIRED_KIND = "expired-row"
 
@@ -39,9 +39,9 @@ log = structlog.get_logger()
 
 
 class MetaRow(Struct, array_like=True):
-    """What a partition's transaction commits beside its rows, so that a take-over knows what they rest on.
+    """Describe the state of a partition's rows; committed in the same transaction, read by the next owner.
 
-    Totals; by source topic the next offset and the timestamp of the last record; the partition count of the topics.
+    Holds totals, next offset and timestamp of the last record by source topic, and the partition count of the topics.
     """
 
     version: int
@@ -52,7 +52,7 @@ class MetaRow(Struct, array_like=True):
 
 
 class Partition(Struct):
-    """One owned partition: rows (bytes until first touched), totals, next offsets and last times by topic, its producer."""
+    """Hold an owned partition: producer, rows (bytes until first used), totals, next offsets and last times by topic."""
 
     number: int
     producer: aiokafka.AIOKafkaProducer
@@ -60,18 +60,18 @@ class Partition(Struct):
     totals: PartitionTotals = msgspec.field(default_factory=PartitionTotals)
     offsets: dict[str, int] = {}
     times: dict[str, int] = {}
-    partitions: int = 0  # of the topics when the rows were folded
+    partitions: int = 0  # partition count of the topics when the rows were folded
     meta: bytes = b""  # the meta row of the last commit
-    skipped: dict[str, int] = {}  # by topic, lost records that offsets passed over since the last commit
+    skipped: dict[str, int] = {}  # by topic, lost records that `offsets` skipped since the last commit
     undo: Undo = msgspec.field(default_factory=Undo)
 
     def meta_row(self, partitions: int) -> bytes:
-        """Encode what the rows rest on now, in topics of `partitions` partitions."""
+        """Encode the meta row of the current rows, for topics of `partitions` partitions."""
         return msgspec.msgpack.encode(MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions))
 
-    def settle(self, written: list[tuple[bytes, bytes]]) -> list[tuple[bytes, None]]:
-        """Give memory back at a barrier that encoded `written`; return the tombstones of expired rows to write with it."""
-        tombstones = self.rows.settle(written, int(time.time() * 1000))
+    def evict(self, written: list[tuple[bytes, bytes]]) -> list[tuple[bytes, None]]:
+        """Free memory at a barrier that encoded `written`; return tombstones of expired rows to write with it."""
+        tombstones = self.rows.evict(written, int(time.time() * 1000))
         if tombstones:
             self.totals.count_output(EXPIRED_KIND, len(tombstones))
         return tombstones
@@ -81,35 +81,35 @@ class Partition(Struct):
         return msgspec.msgpack.decode(self.meta, type=MetaRow).totals if self.meta else PartitionTotals()
 
 
-Check = Callable[[list[Partition]], Awaitable[None]]  # raises where a worker must not go on from restored rows
+Check = Callable[[list[Partition]], Awaitable[None]]  # raises if a worker must not resume from restored rows
 
 
 class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
-    """The rows of the partitions this worker owns; `owned` maps partition number → Partition."""
+    """Hold the rows of the partitions this worker owns; `owned` maps partition number → Partition."""
 
     settings: Settings
     partitions: int
     check: Check
 
     def __post_init__(self) -> None:
-        """Start without partitions."""
+        """Start without owned partitions."""
         super().__post_init__()
         self.owned: dict[int, Partition] = {}
         self.ends: dict[TP, int | None] = {}
         self.generation = -1
         self.restoring = False
-        self.taken_over = False  # `owned` is what the current generation assigned, restored and checked
+        self.taken_over = False  # `owned` equals the current assignment, restored and checked
         self.rules, self.progress = RowRules(), RestoreProgress()
 
     def persisted_offset(self, tp: TP) -> int | None:
-        """Tell Faust's recovery that nothing is left to read."""
+        """Return the end of a restored changelog, so that Faust's recovery reads nothing again."""
         return self.ends.get(tp)
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
-        """Give up, fence and restore partitions so that `owned` is exactly what the group assigned.
+        """Release, fence and restore partitions, so that `owned` equals the assignment.
 
-        A partition counts as kept only if this worker took part in the generation before: a worker that was away may
-        hold stale rows of a partition that others owned in between.
+        Keeps rows only if this worker was a member of the previous generation. Otherwise another worker may have owned the
+        partition in between, and the rows are stale.
         """
         topic = self.table.changelog_topic.get_topic_name()
         owned = [aiokafka.TopicPartition(*tp) for tp in assigned if tp.topic == topic]
@@ -125,14 +125,14 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             reach("P4.fenced")
             await self._restore(owned, new)  # P5
             reach("P5.restored")
-            if first:  # later ones come from workers that were reading the very same topics
-                await crash_only("take-over", self.check([self.owned[tp.partition] for tp in new]))
+            if first:  # later partitions come from workers that read the same topics until now
+                await crash_only("restore check", self.check([self.owned[tp.partition] for tp in new]))
             self.taken_over = True
         finally:
             self.restoring = False
 
     async def _fence(self, number: int) -> Partition:
-        """Take the partition's transactional id: the broker aborts and refuses what an older owner still sends."""
+        """Take the partition's transactional id: the broker aborts the previous owner's transaction and rejects its writes."""
         transactional_id = f"{self.app.conf.id}-{number}" if self.settings.transactions else None
         producer = rows_producer(self.settings, transactional_id)
         await producer.start()
@@ -141,7 +141,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         return Partition(number, producer, Rows(self.rules))
 
     async def _restore(self, owned: list[aiokafka.TopicPartition], new: list[aiokafka.TopicPartition]) -> None:
-        """Read the committed rows of new partitions, and where every owned changelog ends."""
+        """Read the committed rows of new partitions and the end offsets of all owned changelog partitions."""
         if not owned:
             self.ends = {}
             return
@@ -158,19 +158,20 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         finally:
             await consumer.stop()
         for tp in new:
-            self._settle(self.owned[tp.partition])
+            self._load_meta(self.owned[tp.partition])
         self.ends = {TP(*tp): end[tp] - 1 if end[tp] else None for tp in owned}
         self.progress.end(time.monotonic())
         gc.collect()
-        gc.freeze()  # what was restored lives until its partition leaves
+        gc.freeze()  # restored rows live until their partition is revoked: exclude them from collections
         if new:
-            log.info("restored", partitions=sorted(tp.partition for tp in new), **self.progress.facts())
+            partitions = sorted(tp.partition for tp in new)
+            log.info("restored", partitions=partitions, **self.progress.facts(), action="rows are complete, events are next")
 
-    def _settle(self, partition: Partition) -> None:
-        """Take what lies beside the rows out of them, drop what tombstones deleted, refuse rows of another version.
+    def _load_meta(self, partition: Partition) -> None:
+        """Load the meta row, delete tombstones and keys that are not users, and check the version of every row.
 
         Raises:
-            RowVersionError: a row's version cannot be read; nothing of this partition was written.
+            RowVersionError: a row's version is unknown; nothing was written to this partition.
         """
         rows = partition.rows
         meta = rows.get(META_KEY)
@@ -190,11 +191,11 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
 
 
 class RowTable(faust.Table):  # type: ignore[misc]  # Faust has no types
-    """A table whose rows live in a RowStore and are written by the barrier, never through the table."""
+    """Connect a RowStore to Faust's table lifecycle; the barrier writes the rows, never the table."""
 
     def _new_store(self) -> RowStore:
         store = RowStore(
             "memory://", self.app, self, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
-        store.settings, store.partitions, store.check = self.app.settings, self.partitions, self.app.check_taken
+        store.settings, store.partitions, store.check = self.app.settings, self.partitions, self.app.check_restored
         return store

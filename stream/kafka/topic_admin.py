@@ -1,6 +1,6 @@
-"""Settings → the topics a broker must have: what would change, and the change itself.
+"""Compare the broker's topics with the settings, and create or alter the topics that differ.
 
-Nothing is ever deleted and no partition is ever added, since keys would move away from their rows. Start at plan.
+Never deletes a topic and never adds a partition: keys would map to other partitions than their rows. Start at plan.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Action = Literal["create", "alter", "ok", "refused"]
 
 
 class WantedTopic(Struct, frozen=True):
-    """One topic as the settings want it."""
+    """Describe one topic as the settings require it."""
 
     kind: str
     name: str
@@ -42,7 +42,7 @@ class WantedTopic(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """What one topic needs: `configs` are to be set, `detail` says it in words."""
+    """Describe what one topic needs: the `configs` to set, and the reason as text in `detail`."""
 
     topic: str
     kind: str
@@ -72,22 +72,22 @@ async def plan(settings: Settings) -> list[Change]:
     """Compare the broker with the settings; changes nothing.
 
     Raises:
-        BrokerError: no broker answers, or it refuses to say.
+        BrokerError: no broker answers, or it denies the request.
     """
     return await _with_admin(settings, _plan)
 
 
 async def apply(settings: Settings) -> list[Change]:
-    """Create what is missing and set what differs; returns what was changed. Applied twice, the second changes nothing.
+    """Create missing topics, set differing configs and return the changes. A second call changes nothing.
 
     Raises:
-        BrokerError: a topic is refused (then nothing at all was changed), or the broker refused a change.
+        BrokerError: a topic cannot be changed safely (then nothing was changed), or the broker refused a change.
     """
     return await _with_admin(settings, _apply)
 
 
 async def create_changelog(settings: Settings, role: str, partitions: int) -> list[Change]:
-    """Create a role's changelog, unless it is there; touches no other topic.
+    """Create a role's changelog if it is missing; change no other topic.
 
     Raises:
         BrokerError: the broker refused to create it.
@@ -105,12 +105,12 @@ async def create_changelog(settings: Settings, role: str, partitions: int) -> li
 
 
 async def existing_partitions(client: AIOKafkaAdminClient) -> dict[str, int]:
-    """Return the partition count of every topic of the broker; asks for none by name, which might create it."""
+    """Return the partition count of every topic on the broker; a request by name could auto-create the topic."""
     return {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics() if not topic["error_code"]}
 
 
 async def topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, tuple[str, bool]]] | None:
-    """Return each topic's configuration as value and whether it was set on the topic; None if the broker cannot say."""
+    """Return each config of each topic as (value, set on the topic itself); None if the broker lacks the request."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     if not resources:
         return {}
@@ -122,13 +122,14 @@ async def topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> di
     for response in responses:
         for code, message, _, name, entries in response.resources:
             if code:
-                raise BrokerError(f"topic {name}: its settings cannot be read: {message or for_code(code).description}")
+                reason = message or for_code(code).description
+                raise BrokerError(f"topic {name}: found no readable configs ({reason}): check the DescribeConfigs permission")
             found[name] = {entry[0]: (str(entry[1]), entry[3] == SET_ON_TOPIC) for entry in entries}
     return found
 
 
 def broker_says(settings: Settings, error: BaseException) -> str:
-    """Put what a Kafka client raised into words."""
+    """Describe an error of a Kafka client for an operator."""
     if isinstance(error, KafkaConnectionError | TimeoutError | OSError):
         return f"no broker answers at {settings.kafka_bootstrap_servers}: start one, or set KAFKA_BOOTSTRAP_SERVERS"
     return f"broker {settings.kafka_bootstrap_servers}: {error}"
@@ -172,7 +173,7 @@ def _compare(
     all_have: int | None,
     may_lower: bool,
 ) -> Change:
-    """Say what a topic needs; `all_have` is the partition count that all existing topics of the deployment share."""
+    """Return what a topic needs; `all_have` is the partition count that all existing topics of the deployment share."""
 
     def change(action: Action, detail: str, to_set: dict[str, str] | None = None) -> Change:
         return Change(
@@ -180,18 +181,18 @@ def _compare(
         )
 
     if partitions is None:
-        return change("create", f"{topic.partitions} partitions, {_words(topic.configs)}", dict(topic.configs))
+        return change("create", f"{topic.partitions} partitions, {_config_text(topic.configs)}", dict(topic.configs))
     if partitions != topic.partitions:
         remedy = (
             f"run with --partitions {all_have} (FOOTFALL_PARTITIONS={all_have})"
             if all_have is not None
-            else f"copy it into a new topic of {topic.partitions} and name that in topic_names"
+            else f"copy it into a new topic of {topic.partitions} partitions and set that name in topic_names"
         )
         return change(
             "refused", f"found {partitions} partitions, expected {topic.partitions} as in every other topic: {remedy}"
         )
     if configs is None:
-        return change("ok", "retention and cleanup not checked: this broker does not tell them")
+        return change("ok", "retention and cleanup not checked: this broker does not report them")
     differing = {name: value for name, value in topic.configs.items() if configs.get(name, ("", False))[0] != value}
     kept = ""
     if "retention.ms" in differing and not may_lower and _longer(configs.get("retention.ms", ("0", False))[0], differing):
@@ -204,12 +205,12 @@ def _compare(
 
 
 def _longer(found: str, differing: Mapping[str, str]) -> bool:
-    """Tell whether the retention found keeps records longer than the one wanted; -1 keeps them for ever."""
-    have, want = int(found), int(differing["retention.ms"])
-    return want != -1 and (have == -1 or have > want)
+    """Return whether the retention found is longer than the one wanted; -1 keeps records forever."""
+    found_ms, wanted_ms = int(found), int(differing["retention.ms"])
+    return wanted_ms != -1 and (found_ms == -1 or found_ms > wanted_ms)
 
 
-def _words(configs: Mapping[str, str]) -> str:
+def _config_text(configs: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in configs.items())
 
 
@@ -246,11 +247,11 @@ async def _create(client: AIOKafkaAdminClient, changes: Sequence[Change], replic
     async def visible() -> bool:
         return wanted.items() <= (await existing_partitions(client)).items()
 
-    await _until(visible, "created topics")
+    await _wait_until(visible, "created topics")
 
 
 async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list[Change]:
-    """Set what differs; what else was set on a topic is sent along, since this request replaces all of it."""
+    """Set differing configs; resend all other configs set on the topic, because the request replaces all of them."""
     found = await topic_configs(client, [change.topic for change in changes]) or {}
     resources = []
     for change in changes:
@@ -280,14 +281,14 @@ async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list
             now[change.topic].get(name, ("", False))[0] == value for change in changes for name, value in change.configs.items()
         )
 
-    await _until(visible, "changed settings")
+    await _wait_until(visible, "changed settings")
     return list(changes)
 
 
-async def _until(visible: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until every broker tells what its controller accepted."""
+async def _wait_until(visible: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait until the brokers report what the controller accepted."""
     deadline = time.monotonic() + VISIBLE_SECONDS
     while not await visible():
         if time.monotonic() > deadline:
-            raise BrokerError(f"{what} did not appear within {VISIBLE_SECONDS:g} s: look at the broker's log")
+            raise BrokerError(f"found no {what} within {VISIBLE_SECONDS:g} s, expected them: check the broker's log")
         await asyncio.sleep(0.05)

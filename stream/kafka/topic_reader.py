@@ -1,7 +1,7 @@
-"""Partitions of any topics → their records from one offset to another, without a group and without commits.
+"""Read partitions of any topics between two offsets, without a consumer group and without commits.
 
-The one loop that reads a topic to its end: restores, the changelog, dead letters, recordings and benchmarks use it. Start
-at open_reader.
+The only loop that reads topics to their end: for restores, changelogs, dead letters, recordings and benchmarks. Start at
+open_reader.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -12,26 +12,26 @@ POLL_MS = 500
 
 
 class TopicReader:
-    """Reads partitions from the offsets `begin` up to the offsets `end`; without `end` it follows them for ever.
+    """Read partitions from the offsets `begin` up to the offsets `end`; without `end`, follow them forever.
 
-    `position` is the next offset of each partition. It passes transaction markers too, which are no records.
+    `position` is the next offset of each partition. It also advances past transaction markers, which are not records.
     """
 
     def __init__(
         self, consumer: AIOKafkaConsumer, begin: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int] | None
     ) -> None:
-        """Read with a started consumer that has nothing else to read."""
+        """Read with a started consumer that is used for nothing else."""
         self._consumer = consumer
         self.begin, self.position = dict(begin), dict(begin)
         self.end = None if end is None else dict(end)
 
     async def batches(self, max_records: int | None = None) -> AsyncIterator[dict[TopicPartition, list[ConsumerRecord]]]:
-        """Yield what each fetch brings, by partition, until every partition is at its end; a batch may be empty.
+        """Yield the records of each fetch by partition, until every partition is at its end; a batch may be empty.
 
-        The last batch of a partition may reach beyond its end.
+        The last batch of a partition may extend beyond its end.
         """
         self._consumer.assign(list(self.begin))
-        for tp, first in self.begin.items():  # seek_to_beginning() would lose a race against the reset that assign() starts
+        for tp, first in self.begin.items():  # seek_to_beginning() can lose a race against the reset that assign() starts
             self._consumer.seek(tp, first)
         while pending := self.pending():
             batches = await self._consumer.getmany(*pending, timeout_ms=POLL_MS, max_records=max_records)
@@ -40,14 +40,14 @@ class TopicReader:
             yield batches
 
     async def records(self) -> AsyncIterator[ConsumerRecord]:
-        """Yield the records one by one, each partition in the order of its offsets."""
+        """Yield the records one by one, each partition in offset order."""
         async for batches in self.batches():
             for batch in batches.values():
                 for record in batch:
                     yield record
 
     def within(self, record: ConsumerRecord) -> bool:
-        """Tell whether a record lies before its partition's end; without ends every one does."""
+        """Return whether a record is before its partition's end; always true without ends."""
         return self.end is None or record.offset < self.end[TopicPartition(record.topic, record.partition)]
 
     def pending(self) -> list[TopicPartition]:
@@ -62,14 +62,14 @@ class TopicReader:
 
     @property
     def expected(self) -> int:
-        """Count the offsets between the beginnings and the ends; 0 without ends."""
+        """Count the offsets from `begin` to `end`; 0 without ends."""
         return 0 if self.end is None else sum(max(0, self.end[tp] - first) for tp, first in self.begin.items())
 
 
 async def open_reader(
     consumer: AIOKafkaConsumer, tps: Iterable[TopicPartition], end: Mapping[TopicPartition, int] | None = None
 ) -> TopicReader:
-    """Read partitions from their oldest record to `end`, by default to where they end now."""
+    """Return a reader from each partition's oldest record to `end`, by default the current end."""
     partitions = list(tps)
     if not partitions:
         return TopicReader(consumer, {}, {})

@@ -1,7 +1,7 @@
-"""Faust's consumer, made to deliver chunks: one message per group of records, acknowledged strictly in order.
+"""Make Faust's consumer deliver chunks: one message per group of records, acknowledged strictly in order.
 
-Everything that leans on Faust's internals is here, in mended.py and in store.py. What it changes, and why, is measured in
-DECISIONS.md; tests/unit/stream/kafka/test_transport.py fails when a new Faust no longer has what is changed. Start at install.
+docs/explanation/library-patches.md lists every use of Faust's internals, with reasons and measurements.
+tests/unit/stream/kafka/test_transport.py fails if a new Faust changes what is overridden. Start at install.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from mode.services import Service
 from mode.utils.futures import notify
 
 from stream.kafka.alignment import Alignment, Chunk, TopicPartition
-from stream.kafka.library_patches import mend
+from stream.kafka.library_patches import patch_libraries
 from stream.process.exit_codes import EXIT_CONFIG, end_process
 
 FETCH_WAIT_MS = 50
 IDLE_SECONDS = 0.02
-JOIN_SECONDS = 1.0  # between two looks at whether the group can be joined
-UNKNOWN_OFFSET = -1  # what a broker answers for a partition that a group has committed nothing for
+JOIN_SECONDS = 1.0  # between two checks for a join error
+UNKNOWN_OFFSET = -1  # the broker's response for a partition without a committed offset
 
 
 class ChunkRecord:
-    """Looks like one aiokafka record to Faust; its value is a Chunk, its offset the last of the chunk's last record."""
+    """Wrap a chunk as one aiokafka record: its value is the Chunk, its position that of the chunk's last record."""
 
     __slots__ = (
         "checksum", "headers", "key", "offset", "partition", "serialized_key_size", "serialized_value_size",
@@ -45,13 +45,13 @@ class ChunkRecord:
 
 
 class ChunkScheduler(SchedulingStrategyT):  # type: ignore[misc]  # Faust has no types
-    """Faust's hook between fetch and agent: source records leave as chunks, changelog records one by one."""
+    """Plug into Faust between fetch and agent: pass source records on as chunks, changelog records one by one."""
 
     def __init__(self) -> None:
         self.consumer: Any = None
 
     def iterate(self, records: Mapping[Any, list[Any]]) -> Iterator[tuple[Any, Any]]:
-        """Align what was fetched and yield what may pass; called once a second with no records, too."""
+        """Align fetched records and yield the chunks that are released; runs at least once a second, even without records."""
         alignment: Alignment = self.consumer.app.alignment
         sources = alignment.topics()
         for tp, batch in records.items():
@@ -60,14 +60,14 @@ class ChunkScheduler(SchedulingStrategyT):  # type: ignore[misc]  # Faust has no
             else:
                 yield from ((tp, record) for record in batch)
         assigned = [TopicPartition(*tp) for tp in self.consumer.assignment() if tp.topic in sources]
-        for chunk in alignment.release(assigned, self.consumer.read_to_end, unaligned_chunks=self.consumer.room()):
-            self.consumer.passed_on.clear()
+        for chunk in alignment.release(assigned, self.consumer.read_to_end, unaligned_chunks=self.consumer.free_chunks()):
+            self.consumer.delivered.clear()
             record = ChunkRecord(chunk)
             yield driver.TP(record.topic, record.partition), record
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust has no types
-    """Faust's fetching thread with a short fetch wait, reading committed records only where there are transactions."""
+    """Run Faust's fetch thread with a short fetch wait, and read_committed where transactions are enabled."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -77,7 +77,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         return consumer
 
     async def committed(self) -> dict[Any, int | None]:
-        """Return the group's offset of every assigned source partition, None where it has none, in one request."""
+        """Fetch the group's offsets of all assigned source partitions in one request; None where none is committed."""
         self._ensure_consumer()
         found: dict[Any, int | None] = await self.call_thread(self._committed_now)
         return found
@@ -92,9 +92,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         return known
 
     async def seek_all(self, positions: Mapping[Any, int | None], *, reset: bool) -> None:
-        """Seek every partition, to its beginning where it has no position.
+        """Seek every partition to its position, or to its beginning if that is None.
 
-        Without `reset`, a partition whose position retention has passed by is an error from now on.
+        Without `reset`, a position that retention has deleted raises an error from now on.
         """
         await self.call_thread(self._seek_all, positions, reset)
 
@@ -111,7 +111,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
             consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
 
     async def group_error(self) -> KafkaError | None:
-        """Return why the group could not be joined; aiokafka waits for this question before it tries again."""
+        """Return the error of the last join, or None; aiokafka joins again only after this call."""
         found: KafkaError | None = await self.call_thread(self._group_error)
         return found
 
@@ -124,7 +124,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         return None
 
     async def permit_reset(self) -> None:
-        """Let a partition that is assigned next begin where the group has no offset yet."""
+        """Start partitions without a committed offset at the earliest record, from the next assignment on."""
         await self.call_thread(self._permit_reset)
 
     async def _permit_reset(self) -> None:
@@ -132,22 +132,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
-    """Chunks are acknowledged in order, so the commit position of a partition is one number: the next offset.
+    """Acknowledge chunks in order, so that the commit position of a partition is one number: the next offset.
 
-    With transactions the barrier commits offsets itself and Faust commits none for source topics.
+    With transactions, the barrier commits the offsets of source topics, and Faust commits none of them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.scheduler.consumer = self
         self.next_offset: dict[Any, int] = {}
-        self.passed_on: dict[Any, int | None] = {}  # positions up to which nothing is on its way from the fetching thread
+        self.delivered: dict[Any, int | None] = {}  # positions below which nothing is in flight from the fetch thread
 
     def _new_consumer_thread(self) -> Any:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def position_and_end(self, tp: Any) -> tuple[int, int] | None:
-        """Return the next offset to fetch and the end that a reader can reach, or None before the first fetch."""
+        """Return the next offset to fetch and the last stable or end offset; None before the first fetch."""
         assignment = self._assigned()
         if assignment is None or tuple(tp) not in assignment.tps:
             return None
@@ -157,32 +157,32 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             return None
         return state.position, end
 
-    def on_its_way(self, tp: Any) -> bool:
-        """Tell whether records below the position may have left the fetching thread and not reached alignment or agent yet.
+    def in_flight(self, tp: Any) -> bool:
+        """Return whether records below the position may be between the fetch thread and the alignment or agent.
 
-        aiokafka moves the position in its thread, a turn of the loop or more before Faust has the records here.
+        aiokafka advances the position in its own thread, at least one event loop iteration before Faust gets the records.
         """
         found = self.position_and_end(tp)
-        return found is not None and self.passed_on.get(tuple(tp)) != found[0]
+        return found is not None and self.delivered.get(tuple(tp)) != found[0]
 
     def silent_seconds(self) -> float:
-        """Return for how long the broker has answered neither a join nor a heartbeat, 0 before the first."""
+        """Return the seconds since the broker last answered a join or a heartbeat, 0 before the first answer."""
         consumer = self._thread._consumer
         at = None if consumer is None else getattr(consumer._coordinator, "answered_at", None)
         return 0.0 if at is None else time.monotonic() - at
 
-    def room(self) -> int | None:
-        """Return how many more chunks the role takes in work, where it limits them: waiting records make larger batches."""
+    def free_chunks(self) -> int | None:
+        """Return how many more chunks may be in flight, or None without a limit; waiting records make larger batches."""
         limit: int | None = self.app.chunks_in_work
         return None if limit is None else max(0, limit - len(self._unacked_messages))
 
     def read_to_end(self, tp: Any) -> bool:
-        """Tell whether everything of a partition that a reader can see was fetched."""
+        """Return whether all visible records of a partition are fetched."""
         found = self.position_and_end(tp)
         return found is not None and found[0] >= found[1]
 
     def ack(self, message: Any) -> bool:
-        """Acknowledge a chunk; acknowledgements of an older generation are ignored."""
+        """Acknowledge a chunk; ignore acknowledgements of an older generation."""
         if not isinstance(message.value, Chunk):
             return bool(super().ack(message))
         if message.acked or message.generation_id != self.app.consumer_generation_id:
@@ -191,7 +191,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         self._unacked_messages.discard(message)
         for tp, offset in message.value.ends.items():
             self.next_offset[tp] = offset
-            self._acked[driver.TP(*tp)] = [offset - 1]  # only its presence counts: see _new_offset
+            self._acked[driver.TP(*tp)] = [offset - 1]  # Faust only checks that it exists: see _new_offset
         self._n_acked += 1
         notify(self._waiting_for_ack)
         return True
@@ -207,10 +207,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             await super()._add_gap(tp, offset_from, offset_to)
 
     def verify_event_path(self, now: float, tp: Any) -> None:
-        """Faust's livelock detector reads its own bookkeeping, which chunks do without: see /readyz instead."""
+        """Disable Faust's livelock detector: it reads bookkeeping that chunks do not keep; /readyz replaces it."""
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """Make everything folded durable before partitions may leave."""
+        """Make everything folded durable before partitions are revoked."""
         self.app.alignment.clear()
         if self.app.store is not None:
             self.app.store.taken_over = False
@@ -218,12 +218,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         await self.app.drained()
         await self.commit()
         await super().on_partitions_revoked(revoked)
-        await self.app.drained()  # what was still being folded when the flow stopped
+        await self.app.drained()  # the chunk that was being folded when the flow stopped
         for tp in revoked:
             self.next_offset.pop(tp, None)
 
     async def wait_empty(self) -> None:
-        """Wait until what is in work is done; of a paused role what was folded is made durable and the rest left."""
+        """Wait for chunks in flight; a paused role only makes folded chunks durable and leaves the others unacknowledged."""
         if not self.app.limit.paused:
             await super().wait_empty()
             return
@@ -231,12 +231,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         await self.commit()
 
     async def perform_seek(self) -> None:
-        """Seek to where each partition goes on; what was fetched before is fetched again."""
+        """Seek to where each partition resumes; drop buffered records, which are fetched again."""
         self.app.alignment.clear()
         await super().perform_seek()
 
     async def seek_to_committed(self) -> dict[Any, int | None]:
-        """Seek to where the rows say, of partitions without rows to where the group says."""
+        """Seek to the offsets committed with the rows; partitions without rows use the group's offsets."""
         if not self.app.transactions:
             found: dict[Any, int | None] = await super().seek_to_committed()
             return found
@@ -250,7 +250,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             await self.wait(self.can_resume_flow)
         if not self._get_active_partitions():
             self.app.alignment.fetching(())
-            await asyncio.sleep(IDLE_SECONDS)  # Faust sleeps a second, after every rebalance
+            await asyncio.sleep(IDLE_SECONDS)  # Faust sleeps a second here, after every rebalance
             return {}, set()
         return await super()._wait_next_records(timeout)
 
@@ -264,45 +264,45 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
 
     @Service.task  # type: ignore[untyped-decorator]  # mode has no types
     async def _join(self) -> None:
-        """End a worker that its group will never take; what may pass is tried again."""
+        """End the process on a join error that no retry can fix; aiokafka retries the others."""
         while not self.should_stop:
             await self.sleep(JOIN_SECONDS)
-            self._refuse(await self._thread.group_error())
+            self._end_on_fatal_join_error(await self._thread.group_error())
 
-    def _refuse(self, error: KafkaError | None) -> None:
+    def _end_on_fatal_join_error(self, error: KafkaError | None) -> None:
         if isinstance(error, InvalidSessionTimeoutError):
             found = self.app.settings.session_timeout_seconds
             end_process(
-                f"setting session_timeout_seconds: found {found:g}, expected one that the broker allows "
+                f"setting session_timeout_seconds: found {found:g}, expected a value that the broker allows "
                 "(group.min.session.timeout.ms to group.max.session.timeout.ms)",
                 code=EXIT_CONFIG,
             )
         if error is not None and not error.retriable:
-            end_process(f"group {self.app.conf.id}: {error!r}")
+            end_process(f"consumer group {self.app.conf.id}: found {error!r}, expected to join")
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
-        self.passed_on = self._positions()  # Faust asks again when it has handed on all of the last answer
-        if self.app.rebalancing:  # until Faust's seek is done, although its flow is active before
+        self.delivered = self._positions()  # Faust calls this after it delivered all records of the last fetch
+        if self.app.rebalancing:  # until Faust's seek is done, although flow is active earlier
             await asyncio.sleep(IDLE_SECONDS)
             return {}
-        if self.app.alignment.waiting():  # something may pass by time alone: do not sleep through it
+        if self.app.alignment.waiting():  # records may be released by time alone: wake up for them
             timeout = IDLE_SECONDS
         wanted = active_partitions - self.app.alignment.full()
         self.app.alignment.fetching(wanted)
-        if not wanted:  # aiokafka would take an empty set for all partitions
+        if not wanted:  # aiokafka reads an empty set as all partitions
             await asyncio.sleep(IDLE_SECONDS)
             return {}
         return await super()._getmany(wanted, timeout)
 
 
 class Transport(driver.Transport):  # type: ignore[misc]  # Faust has no types
-    """Faust's aiokafka transport with our consumer."""
+    """Use our consumer in Faust's aiokafka transport."""
 
     Consumer = Consumer
 
 
 class ChunkSchema(faust.Schema):  # type: ignore[misc]  # Faust has no types
-    """Hands the chunk through as it is: the agent decodes each record under its own guard."""
+    """Pass the chunk through unchanged: the agent decodes each record and catches its errors."""
 
     def loads_key(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> None:
         """Return nothing; keys belong to records, not to chunks."""
@@ -313,6 +313,6 @@ class ChunkSchema(faust.Schema):  # type: ignore[misc]  # Faust has no types
 
 
 def install() -> None:
-    """Register the transport as `chunks://` and mend the libraries beneath; safe to call twice."""
+    """Register the transport as `chunks://` and patch the libraries; safe to call twice."""
     drivers.TRANSPORTS.aliases["chunks"] = f"{__name__}:Transport"
-    mend()
+    patch_libraries()

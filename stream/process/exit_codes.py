@@ -1,4 +1,4 @@
-"""How a worker process ends when it must: one log line that says why and what to do, and an exit code.
+"""End a worker process with an exit code and one log line that names the reason and the action.
 
 Start at end_process.
 """
@@ -19,32 +19,35 @@ log = structlog.get_logger()
 
 
 def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> NoReturn:
-    """End the process at once: 75 asks for a restart, 78 for a person. Nothing more is acknowledged or committed."""
-    action = "restart; the group goes on from the last commit" if code == EXIT_RESTART else "correct it, then start again"
+    """End the process at once, without further acknowledgements or commits: 75 means restart, 78 needs a person."""
+    restart = "restart the worker; it resumes from the last commit"
+    action = restart if code == EXIT_RESTART else "correct the cause, then start the worker again"
     log.error("exit", reason=reason, code=code, action=action, **facts)
     sys.stderr.flush()
     os._exit(code)
 
 
 def end_stopped(role: str, fact: str) -> NoReturn:
-    """End the process with 0: it was asked to stop, and what it had in work is durable or is read again.
+    """End the process with 0 after a stop request: chunks in flight are durable, or will be read again.
 
-    It does not wait for threads: that of a model, or of a client whose broker does not answer, cannot be asked to end.
+    It does not wait for threads: those of a model, or of a client whose broker does not respond, cannot be stopped.
     """
-    log.info("stopped", role=role, fact=fact)
+    log.info("stopped", role=role, fact=fact, action="exit with 0; a new worker resumes from the last commit")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 async def crash_only(what: str, work: Awaitable[None]) -> None:
-    """Run a part of the main path; any error that it lets out ends the process."""
+    """Run a part of the main path; end the process on any error that it raises."""
     try:
         await work
     except (StartRefused, RowVersionError) as error:
         end_process(f"{what}: {error}", code=EXIT_CONFIG)
     except ProducerFenced:
-        end_process(f"{what}: fenced, another worker took the partition over while this one was away (ProducerFenced)")
-    except Exception as error:  # the top of a worker: nothing above can put this right
-        log.exception("unexpected", part=what)
+        end_process(
+            f"{what}: fenced by another worker, which took over the partition while this one was stalled (ProducerFenced)"
+        )
+    except Exception as error:  # the top of a worker: no caller can recover
+        log.exception("unexpected_error", part=what, action="ending the process; report the traceback as a bug")
         end_process(f"{what}: {error!r}")

@@ -1,8 +1,8 @@
-"""Named points of the protocol at which a chaos test kills or stops this process; inert unless armed.
+"""Kill or stop this process at a named point of the commit protocol, for chaos tests; does nothing unless armed.
 
-FOOTFALL_FAULT=kill@P2.sent:3>/tmp/fired is a kill -9 of itself at the third arrival at P2.sent, written down in
-/tmp/fired before it happens; `stop` is a SIGSTOP. A point is passed once per chunk or barrier, never per event; the
-numbers are the steps of the protocol in DECISIONS.md. Start at reach.
+FOOTFALL_FAULT=kill@P2.sent:3>/tmp/fired writes /tmp/fired at the third arrival at P2.sent, then sends itself SIGKILL; `stop`
+sends SIGSTOP. Points are reached once per chunk or barrier, never per event; P1 to P5 are steps in DECISIONS.md. Start at
+reach.
 """
 
 import os
@@ -17,15 +17,15 @@ from schemas.errors import SettingsError
 FAULT = "FOOTFALL_FAULT"
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 POINTS = (
-    "P4.fenced",  # the partition's transactional id is ours, its rows are not read yet
-    "P5.restored",  # rows are read, nothing is folded
+    "P4.fenced",  # this worker owns the partition's transactional id, but has not read its rows
+    "P5.restored",  # rows are restored, nothing is folded
     "folded",  # rows and totals in memory are ahead of what is durable
-    "outputs.acked",  # the broker has the outputs of a chunk whose events are not applied for good
-    "P1.acked",  # the broker has the outputs of everything in this flush
+    "outputs.acked",  # the broker has the outputs of a chunk whose events are not durable
+    "P1.acked",  # the broker has all outputs of this flush
     "P2.begun",
-    "P2.sent",  # rows are handed to the producer
+    "P2.sent",  # rows are passed to the producer
     "P2.offsets",  # the open transaction holds rows and offsets
-    "P2.committed",  # durable, not acknowledged
+    "P2.committed",  # durable, but not acknowledged
     "P2.acked",
 )
 
@@ -33,7 +33,7 @@ _armed: list["Fault"] = []
 
 
 class Fault(Struct):
-    """One fault: send `action` to this process at arrival number `arrival` at `point`."""
+    """Describe one fault: send the signal `action` to this process at arrival number `arrival` at `point`."""
 
     action: str
     point: str
@@ -43,10 +43,10 @@ class Fault(Struct):
 
 
 def arm(text: str) -> None:
-    """Arm the fault that `text` describes; an empty text disarms.
+    """Arm the fault described by `text`; an empty text disarms.
 
     Raises:
-        SettingsError: the text describes no fault.
+        SettingsError: the text is not a fault.
     """
     _armed.clear()
     if not text:
@@ -59,7 +59,7 @@ def arm(text: str) -> None:
 
 
 def reach(point: str) -> None:
-    """Pass a point of the protocol: the armed fault fires here when its turn has come."""
+    """Mark that the protocol reached `point`; fire the armed fault at its arrival number."""
     for fault in _armed:
         if fault.point == point:
             fault.arrivals += 1

@@ -1,8 +1,7 @@
-"""Every log line of a process, ours and the libraries', in one form: id, facts, consequence; never a message value.
+"""Write all log lines, ours and those of libraries, in one form: id, facts, consequence; never a message value.
 
-JSON lines on a pipe, text on a terminal, always on stderr. What the libraries say is scrubbed, because some of their lines
-carry keys and values of records, and limited, because a lost broker makes them repeat themselves. Start at
-configure_logging.
+Lines go to stderr, as JSON on a pipe and as text on a terminal. Library lines are scrubbed, because some carry keys and
+values of records, and rate-limited, because they repeat while a broker is down. Start at configure_logging.
 """
 
 import logging
@@ -35,9 +34,9 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def configure_logging(settings: Settings, role: str, *, stream: IO[str] | None = None) -> None:
-    """Send all log lines of this process to `stream` (stderr), as the settings say; `role` goes into every line.
+    """Send all log lines of this process to `stream` (default stderr), as configured; add `role` to every line.
 
-    Replaces whatever handlers the root logger had; call it once, at start.
+    Replaces all handlers of the root logger; call it once, at start.
     """
     out = sys.stderr if stream is None else stream
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and out.isatty())
@@ -46,16 +45,19 @@ def configure_logging(settings: Settings, role: str, *, stream: IO[str] | None =
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
-        _named(role),
+        _with_role(role),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
     ]
-    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info]
+    formatting: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+    ]
     if as_text:
-        last += [_printable, structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="ts", pad_event_to=0)]
+        formatting += [_printable, structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="ts", pad_event_to=0)]
     else:
-        last += [_bounded, structlog.processors.JSONRenderer(ensure_ascii=True, default=lambda value: str(_safe(value)))]
+        formatting += [_bounded, structlog.processors.JSONRenderer(ensure_ascii=True, default=lambda value: str(_safe(value)))]
     handler = logging.StreamHandler(out)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=formatting))
     handler.addFilter(LibraryLines(time.monotonic))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -73,21 +75,21 @@ def configure_logging(settings: Settings, role: str, *, stream: IO[str] | None =
 
 
 class LibraryLines(logging.Filter):
-    """Lets a library's warning pass at most once a second and template, without payloads; what we log passes as it is.
+    """Pass library warnings at most once a second per template, without payloads; pass our own lines unchanged.
 
-    A line is ours when structlog made it: Faust logs under the names of our modules, too. Less than a warning of a
-    library never passes, since its debug lines carry records.
+    A line is ours if structlog created it: Faust also logs under the names of our modules. Library lines below warning
+    level never pass, because debug lines carry records.
     """
 
     def __init__(self, monotonic: Callable[[], float], *, seconds: float = 1.0) -> None:
-        """Repeat a line of one logger and template after `seconds` at the earliest."""
+        """Repeat a line of the same logger and template after `seconds` at the earliest."""
         super().__init__()
         self._monotonic, self._seconds = monotonic, seconds
         self._last: dict[tuple[str, str], float] = {}
         self._held: dict[tuple[str, str], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Scrub a library's line and tell whether it may pass; the next that passes says how many were held back."""
+        """Scrub a library line and return whether it passes; the next one that passes counts those held back."""
         if isinstance(record.msg, dict):
             return True
         template = str(record.msg)
@@ -109,12 +111,12 @@ class LibraryLines(logging.Filter):
 
 
 def _shape(template: str) -> str:
-    """Reduce a line to what stays when it repeats: some libraries format numbers and addresses into it."""
+    """Return the part of a line that repeats: replace numbers and addresses that some libraries format into it."""
     return re.sub(r"0x[0-9a-f]+|\d+", "#", template)[:200]
 
 
 def _scrub(record: logging.LogRecord) -> None:
-    """Put sizes and types in place of record keys, values and message objects; bound what is left."""
+    """Replace record keys, values and message objects by sizes and types; limit the length of the text."""
     if isinstance(record.args, Mapping):
         record.args = {name: _safe(value) for name, value in record.args.items()}
     elif record.args:
@@ -151,7 +153,7 @@ def _safe(value: Any) -> Any:
     return value
 
 
-def _named(role: str) -> Processor:
+def _with_role(role: str) -> Processor:
     def add(_: Any, __: str, event: EventDict) -> EventDict:
         event.setdefault("role", role)
         return event
@@ -160,7 +162,7 @@ def _named(role: str) -> Processor:
 
 
 def _bounded(_: Any, __: str, event: EventDict) -> EventDict:
-    """Keep bytes out of a line, whoever put them there."""
+    """Replace all bytes in a line, including our own, by their length."""
     return {name: _without_bytes(name, value) for name, value in event.items()}
 
 
@@ -169,7 +171,7 @@ def _without_bytes(name: str, value: Any) -> Any:
 
 
 def _printable(_: Any, __: str, event: EventDict) -> EventDict:
-    """Escape control characters, which could forge lines or steer a terminal; a traceback keeps its line ends."""
+    """Escape control characters, which could forge lines or control a terminal; a traceback keeps its newlines."""
     shown: EventDict = {}
     for name, value in event.items():
         safe = _without_bytes(name, value)

@@ -1,4 +1,4 @@
-"""Settings that cannot be used → words that name them. Knows no setting. Start at unknown_variables and explain."""
+"""Describe invalid settings and unknown variables. Knows no setting. Start at unknown_variables and explain."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,11 +8,11 @@ from typing import Any
 PREFIX = "FOOTFALL_"
 ELSEWHERE = ("FOOTFALL_CONFIG", "FOOTFALL_STATUS_FILE", "FOOTFALL_FAULT", "FOOTFALL_LOGS", "FOOTFALL_KAFKA")
 FAMILIES = ("FOOTFALL_FAUST_", "FOOTFALL_CHAOS_", "FOOTFALL_BENCH_")
-KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")  # what it sets for services called footfall-…
+KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")  # variables that it sets for services named footfall-…
 
 
 def unknown_variables(environment: Mapping[str, str], settings: Iterable[str]) -> list[str]:
-    """Say of each variable that is none, what it may have meant; `settings` are the variables of all settings."""
+    """Name each FOOTFALL_ variable that is no setting, and the nearest one; `settings` are the variables of all settings."""
     known = [*settings, *ELSEWHERE]
     found = [
         name
@@ -27,13 +27,13 @@ def unknown_variables(environment: Mapping[str, str], settings: Iterable[str]) -
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    without = name.removeprefix(PREFIX)  # where someone wrote FOOTFALL_ before KAFKA_
+    without = name.removeprefix(PREFIX)  # for FOOTFALL_ written before KAFKA_
     near = get_close_matches(name, known, 1, 0.0) if without not in known else [without]
     return f", the nearest is {near[0]}; `footfall settings` lists them"
 
 
 def explain(problem: Any) -> str:
-    """Say what pydantic found wrong: the setting, its variable, what was found and what is expected; no secret."""
+    """Describe an error of pydantic: setting, variable, value found, value expected; never a secret."""
     name, *inner = (str(part) for part in problem["loc"] or [""])
     name = name.lower()
     message = problem["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Settings → the fold of each role that keeps rows. Start at features_fold."""
+"""Build the fold of each role with rows from the settings. Start at features_fold."""
 
 from models.features.spec import KINDS
 from schemas.errors import SettingsError
@@ -11,7 +11,7 @@ from stream.roles.triggers_fold import TriggersFold
 
 
 def features_fold(settings: Settings) -> FeaturesFold:
-    """Build the fold of role features as the settings say."""
+    """Build the fold of role features."""
     return FeaturesFold(
         topics={kind: topic.name for kind, topic in settings.topics().items()},
         policy=ScoringPolicy(
@@ -28,10 +28,10 @@ def features_fold(settings: Settings) -> FeaturesFold:
 
 
 def triggers_fold(settings: Settings) -> TriggersFold:
-    """Build the fold of role triggers as the settings and the policy file say.
+    """Build the fold of role triggers, with the campaigns of the policy file.
 
     Raises:
-        SettingsError: the policy file cannot be used.
+        SettingsError: the policy file is missing or invalid.
     """
     topics = {kind: topic.name for kind, topic in settings.topics().items()}
     try:

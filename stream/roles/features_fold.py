@@ -1,8 +1,7 @@
-"""Role features: source events and fed-back sentiment → changed user rows and score requests.
+"""Run role features: fold source events and review sentiment into user rows, and emit score requests.
 
-The same code runs live, in replay and in training. It reads as if Kafka did not exist: a record is anything with the
-attributes of Record, rows are a dictionary, messages are values. It never waits, looks at a clock or knows who calls
-it. Start at FeaturesFold.fold.
+The same code runs live, in replay and in training. A record is anything with the attributes of Record, rows are a
+dictionary, and messages are values. It never blocks, reads a clock or knows its caller. Start at FeaturesFold.fold.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -27,13 +26,13 @@ from stream.roles.scoring_policy import ScoringPolicy
 
 FUTURE_MS = 5 * MINUTE_MS
 MILLIS_DIGITS = 13
-SENT_AT = "sent-at-ms"  # record header: the producer's wall clock, where record timestamps are simulated
-MAX_AMOUNT = 1e10  # of one purchase, in the reporting currency: sums of them stay within 64 bits
+SENT_AT = "sent-at-ms"  # record header: the producer's wall clock, if record timestamps are simulated
+MAX_AMOUNT = 1e10  # of one purchase, in the reporting currency: sums then stay within 64 bits
 GUARDED = (*KINDS, "review-sentiment")
 
 
 class FeaturesFold:
-    """Role features: source events and fed-back sentiment → user rows and score requests."""
+    """Fold source events and review sentiment into user rows and score requests."""
 
     def __init__(
         self,
@@ -44,7 +43,7 @@ class FeaturesFold:
         lateness_ms: int = DAY_MS,
         ttl_ms: int = DEFAULT_TTL_MS,
     ) -> None:
-        """Read topics named by `topics` (kind → name); `rates` is the reporting-currency value of each currency."""
+        """Read topics named by `topics` (kind → name); `rates` maps each currency to its value in the reporting currency."""
         self._kinds = {topics[kind]: index for index, kind in enumerate(KINDS)}
         self._kinds[topics["review-sentiment"]] = SENTIMENT
         self._decoders = [event_decoder(SOURCES[kind]) for kind in KINDS]
@@ -58,11 +57,11 @@ class FeaturesFold:
         folded_ms: int,
         folded: Folded | None = None,
     ) -> Folded:
-        """Fold records of one partition, of any of the role's topics, into the partition's rows, in the order given.
+        """Fold records of one partition, from any of the role's topics, into its rows, in the order given.
 
-        `folded_ms`, the wall clock, only stamps outputs. Nothing is raised for a bad record: it becomes a dead letter.
-        What is left is added to `folded`, where one is given. An error of this code leaves the row of the record that
-        met it half changed, the record counted as in but not as anything else, and no output of it.
+        `folded_ms`, the wall clock, only stamps outputs. A bad record becomes a dead letter and raises nothing. Results are
+        added to `folded` if it is given. If this code itself raises, the record's row may be half-changed; the record is
+        counted in events_in but has no outcome and no output.
         """
         folded = Folded() if folded is None else folded
         kinds, decoders, count, policy = self._kinds, self._decoders, totals.events, self._policy
@@ -107,7 +106,7 @@ class FeaturesFold:
             due = policy.is_due(kind, event, arrived, topic)
             if topic is None:
                 if state.topics[kind] is not None:
-                    state.profile = None  # it counts what was silent for too long
+                    state.profile = None  # it counts events of the expired topic
                 topic = state.topics[kind] = new_topic(kind, record.offset, at)
             if digest is not None:
                 topic.ids.add(digest)
@@ -117,12 +116,12 @@ class FeaturesFold:
                 request = self.request(kind, event, record, state, due, folded_ms)
                 outputs.append(Output("score-request", record.partition, folded_ms, key, request))
                 totals.count_output("score-request")
-            count.applied += 1  # from here on nothing can fail
+            count.applied += 1  # nothing below can raise
             dirty[key] = state  # type: ignore[index]
         return folded
 
     def place(self, record: Record) -> tuple[str, bytes | None]:
-        """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
+        """Return a record's kind and the key of its row, or None for the key if it has no row."""
         return GUARDED[self._kinds[record.topic]], record.key
 
     def _check_amount(self, event: Purchase) -> None:
@@ -136,12 +135,12 @@ class FeaturesFold:
         if amount > MAX_AMOUNT:
             raise DecodeError(
                 Reason.OUT_OF_RANGE,
-                f"found lines worth {amount:.0f} of the reporting currency, expected at most {MAX_AMOUNT:.0f}",
+                f"found lines worth {amount:.0f} in the reporting currency, expected at most {MAX_AMOUNT:.0f}",
             )
 
     def request(self, kind: int, event: Event, record: Record, state: UserState, due: str, folded_ms: int) -> ScoreRequest:
-        """Ask for a score of a user as `state` has them; `event` and `record`, the cause, are the newest of it."""
-        seen = snapshot(state, self._ttl_ms)
+        """Build the score request of a user from `state`; `event` and `record` caused it and are its newest input."""
+        user = snapshot(state, self._ttl_ms)
         event_id = event.event_id or resent_id(record) or position_id(record.topic, record.partition, record.offset)
         text = event.text if isinstance(event, Review) else event.query if isinstance(event, Search) else None
         return ScoreRequest(
@@ -154,11 +153,11 @@ class FeaturesFold:
             source=SourcePosition(
                 topic=record.topic, partition=record.partition, offset=record.offset, timestamp_ms=record.timestamp
             ),
-            guard={GUARDED[i]: span for i, span in seen.guard.items()},
+            guard={GUARDED[i]: span for i, span in user.guard.items()},
             spec_version=FEATURE_SPEC.version,
-            features=seen.features,
-            history=seen.history,
-            categories=seen.categories,
+            features=user.features,
+            history=user.history,
+            categories=user.categories,
             timings=Timings(sent_ms=sent_ms(record), folded_ms=folded_ms),
             text=text,
             review_id=event.review_id if isinstance(event, Review) else None,
@@ -172,7 +171,7 @@ class FeaturesFold:
         folded: Folded,
         folded_ms: int,
     ) -> None:
-        """Fold a review's sentiment: joined to the tile of the review's time, counted once per review, never due."""
+        """Fold a review's sentiment into the tile of the review's time, once per review; it never causes a score request."""
         count = totals.feedback
         count.events_in += 1
         try:
@@ -208,7 +207,7 @@ def _from_future(at: int, arrived: int) -> DecodeError:
 
 
 def sent_ms(record: Record) -> int:
-    """Return when the producer sent a record: its `sent-at-ms` header where it has a sound one, else its timestamp."""
+    """Return when the producer sent a record: its `sent-at-ms` header if valid, else its timestamp."""
     for name, value in record.headers:
         if name == SENT_AT and value and value.isdigit() and len(value) <= MILLIS_DIGITS:
             return int(value)

@@ -1,4 +1,4 @@
-"""Role scorer's steps beside the model: records → score requests, and requests with their scores → signals.
+"""Run role scorer around the model: decode score requests, and render scores as signals.
 
 Start at decode_requests and render_signals.
 """
@@ -28,7 +28,7 @@ def render_signals(
     received_ms: int,
     scored_ms: int,
 ) -> list[Output]:
-    """Render interest, churn risk and, for a review, its sentiment; ids depend on the source event alone."""
+    """Render interest, churn risk and, for a review, sentiment; ids depend only on the source event."""
 
     def output(kind: str, struct: type[Signal], **fields: Any) -> Output:
         signal = struct(
@@ -70,7 +70,7 @@ def render_signals(
 def decode_requests(
     records: Iterable[Record], totals: PartitionTotals, received_ms: int
 ) -> tuple[list[tuple[Record, ScoreRequest]], list[Output]]:
-    """Decode score requests, each with its record; a record that holds none becomes a dead letter."""
+    """Decode score requests and return each with its record; a record without a valid one becomes a dead letter."""
     accepted: list[tuple[Record, ScoreRequest]] = []
     dead = []
     for record in records:
@@ -86,7 +86,7 @@ def decode_requests(
 
 
 def _check_request(request: ScoreRequest, record: Record) -> None:
-    """Refuse a request that no features role sends: a vector of another length, or the partition of another user."""
+    """Refuse a request with the wrong feature vector length, or a source partition other than the record's."""
     width = len(FEATURE_SPEC.names)
     if request.spec_version == FEATURE_SPEC.version and len(request.features) != width:
         raise DecodeError(
@@ -95,5 +95,6 @@ def _check_request(request: ScoreRequest, record: Record) -> None:
         )
     if request.source.partition != record.partition:
         raise DecodeError(
-            Reason.OUT_OF_RANGE, f"found source partition {request.source.partition}, expected {record.partition}, the record's"
+            Reason.OUT_OF_RANGE,
+            f"found source partition {request.source.partition}, expected {record.partition} as in the record",
         )

@@ -1,7 +1,7 @@
-"""Which events are due for a score: pure decisions on event time.
+"""Decide which events are scored, purely on event time.
 
-ScoringPolicy sees an event and what its own topic left in the user's row, nothing else. So the set of scored events is
-the same at any speed and in any interleaving of topics. Start at ScoringPolicy.is_due.
+ScoringPolicy reads only an event and its own topic's state in the user's row. The same events are therefore scored at any
+speed and in any interleaving of topics. Start at ScoringPolicy.is_due.
 """
 
 from msgspec import Struct
@@ -15,10 +15,10 @@ ALWAYS_DUE = frozenset({PURCHASE, REVIEW, SEARCH})
 
 
 class ScoringPolicy(Struct, frozen=True, kw_only=True):
-    """When to score: `every_clicks` counts one user's clicks; the times are event time in milliseconds.
+    """Configure when to score: `every_clicks` counts one user's clicks; durations are event time in milliseconds.
 
-    `arrivals` are the kinds whose first event, and first event after a pause, is scored: a visit opens every session of
-    a shop that sends visits. `min_gap_ms` holds between two scores that one topic causes; purchases, reviews and
+    `arrivals` are the kinds whose first event, and whose first event after a pause, is scored. In a shop that sends visits,
+    a visit opens every session. `min_gap_ms` is the minimum between two scores caused by one topic; purchases, reviews and
     searches ignore it.
     """
 
@@ -30,7 +30,7 @@ class ScoringPolicy(Struct, frozen=True, kw_only=True):
     score_lateness_ms: int = 10 * MINUTE_MS
 
     def is_due(self, kind: int, event: Event, record_ms: int, past: TopicState | None) -> str | None:
-        """Say why this event deserves a score, or None; `past` is its topic's state before it."""
+        """Return why this event is scored, or None if it is not; `past` is its topic's state before the event."""
         at = event.event_time_ms
         due: str | None = None
         if kind in ALWAYS_DUE:

@@ -1,4 +1,4 @@
-"""The roles and the topics they read. Start at INPUTS."""
+"""List the roles and the topics they read. Start at INPUTS."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from models.features.spec import KINDS
 
 Role = Literal["features", "scorer", "triggers"]
 ROLES: tuple[Role, ...] = ("features", "scorer", "triggers")
-INPUTS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {  # kinds a role aligns by time, kinds it takes as they come
+INPUTS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {  # aligned kinds, unaligned kinds
     "features": (KINDS, ("review-sentiment",)),
     "scorer": ((), ("score-request",)),
     "triggers": (("interest", "churn-risk"), ()),

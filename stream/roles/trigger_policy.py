@@ -1,6 +1,6 @@
-"""Which signals deserve an advertisement: pure decisions of a shop's campaigns, on event time.
+"""Decide which signals trigger an advertisement of a shop's campaigns, purely on event time.
 
-TriggerPolicy sees a signal and when each campaign last fired for the user. Start at TriggerPolicy.decide.
+TriggerPolicy reads only a signal and the last firing of each campaign for that user. Start at TriggerPolicy.decide.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from schemas.time_units import HOUR_MS, MINUTE_MS
 
 
 class Campaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One advertisement: fire when `signal` (for an interest: the one labelled `label`, "*" is any) reaches `threshold`."""
+    """Configure one advertisement: fire when `signal` reaches `threshold`; `label` selects an interest, "*" any of them."""
 
     id: Id
     signal: Literal["interest", "churn-risk"]
@@ -27,13 +27,13 @@ class Campaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The campaigns of a shop, as its policy file lists them; `version` goes into every decision."""
+    """Hold the campaigns of a shop, as in its policy file; every decision carries `version`."""
 
     version: str
     campaigns: list[Campaign]
 
     def decide(self, signal: Interest | ChurnRisk, last_fired_ms: dict[str, int]) -> list[AdTrigger | Suppression]:
-        """Decide every campaign on one signal; `last_fired_ms` (campaign → event time) is updated where one fires."""
+        """Decide every campaign on one signal; update `last_fired_ms` (campaign → event time) of those that fire."""
         decisions: list[AdTrigger | Suppression] = []
         for campaign in self.campaigns:
             crossed = crossing(campaign, signal)
@@ -64,7 +64,7 @@ class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def crossing(campaign: Campaign, signal: Interest | ChurnRisk) -> tuple[str | None, float] | None:
-    """Return the label and score with which a signal reaches a campaign's threshold, or None."""
+    """Return the label and score that reach a campaign's threshold, or None if none does."""
     if isinstance(signal, ChurnRisk):
         reached = campaign.signal == "churn-risk" and signal.probability >= campaign.threshold
         return (None, signal.probability) if reached else None
@@ -101,7 +101,7 @@ def load_trigger_policy(path: Path) -> TriggerPolicy:
     """Read a policy file (YAML).
 
     Raises:
-        ValueError: the file is missing or is no policy; the text names the file, the field and what is expected.
+        ValueError: the file is missing or not a valid policy; the text names file, field and expected value.
     """
     try:
         policy = msgspec.yaml.decode(path.read_bytes(), type=TriggerPolicy)

@@ -1,4 +1,4 @@
-"""One user's row in role triggers ↔ bytes. Start at TriggerState."""
+"""Encode and decode a user's row in role triggers. Start at TriggerState."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ TRIGGER_ROW_VERSION = 3
 
 
 class TriggerState(Struct, array_like=True, gc=False):
-    """What signals left: per signal topic the last offset and 256 signal ids, when campaigns fired, the newest event time."""
+    """Hold a user's state: last offset and 256 signal ids per topic, last firing per campaign, and newest event time."""
 
     version: int = TRIGGER_ROW_VERSION
     guard: dict[str, int] = {}
@@ -23,13 +23,13 @@ class TriggerState(Struct, array_like=True, gc=False):
 
 
 def _with_newest(values: list[Any]) -> list[Any]:
-    """Version 1 did not keep the newest event time: what is known of it is when a campaign last fired, or nothing."""
+    """Upcast version 1, which lacks the newest event time: use the last firing of a campaign, or 0."""
     _, guard, ids, last_fired_ms = values
     return [2, guard, ids, last_fired_ms, max(last_fired_ms.values(), default=0)]
 
 
 def _with_ids_apart(values: list[Any]) -> list[Any]:
-    """Version 2 kept the hashes of ids one after another."""
+    """Upcast version 2, which joined the hashes of ids into one value."""
     _, guard, ids, last_fired_ms, newest_ms = values
     return [3, guard, {kind: from_joined(joined) for kind, joined in ids.items()}, last_fired_ms, newest_ms]
 
@@ -64,35 +64,35 @@ def encode_trigger_row(state: TriggerState) -> bytes:
 
 
 def decode_trigger_row(row: bytes) -> TriggerState:
-    """Decode a row of role triggers; one of an older version is taken to this one first.
+    """Decode a row of role triggers; upcast a row of an older version first.
 
     Raises:
-        RowVersionError: the row was written by a version that cannot be read.
-        DamagedRowError: it is no row.
+        RowVersionError: the row has an unknown version.
+        DamagedRowError: the bytes are not a row.
     """
     try:
         version = _decode_head(row).version
         return _decode(row if version == TRIGGER_ROW_VERSION else upcast(row, version, TRIGGER_ROW_VERSION, TRIGGER_UPCASTS))
     except msgspec.DecodeError as error:
         expected = f"version {TRIGGER_ROW_VERSION}"
-        raise DamagedRowError(f"found a trigger row of {len(row)} bytes that is none ({error}), expected {expected}") from error
+        raise DamagedRowError(f"found {len(row)} bytes that are no trigger row ({error}), expected {expected}") from error
 
 
 def check_trigger_version(row: bytes) -> None:
-    """Refuse a row that names a version that cannot be read.
+    """Refuse a row of an unknown version.
 
     Raises:
-        RowVersionError: naming it.
+        RowVersionError: the text names the version.
     """
     try:
         version = _decode_head(row).version
     except msgspec.DecodeError:
-        return  # damaged: found when its user is next heard of
+        return  # damaged: handled when the user's next record is folded
     check_version(version, TRIGGER_ROW_VERSION, TRIGGER_UPCASTS)
 
 
 def trigger_newest_ms(row: bytes | TriggerState) -> int:
-    """Return the newest event time of a row, decoded or not; 0 if an older version or damage hides it."""
+    """Return the newest event time of a row, decoded or not; 0 if an old version lacks it or the row is damaged."""
     if isinstance(row, bytes):
         try:
             return _decode_age(row).newest_ms

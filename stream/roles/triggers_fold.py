@@ -1,4 +1,4 @@
-"""Interest and churn-risk events → user rows, and the triggers and suppressions that are sent with them.
+"""Run role triggers: fold interest and churn-risk signals into user rows, and emit triggers and suppressions.
 
 Start at TriggersFold.fold.
 """
@@ -16,7 +16,7 @@ from stream.roles.trigger_row import TriggerState, decode_trigger_row
 
 
 class TriggersFold:
-    """Role triggers: interest and churn-risk events → user rows, and the decisions that are sent with them."""
+    """Fold interest and churn-risk signals into user rows, and emit decisions to commit with the rows."""
 
     def __init__(self, *, topics: Mapping[str, str], policy: TriggerPolicy) -> None:
         """Read the signal topics named by `topics` (kind → name)."""
@@ -34,9 +34,9 @@ class TriggersFold:
         folded_ms: int,
         folded: Folded | None = None,
     ) -> Folded:
-        """Decide signals of one partition, in the order given; a repeated signal id is ignored.
+        """Decide on signals of one partition, in the order given; ignore a repeated signal id.
 
-        What is left is added to `folded`, where one is given; an error leaves what it leaves in FeaturesFold.fold.
+        Results are added to `folded` if it is given. An error has the same effect as in FeaturesFold.fold.
         """
         folded, count = Folded() if folded is None else folded, totals.events
         for record in records:
@@ -65,7 +65,7 @@ class TriggersFold:
             state.guard[kind] = record.offset
             decisions = self._policy.decide(signal, state.last_fired_ms)
             state.newest_ms = max(state.newest_ms, signal.event_time_ms)
-            count.applied += 1  # from here on nothing can fail
+            count.applied += 1  # nothing below can raise
             folded.dirty[key] = state
             for decision in decisions:
                 output = "ad-trigger" if isinstance(decision, AdTrigger) else "suppression"
@@ -74,5 +74,5 @@ class TriggersFold:
         return folded
 
     def place(self, record: Record) -> tuple[str, bytes | None]:
-        """Name the kind of a record and the key of the row it is folded into, if it is folded into one."""
+        """Return a record's kind and the key of its row, or None for the key if it has no row."""
         return self._structs[record.topic][0], record.key

@@ -1,7 +1,7 @@
-"""The main path of the three roles: chunk → one step of the pipeline → rows and messages → barrier.
+"""Run each chunk through one step of its role, and pass rows and messages to the barrier: the main path of all roles.
 
-The barrier alone acknowledges what was folded, once it is durable. An unexpected error ends the process before an
-acknowledgement: Faust would pass over what an agent held when it raised. Start at fold_agent.
+Only the barrier acknowledges folded chunks, once they are durable. An unexpected error ends the process before an
+acknowledgement, because Faust would skip the chunk of an agent that raised. Start at fold_agent.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.store import RowStore
 from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
-from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, score_apart, tell_once
+from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, log_once, score_isolating_errors
 from stream.roles.scorer_fold import decode_requests, render_signals
 from stream.worker.dead_letter_limit import DeadLetterLimit
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:  # only role scorer loads torch
 
 
 class Contiguity:
-    """Checks that each chunk begins where the one before ended; a gap would be a silent loss."""
+    """Check that each chunk starts at the offset where the previous one ended; a gap would be a silent loss."""
 
     def __init__(self) -> None:
         self._generation = -1
         self._next: dict[TopicPartition, int] = {}
 
     def check(self, generation: int, chunk: Chunk) -> None:
-        """End the process when records between two chunks of one generation are missing."""
+        """End the process if records are missing between two chunks of one generation."""
         if generation != self._generation:
             self._generation, self._next = generation, {}
         for tp, start in chunk.starts.items():
@@ -50,11 +50,11 @@ async def fold_agent(
     limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
-    """Role features or triggers: fold chunks into rows, send what may go at once, leave the rest to the barrier."""
+    """Run role features or triggers: fold chunks into rows, send plain outputs at once, leave the rest to the barrier."""
     contiguity = Contiguity()
     async for event in stream:
         if event.message.generation_id != generation():
-            continue  # fetched before a rebalance: it will be fetched again
+            continue  # fetched before a rebalance; it is fetched again
         chunk: Chunk = event.value
         contiguity.check(event.message.generation_id, chunk)
         partition = store.owned[event.message.partition]
@@ -63,8 +63,8 @@ async def fold_agent(
         barrier.add(event, partition, folded)
         reach("folded")
         limit.count(chunk, folded.outputs)
-        await barrier.room()
-        await limit.passable()
+        await barrier.wait_for_capacity()
+        await limit.wait_while_paused()
 
 
 async def score_agent(
@@ -76,8 +76,8 @@ async def score_agent(
     limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
-    """Role scorer: a chunk is a batch, of one model; its signals are acknowledged by the broker before the chunk is."""
-    contiguity, told = Contiguity(), set[str]()
+    """Run role scorer: score each chunk as a batch of one model, and acknowledge it once its signals are acknowledged."""
+    contiguity, logged = Contiguity(), set[str]()
     async for event in stream:
         if event.message.generation_id != generation():
             continue
@@ -87,15 +87,15 @@ async def score_agent(
         accepted, outputs = decode_requests(chunk.records, totals, received_ms)
         requests = [request for _, request in accepted]
         while other := {request.spec_version for request in requests} - {(scorer := model.scorer).spec_version}:
-            reads = f"model {scorer.model_version} reads feature spec {scorer.spec_version}"
-            limit.pause(f"{reads}, requests carry {', '.join(sorted(other))}: start again with a checkpoint of theirs")
-            await limit.passable()  # the requests wait on the broker; none of them is at fault
-        scores = await asyncio.to_thread(score_apart, scorer, requests)
+            needs = f"model {scorer.model_version} needs feature spec {scorer.spec_version}"
+            limit.pause(f"{needs}, requests carry {', '.join(sorted(other))}: restart with a checkpoint of that feature spec")
+            await limit.wait_while_paused()  # the requests stay on the broker: they are not at fault
+        scores = await asyncio.to_thread(score_isolating_errors, scorer, requests)
         scored_ms = int(time.time() * 1000)
         for (record, request), score in zip(accepted, scores, strict=True):
             if isinstance(score, Exception):
                 totals.events.dead_lettered += 1
-                tell_once(record, score, told)
+                log_once(record, score, logged)
                 outputs.append(dead_letter_of_error("score-request", record, score, received_ms))
                 continue
             totals.events.applied += 1
@@ -112,4 +112,4 @@ async def score_agent(
             totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
         event.ack()
         limit.count(chunk, outputs)
-        await limit.passable()
+        await limit.wait_while_paused()

@@ -1,6 +1,6 @@
-"""The composition root: settings and a role → a Faust app with its agent, store, barrier and clients.
+"""Build the Faust app of a role from the settings, with its agent, store, barrier and clients (composition root).
 
-Building an app has no effect outside it: nothing is module-level, nothing starts. Start at build_app.
+Building an app starts nothing; its only side effect is install(), which patches the libraries. Start at build_app.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
 
 CHUNKS_BUFFERED = 64
-HEARTBEAT_SECONDS = 0.5  # how late a worker notices that another joined or left
-SCORER_CHUNKS_IN_WORK = 2  # one on the model, one ready behind it: batches form while the model is busy
+HEARTBEAT_SECONDS = 0.5  # the longest time until a worker notices a rebalance
+SCORER_CHUNKS_IN_WORK = 2  # one on the model, one waiting: batches form while the model is busy
 
 log = structlog.get_logger()
 
 
 class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
-    """A Faust app that knows its role's alignment, store and barrier; build it by build_app."""
+    """Hold a role's alignment, store and barrier in a Faust app; create it with build_app."""
 
     settings: Settings
     role: Role
@@ -54,53 +54,53 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     barrier: Barrier | None
     store: RowStore | None
     limit: DeadLetterLimit
-    fold: Fold  # of the roles with rows
+    fold: Fold  # only of roles with rows
     scorer_totals: PartitionTotals
-    model: "ServedModel | None"  # of role scorer
+    model: "ServedModel | None"  # only of role scorer
 
     def _create_directories(self) -> None:
-        """Write nothing to disk: rows live in memory and in the changelog."""
+        """Create nothing on disk: rows are in memory and in the changelog."""
 
     async def drained(self) -> None:
-        """Make durable what is folded; an error ends the process, since Kafka's client would only log it."""
+        """Make all folded chunks durable; an error ends the process, because Kafka's client would only log it."""
         if self.barrier is not None:
             await crash_only("barrier", self.barrier.drained())
 
-    def owes(self) -> bool:
-        """Tell whether something is in work that is not durable yet."""
+    def has_pending_work(self) -> bool:
+        """Return whether chunks are in flight that are not durable yet."""
         return bool(self.consumer.unacked) or (self.barrier is not None and self.barrier.pending)
 
-    async def check_taken(self, taken: list[Partition]) -> None:
-        """Hold restored rows against the topics; without transactions the guards in the rows protect alone.
+    async def check_restored(self, restored: list[Partition]) -> None:
+        """Check restored rows against the topics; without transactions, only the offsets in the rows guard them.
 
         Raises:
-            StartRefused: going on would lose or double events without a trace.
+            StartRefused: resuming would silently lose or duplicate events.
         """
         if self.barrier_commits:
-            for partition in taken:
+            for partition in restored:
                 check_partition_count(partition, self.conf.topic_partitions)
-            await check_sources(self.settings, self.role, taken, self.alignment.topics())
+            await check_sources(self.settings, self.role, restored, self.alignment.topics())
 
     async def positions(
         self, committed: Callable[[], Awaitable[Mapping[Any, int | None]]]
     ) -> tuple[Mapping[Any, int | None], Mapping[Any, int | None]]:
-        """Return what the group committed and, of the partitions that rows speak for, where to read on.
+        """Return the group's offsets, and the offsets to resume from of partitions with restored rows.
 
-        The process ends where that is refused. Faust also seeks now and then in the middle of a rebalance: then no rows
-        speak yet.
+        A refused start ends the process. Faust sometimes seeks during a rebalance, before rows are restored; then the second
+        mapping is empty.
         """
         if self.store is None or not self.barrier_commits or not self.store.taken_over:
             return await committed(), {}
         found = await settled_copies(committed, self.store.owned)
-        if not self.store.taken_over:  # a rebalance began meanwhile
+        if not self.store.taken_over:  # a rebalance started in the meantime
             return found, {}
         try:
             return found, resume_positions(self.settings, self.role, found, self.store.owned)
         except StartRefused as error:
-            end_process(f"take-over: {error}", code=EXIT_CONFIG)
+            end_process(f"resume check: {error}", code=EXIT_CONFIG)
 
     def totals(self) -> PartitionTotals:
-        """Sum the committed totals of all owned partitions; role scorer has no rows and counts since its start."""
+        """Sum the committed totals of all owned partitions; role scorer has no rows and counts from process start."""
         if self.store is None:
             return self.scorer_totals
         events, feedback, outputs, lost = Totals(), Totals(), dict[str, int](), 0
@@ -115,9 +115,12 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
 
 
 def build_app(settings: Settings, role: Role, *, partitions: int, model: "ServedModel | None" = None) -> FootfallApp:
-    """Build the app of one role for topics of `partitions` partitions; role scorer needs its loaded `model`.
+    """Build the app of one role for topics with `partitions` partitions; role scorer needs its loaded `model`.
 
     Call it inside the running event loop.
+
+    Raises:
+        ValueError: role scorer got no model.
     """
     install()
     topics = settings.topics()
@@ -178,7 +181,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
     source = app.topic(*(names[kind] for kind in (*aligned, *unaligned)), schema=ChunkSchema())
     if role == "scorer":
         if model is None:
-            raise ValueError("role scorer needs a loaded model, found none: pass model=ServedModel(...)")
+            raise ValueError("found no model, expected one for role scorer: pass model=ServedModel(...)")
         _add_score_agent(app, source, model, outbox)
     else:
         _add_fold_agent(app, source, role, partitions, outbox)
@@ -239,10 +242,10 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
 
 
 def row_rules(settings: Settings, role: Role) -> RowRules:
-    """Say how a role keeps its rows.
+    """Return the limits of memory and age for a role's rows.
 
-    A row expires when no event that may still come can go on from it: a user's next event is at most the allowed lateness
-    older than its arrival, and a topic may lag a day behind the others. A row of role triggers also outlives every cooldown.
+    A row expires once no later event can need it: an event is older than its arrival by at most the allowed lateness, and a
+    topic may lag a day behind the others. A row of role triggers also outlives every cooldown.
     """
     decoded_bytes = settings.decoded_mb << 20
     life_ms = round(settings.ttl_days * DAY_MS + settings.lateness_hours * HOUR_MS) + DAY_MS

@@ -1,6 +1,6 @@
-"""Counts of folded and refused records → whether a role may go on, so that no topic is drained into its dead letters.
+"""Pause a role if too many records become dead letters, so that no topic is drained into its dead-letter topic.
 
-The last records, not the last minute, decide: the same stream pauses at the same record, at any speed. Knows no clock.
+It counts the last records, not the last minutes, so the same stream pauses at the same record at any speed. Knows no clock.
 Start at DeadLetterLimit.count.
 """
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class _Recent(Struct):
-    """One topic's newest records: how many of the last were refused in a row, and (records, refused) of the last chunks."""
+    """Count one topic's newest records: consecutive refused ones, and (records, refused) of each recent chunk."""
 
     in_a_row: int = 0
     chunks: deque[tuple[int, int]] = field(default_factory=deque)
@@ -28,19 +28,19 @@ class _Recent(Struct):
 
 
 class DeadLetterLimit:
-    """Pauses a role once too many records of one topic were refused; `paused` then says why."""
+    """Pause a role once too many records of one topic are refused; `paused` is the reason, or empty."""
 
     def __init__(self, *, in_a_row: int, percent: float, window_records: int) -> None:
-        """Pause beyond `in_a_row` dead letters of a topic, or beyond `percent` of `window_records`; 0 sets no limit."""
+        """Pause beyond `in_a_row` consecutive dead letters of a topic, or `percent` of `window_records`; 0 sets no limit."""
         self._in_a_row, self._percent, self._window = in_a_row, percent, window_records
         self._recent: dict[str, _Recent] = {}
-        self._open = asyncio.Event()
-        self._open.set()
+        self._running = asyncio.Event()
+        self._running.set()
         self.paused = ""
-        self.letters: Counter[tuple[str, str]] = Counter()  # topic and reason, since the process began
+        self.letters: Counter[tuple[str, str]] = Counter()  # by topic and reason, since process start
 
     def count(self, chunk: Chunk, outputs: Sequence[Output]) -> None:
-        """Count a folded chunk and those of its outputs that are dead letters."""
+        """Count the records of a folded chunk and the dead letters in its outputs; pause beyond a limit."""
         refused: set[tuple[str, int, int]] = set()
         for output in outputs:
             letter = output.message
@@ -51,7 +51,7 @@ class DeadLetterLimit:
         for tp, end in chunk.ends.items():
             records[tp.topic] += end - chunk.starts[tp]
         bad = Counter(topic for topic, _, _ in refused)
-        longest = self._rows_of_refused(chunk, refused) if refused else dict.fromkeys(records, 0)
+        longest = self._longest_runs(chunk, refused) if refused else dict.fromkeys(records, 0)
         for topic, count in records.items():
             recent = self._recent.setdefault(topic, _Recent())
             if not refused:
@@ -65,8 +65,8 @@ class DeadLetterLimit:
                 recent.refused -= oldest[1]
             self._decide(topic, recent, longest.get(topic, 0))
 
-    def _rows_of_refused(self, chunk: Chunk, refused: set[tuple[str, int, int]]) -> Mapping[str, int]:
-        """Count on each topic's refused records in a row, and return the most that a topic reached in this chunk."""
+    def _longest_runs(self, chunk: Chunk, refused: set[tuple[str, int, int]]) -> Mapping[str, int]:
+        """Update each topic's count of consecutive refused records; return its maximum in this chunk."""
         longest = Counter[str]()
         for record in chunk.records:
             recent = self._recent.setdefault(record.topic, _Recent())
@@ -87,18 +87,19 @@ class DeadLetterLimit:
             )
 
     def pause(self, why: str) -> None:
-        """Pause the role until an operator resumes it; the first reason stays."""
+        """Pause the role until an operator resumes it; keep the first reason."""
         if not self.paused:
             self.paused = why
-            self._open.clear()
-            log.error("paused", reason=why, action="nothing more is read until an operator resumes or restarts this worker")
+            self._running.clear()
+            action = "reading stopped; fix the cause, then run `footfall dlq resume`, or restart this worker"
+            log.error("paused", reason=why, action=action)
 
-    async def passable(self) -> None:
-        """Wait while the role is paused."""
-        await self._open.wait()
+    async def wait_while_paused(self) -> None:
+        """Block while the role is paused."""
+        await self._running.wait()
 
     def resume(self) -> None:
-        """Go on, counting anew."""
+        """Resume the role and reset the counts."""
         self._recent.clear()
         self.paused = ""
-        self._open.set()
+        self._running.set()

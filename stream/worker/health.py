@@ -1,4 +1,4 @@
-"""A role's own server on loopback: /livez, /readyz with its reasons, /metrics, /resume. Start at Health.serve."""
+"""Serve a role's HTTP endpoints: /livez, /readyz with reasons, /metrics, /resume. Start at Health.serve."""
 
 import time
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class Health:
-    """Answers from the start of the process; `app` is set once it is built, so loading a model shows as not ready."""
+    """Serve from process start; `app` is set once it is built, so a role that loads its model is not ready."""
 
     def __init__(self, role: str) -> None:
         self.role = role
@@ -30,35 +30,35 @@ class Health:
         self._registry.register(self)
 
     def not_ready(self) -> list[str]:
-        """Say why the role is not ready; an empty list means that it is."""
+        """Return the reasons why the role is not ready; an empty list means ready."""
         app = self.app
         if app is None:
-            return ["loading: topics are checked, the model is loaded"]
+            return ["loading: checking topics and loading the model"]
         reasons = []
         if app.rebalancing:
-            reasons.append("rebalancing: partitions are being assigned")
+            reasons.append("rebalancing: waiting for the partition assignment")
         if app.store is not None and app.store.restoring:
-            reasons.append("restoring: rows are being read from the changelog")
+            reasons.append("restoring: reading rows from the changelog")
         if not app.tables.actives_ready:
-            reasons.append("joining: no assignment yet")
+            reasons.append("joining: no partition assignment yet")
         if (silent := app.consumer.silent_seconds()) > SILENT_SECONDS:
-            reasons.append(f"broker: it has answered no heartbeat for {silent:.0f} s")
+            reasons.append(f"broker: no heartbeat response for {silent:.0f} s")
         since = None if app.barrier is None else app.barrier.flushing_since
         if since is not None and (waiting := time.monotonic() - since) > SILENT_SECONDS:
-            reasons.append(f"flush: rows and outputs wait for the broker since {waiting:.0f} s")
+            reasons.append(f"flush: no acknowledgement of rows and outputs for {waiting:.0f} s")
         if app.limit.paused:
             reasons.append(
-                f"paused: {app.limit.paused}; see `footfall dlq ls`, mend the cause, then `footfall dlq resume {self._url}` "
-                "or start this worker again"
+                f"paused: {app.limit.paused}; see `footfall dlq ls`, fix the cause, then run `footfall dlq resume {self._url}` "
+                "or restart this worker"
             )
         return reasons
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the role's metrics; the registry calls it for every scrape."""
+        """Return the role's metrics; the registry calls this on every scrape."""
         return () if self.app is None else role_metrics(self.app, ready=not self.not_ready())
 
     async def serve(self, host: str, port: int) -> int:
-        """Start the server and return the port it got."""
+        """Start the server and return its port."""
         server = web.Application(client_max_size=1 << 16)
         server.add_routes(
             [
@@ -87,19 +87,21 @@ class Health:
         reasons = self.not_ready()
         body: dict[str, Any] = {"ready": not reasons, "role": self.role, "reasons": reasons}
         if self.app is not None:
-            body["unreachable"] = [f"{tp.topic}/{tp.partition}" for tp in self.app.alignment.given_up()]
+            body["unreachable"] = [f"{tp.topic}/{tp.partition}" for tp in self.app.alignment.unreachable_partitions()]
         if self.app is not None and self.app.store is not None:
             body |= {"restored": self.app.store.progress.read, "total": self.app.store.progress.total}
         return web.json_response(body, status=503 if reasons else 200)
 
     async def _resume(self, request: web.Request) -> web.Response:
-        """Let a role that too many dead letters paused go on; the header keeps web pages from asking."""
+        """Resume a paused role; the required header keeps web pages from sending this request."""
         if RESUME_HEADER not in request.headers:
-            return web.json_response({"error": f"found no header {RESUME_HEADER}, expected it"}, status=403)
+            return web.json_response(
+                {"error": f"found no header {RESUME_HEADER}, expected it: run `footfall dlq resume`"}, status=403
+            )
         was = "" if self.app is None else self.app.limit.paused
         if was:
             self.app.limit.resume()
-            log.warning("resumed", was=was, action="dead letters are counted anew")
+            log.warning("resumed", was=was, action="reading continues; dead letters are counted from zero")
         return web.json_response({"role": self.role, "was": was})
 
     async def _metrics(self, _: web.Request) -> web.Response:

@@ -1,6 +1,6 @@
-"""What a role shows at /metrics: every metric's name, help and labels, read from the running app when scraped.
+"""Define every metric of /metrics with name, help and labels, and read its value from the running app on a scrape.
 
-Nothing is counted on the hot path but integers that the pipeline keeps anyway. Start at role_metrics.
+The hot path counts nothing for metrics: values are integers that the pipeline needs anyway. Start at role_metrics.
 """
 
 from collections.abc import Iterator
@@ -27,15 +27,13 @@ OUTCOMES = {
 
 
 def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
-    """Yield all metrics of a running app; `ready` is what /readyz answers."""
+    """Yield all metrics of a running app; `ready` is the result of /readyz."""
     totals = app.totals()
-    records = CounterMetricFamily(
-        "footfall_records", "Records by what became of them, of all owned partitions", labels=["outcome"]
-    )
+    records = CounterMetricFamily("footfall_records", "Records by outcome, over all owned partitions", labels=["outcome"])
     for outcome, name in OUTCOMES.items():
         records.add_metric([outcome], getattr(totals.events, name))
     yield records
-    feedback = CounterMetricFamily("footfall_feedback", "Fed-back review sentiments by outcome", labels=["outcome"])
+    feedback = CounterMetricFamily("footfall_feedback", "Review sentiments folded as feedback, by outcome", labels=["outcome"])
     for outcome, name in OUTCOMES.items():
         feedback.add_metric([outcome], getattr(totals.feedback, name))
     yield feedback
@@ -43,7 +41,7 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
     for kind, count in totals.outputs.items():
         outputs.add_metric([kind], count)
     yield outputs
-    yield CounterMetricFamily("footfall_lost_records", "Records deleted by retention before they were read", totals.lost)
+    yield CounterMetricFamily("footfall_lost_records", "Records that retention deleted before they were read", totals.lost)
     lag = GaugeMetricFamily(
         "footfall_consumer_lag_records", "Records not yet durable in this worker", labels=["topic", "partition"]
     )
@@ -53,7 +51,7 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
     if app.barrier is not None:
         barrier = app.barrier
         yield SummaryMetricFamily(
-            "footfall_barrier_seconds", "Time of a barrier, from encoded rows to commit", barrier.flushes, barrier.seconds
+            "footfall_barrier_seconds", "Duration of a barrier, from encoded rows to commit", barrier.flushes, barrier.seconds
         )
         yield CounterMetricFamily("footfall_rows_written", "Changelog rows written", value=barrier.rows_written)
         yield CounterMetricFamily("footfall_row_bytes_written", "Bytes of changelog rows written", value=barrier.bytes_written)
@@ -63,52 +61,50 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         )
         progress = app.store.progress
         yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=progress.rows)
-        yield GaugeMetricFamily("footfall_restore_seconds", "Time of the last restore", value=progress.seconds)
+        yield GaugeMetricFamily("footfall_restore_seconds", "Duration of the last restore", value=progress.seconds)
     if app.model is not None:
         yield from model_metrics(app.model)
     skew = GaugeMetricFamily(
         "footfall_alignment_skew_seconds",
-        "How far a topic's newest fetched record lies behind the newest of its partition's topics",
+        "Time by which a topic's newest fetched record is behind the newest in its partition",
         labels=["topic"],
     )
     for topic, behind_ms in app.alignment.skew_ms().items():
         skew.add_metric([topic], behind_ms / 1000)
     yield skew
     held = GaugeMetricFamily(
-        "footfall_alignment_held_records", "Fetched records that wait for earlier ones of other topics", labels=["topic"]
+        "footfall_alignment_held_records", "Fetched records that wait for earlier records of other topics", labels=["topic"]
     )
     for topic, count in app.alignment.held().items():
         held.add_metric([topic], count)
     yield held
     yield CounterMetricFamily(
         "footfall_alignment_unreachable",
-        "Times an unreadable partition no longer held its group",
+        "Times that the others stopped waiting for an unreachable partition",
         value=app.alignment.unreachable,
     )
     yield CounterMetricFamily("footfall_chunks", "Chunks released to the role", value=app.alignment.chunks)
     letters = CounterMetricFamily(
         "footfall_dead_letters",
-        "Records refused since the process began, by source topic and reason",
+        "Dead letters since process start, by source topic and reason",
         labels=["topic", "reason"],
     )
     for (topic, reason), count in app.limit.letters.items():
         letters.add_metric([topic, reason], count)
     yield letters
-    yield GaugeMetricFamily(
-        "footfall_paused", "1 while too many dead letters hold the role", value=float(bool(app.limit.paused))
-    )
+    yield GaugeMetricFamily("footfall_paused", "1 while the role is paused", value=float(bool(app.limit.paused)))
     yield GaugeMetricFamily("footfall_ready", "1 when /readyz answers 200", value=float(ready))
 
 
 def model_metrics(model: Any) -> Iterator[Metric]:
-    """Yield which model role scorer uses, and what became of those promoted since."""
+    """Yield the model that role scorer uses, and the outcomes of promotions since."""
     scorer = model.scorer
     facts = {"version": scorer.model_version, "spec": scorer.spec_version, "encoder": scorer.encoder.short_id}
     yield InfoMetricFamily("footfall_model", "The model in use", value=facts)
     reloads = CounterMetricFamily(
-        "footfall_model_reloads", "Promoted models that the running role changed to, or refused", labels=["outcome"]
+        "footfall_model_reloads", "Promoted models by outcome: loaded by the running role, or refused", labels=["outcome"]
     )
     reloads.add_metric(["loaded"], model.loaded)
     reloads.add_metric(["refused"], model.refused)
     yield reloads
-    yield GaugeMetricFamily("footfall_encoder_cached_texts", "Texts whose vector is at hand", value=scorer.encoder.cached_texts)
+    yield GaugeMetricFamily("footfall_encoder_cached_texts", "Texts with a cached vector", value=scorer.encoder.cached_texts)

@@ -1,6 +1,6 @@
-"""One process of one role, from start to exit code. Start at run_role.
+"""Run one role in this process, from start to exit code. Start at run_role.
 
-Exit codes: 0 stopped as asked, 75 restart me (the group goes on from the last commit), 78 a setting or topic is wrong.
+Exit codes: 0 stopped on request, 75 restart (the group resumes from the last commit), 78 a setting or topic is wrong.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from stream.roles.table import INPUTS, Role
 from stream.worker.app import FootfallApp, build_app
 from stream.worker.health import Health
 
-JOINING_SECONDS = 2.0  # to leave a group that is being joined: Faust may wait for an assignment before it stops
+JOINING_SECONDS = 2.0  # to stop while joining: Faust may wait for an assignment before it stops
 STATUS_FILE = "FOOTFALL_STATUS_FILE"
 GARBAGE_SECONDS, FULL_GARBAGE_IDLE_SECONDS, FULL_GARBAGE_SECONDS = 10.0, 600.0, 3600.0
 
@@ -34,20 +34,20 @@ log = structlog.get_logger()
 
 
 def run_role(settings: Settings, role: Role) -> int:
-    """Run one role until SIGTERM, Ctrl-C or an error, which end the process; returns the exit code of a bad setting."""
+    """Run one role until SIGTERM, Ctrl-C or an error ends the process; return only with the exit code of a bad setting."""
     configure_logging(settings, role)
-    log.info("settings", role=role, **settings.printable())
+    log.info("settings", role=role, **settings.printable(), action="used until this process ends")
     if not settings.transactions:
         log.warning(
-            "plain_barrier",
-            fact="the broker has no transactions",
-            consequence="rows and offsets are not one commit: a crash may shift totals, a paused worker may overwrite rows",
+            "transactions_off",
+            fact="rows and offsets are not one commit: a crash may shift totals, a stalled worker may overwrite rows",
+            action="continuing; set transactions=true on Apache Kafka",
         )
     try:
         arm(os.environ.get(FAULT, ""))
         asyncio.run(_run(settings, role))
     except SettingsError as error:
-        log.error("exit", reason=str(error), code=EXIT_CONFIG, action="correct it, then start again")
+        log.error("exit", reason=str(error), code=EXIT_CONFIG, action="correct the cause, then start the worker again")
         return EXIT_CONFIG
 
 
@@ -56,7 +56,7 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Faust's library would open a debugger
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by default it ends the process: only mode.Worker installs a handler
     health = Health(role)
     try:
         port = await health.serve(settings.http_host, settings.http_port)
@@ -68,19 +68,20 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
-            end_stopped(role, "before it had started: nothing was owned")
+            end_stopped(role, "stopped before start: no partition was owned")
         partitions, model = preparing.result()
         app = health.app = build_app(settings, role, partitions=partitions, model=model)
-        log.info("started", role=role, health=f"http://{settings.http_host}:{port}", partitions=partitions)
+        health_url = f"http://{settings.http_host}:{port}"
+        log.info("started", role=role, health=health_url, partitions=partitions, action="joining the consumer group")
         await _serve(app, stop)
         await _stop(app, settings.drain_seconds)
     finally:
         await health.close()
-    end_stopped(role, "what was in work is durable")
+    end_stopped(role, "all folded chunks are durable")
 
 
 async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
-    """Check the topics and load what the role needs: the partition count, and the model of role scorer."""
+    """Check the topics and return their partition count, and the loaded model of role scorer (None for other roles)."""
     partitions = await equal_partitions(settings, role)
     return partitions, await asyncio.to_thread(_load_model, settings) if role == "scorer" else None
 
@@ -91,7 +92,7 @@ async def _start(app: FootfallApp) -> None:
 
 
 async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
-    """Run the app until it is asked to stop; a crash of Faust's services ends the process."""
+    """Run the app until a stop request; a crash of Faust's services ends the process."""
     starting = asyncio.create_task(_start(app))
     stopping = asyncio.create_task(stop.wait())
     crashed = asyncio.create_task(app._crashed.wait())
@@ -114,10 +115,10 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
 
 
 async def collect_garbage(app: FootfallApp) -> None:
-    """Collect reference cycles now and then, in place of Python, which would walk the rows for them again and again.
+    """Run garbage collections on a schedule, because Python's own would scan all rows again and again.
 
-    Rows hold no cycles and are most of what is made. So only what is new is walked, every few seconds, and all of it
-    when nothing was folded for a while, or once an hour.
+    Rows hold no cycles and are most of the objects. So only the youngest generation is scanned every few seconds, and
+    everything only after a while without folded records, or once an hour.
     """
     gc.disable()
     full, before = time.monotonic(), -1
@@ -133,10 +134,10 @@ async def collect_garbage(app: FootfallApp) -> None:
 
 
 async def _stop(app: FootfallApp, drain_seconds: float) -> None:
-    """Finish the chunk in work, make it durable, commit, leave the group; a hard exit when that takes too long."""
+    """Finish the chunks in flight, make them durable, commit and leave the group; exit hard if that takes too long."""
     if app.store is None and app.limit.paused:
-        end_stopped(app.role, "paused: the requests at hand are not acknowledged, and read again")
-    joined = app.tables.actives_ready or app.owes()
+        end_stopped(app.role, "paused: requests in flight are not acknowledged and will be read again")
+    joined = app.tables.actives_ready or app.has_pending_work()
     seconds = drain_seconds if joined else min(drain_seconds, JOINING_SECONDS)
     try:
         async with asyncio.timeout(seconds):
@@ -145,13 +146,13 @@ async def _stop(app: FootfallApp, drain_seconds: float) -> None:
                 await app.store.close()
             await app.outbox_producer.stop()
     except TimeoutError:
-        if not app.owes():
-            end_stopped(app.role, f"nothing was in work; the broker did not answer within {seconds} s")
-        end_process(f"not drained within {seconds} s")
+        if not app.has_pending_work():
+            end_stopped(app.role, f"no chunks in flight; the broker did not respond within {seconds} s")
+        end_process(f"chunks in flight not durable within {seconds} s after the stop request (drain_seconds)")
 
 
 async def equal_partitions(settings: Settings, role: Role) -> int:
-    """Return the partition count that all topics of a role share, the dead-letter topics of its inputs included.
+    """Return the partition count of all topics of a role, including its changelog and the dead-letter topics of its inputs.
 
     Raises:
         SettingsError: a topic is missing, or counts differ.
@@ -172,8 +173,8 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     if missing := [name for name in names if name not in found]:
         raise SettingsError(f"topics: found none named {', '.join(missing)}, expected them: run `footfall topics apply`")
     if len(set(found.values())) > 1:
-        counts = ", ".join(f"{name} has {count}" for name, count in found.items())
-        raise SettingsError(f"topics: {counts} partitions, expected equal counts: run `footfall topics plan`")
+        counts = ", ".join(f"{count} of {name}" for name, count in found.items())
+        raise SettingsError(f"topics: found partition counts {counts}, expected equal ones: run `footfall topics plan`")
     return next(iter(found.values()))
 
 
@@ -188,7 +189,7 @@ def _load_model(settings: Settings) -> Any:
 
 
 def _write_status(role: Role, port: int) -> None:
-    """Tell a supervisor where this worker's server is, in one atomic step."""
+    """Write the port of this worker's HTTP server for a supervisor, in one atomic step."""
     path = os.environ.get(STATUS_FILE)
     if path:
         partial = Path(f"{path}.partial")

@@ -1,7 +1,7 @@
-"""The model that role scorer uses: a checkpoint folder's, or a registry's current one, changed for the next when promoted.
+"""Load the model of role scorer from a checkpoint folder or a registry, and reload it when another one is promoted.
 
-The next model is loaded and warmed in a thread while the old one scores; the change is one assignment on the event loop,
-which score_agent reads once a chunk. So no request waits, is lost or is scored twice. Start at ServedModel.watch.
+The new model is loaded and warmed up in a thread while the old one scores. The swap is one assignment on the event loop,
+which score_agent reads once per chunk: no request waits, is lost or is scored twice. Start at ServedModel.watch.
 """
 
 import asyncio
@@ -15,58 +15,64 @@ from models.serving.registry import PRODUCTION
 from models.serving.scorer import Scorer
 from stream.process.exit_codes import crash_only
 
-LOOK_SECONDS = 1.0
-Note = tuple[int, int, int]  # inode, size and time of production.json, which is replaced by renaming
+POLL_SECONDS = 1.0
+FileState = tuple[int, int, int]  # inode, size and modification time of production.json, which is replaced by renaming
 
 log = structlog.get_logger()
 
 
 class ServedModel:
-    """`scorer` is the model in use; `loaded` and `refused` count what was promoted while it served."""
+    """Hold the model in use as `scorer`; `loaded` and `refused` count later promotions by outcome."""
 
     def __init__(self, folder: Path, *, threads: int | None) -> None:
-        """Load and warm the model; takes seconds, call it in a thread.
+        """Load and warm up the model. This takes seconds: call it in a thread.
 
         Raises:
-            ModelError, RegistryError: there is no model to begin with.
+            ModelError, RegistryError: the first model is missing or invalid.
         """
         self._folder, self._threads = folder, threads
-        self._seen = _note(folder)  # before what it names is read: what is promoted meanwhile is noticed later
+        self._checked_state = _file_state(folder)  # read before the model is loaded, so a promotion in between is noticed later
         self.loaded = self.refused = 0
         self.scorer = load_scorer(folder, threads=threads)
         self.scorer.warm_up()
 
     async def watch(self) -> None:
-        """Look once a second, for ever, whether another model was promoted; an error of this code ends the process."""
+        """Check for a promoted model once a second, forever; an error of this code ends the process."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await crash_only("model watch", self.look())
+            await asyncio.sleep(POLL_SECONDS)
+            await crash_only("model watch", self.reload())
 
-    async def look(self) -> None:
-        """Change to the promoted model where production.json is another than last time; keep the old one where it cannot be."""
-        note = await asyncio.to_thread(_note, self._folder)
-        if note is None or note == self._seen:
+    async def reload(self) -> None:
+        """Load the promoted model if production.json changed; keep the old model if the new one fails to load."""
+        state = await asyncio.to_thread(_file_state, self._folder)
+        if state is None or state == self._checked_state:
             return
-        self._seen, was, started = note, self.scorer, time.monotonic()
+        self._checked_state, was, started = state, self.scorer, time.monotonic()
         try:
             scorer = await asyncio.to_thread(self._load)
-        except Exception as error:  # whatever a promoted folder holds: the model in use goes on
+        except Exception as error:  # any fault of a promoted folder: keep the model in use
             self.refused += 1
             log.error(
                 "model_refused",
                 reason=str(error) or repr(error),
                 in_use=was.model_version,
-                action="the model in use goes on; promote one that loads, or roll back",
+                action="still scoring with the model in use; promote a model that loads, or roll back",
             )
             return
         if scorer is not None:
             self.scorer = scorer  # the next chunk reads it
             self.loaded += 1
             seconds = round(time.monotonic() - started, 2)
-            log.info("model_changed", model_version=scorer.model_version, was=was.model_version, seconds=seconds)
+            log.info(
+                "model_changed",
+                model_version=scorer.model_version,
+                was=was.model_version,
+                seconds=seconds,
+                action="scoring with it from the next chunk",
+            )
 
     def _load(self) -> Scorer | None:
-        """Load and warm the promoted model; None where it is the one in use."""
+        """Load and warm up the promoted model; return None if it is the one in use."""
         old = self.scorer
         scorer = load_scorer(self._folder, threads=self._threads, encoder=old.encoder)
         if scorer.model_version == old.model_version:
@@ -75,8 +81,8 @@ class ServedModel:
         return scorer
 
 
-def _note(folder: Path) -> Note | None:
-    """Tell one production.json from another; None where there is none, or its file system does not answer."""
+def _file_state(folder: Path) -> FileState | None:
+    """Return inode, size and time of production.json; None if it is missing or its file system fails."""
     try:
         status = (folder / PRODUCTION).stat()
     except OSError:

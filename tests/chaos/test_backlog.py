@@ -91,7 +91,7 @@ async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_is_wh
         far.report.faults["partition unreachable"] += 1
         ready, said = worker.get("/readyz")
         assert (ready, f"{far.deployment.topic('click')}/1" in said) == (200, True), said
-        assert '"event": "unreachable"' in worker.log.read_text(), worker.tail()
+        assert '"event": "partition_unreachable"' in worker.log.read_text(), worker.tail()
     finally:
         second.go_on()
     assert waiting > 0

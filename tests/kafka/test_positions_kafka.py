@@ -129,7 +129,7 @@ async def test_records_that_retention_deleted_unread_are_refused_or_counted(depl
     )
     await admin.close()
 
-    assert "retention deleted 10 records before they were read" in await refused(deployment)
+    assert "retention deleted 10 unread records" in await refused(deployment)
 
     deployment.settings = load_settings(**deployment.given, accept_lost_records=True)
     worker = deployment.start("features")
@@ -192,4 +192,4 @@ async def recreate(deployment: Deployment) -> None:
 
 async def test_a_session_timeout_that_the_broker_does_not_allow_ends_the_worker_and_is_named(deployment: Deployment) -> None:
     said = await refused(deployment, FOOTFALL_SESSION_TIMEOUT_SECONDS="2")
-    assert "setting session_timeout_seconds: found 2, expected one that the broker allows" in said
+    assert "setting session_timeout_seconds: found 2, expected a value that the broker allows" in said

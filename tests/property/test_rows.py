@@ -49,7 +49,7 @@ def folded(steps: list[tuple[str, int, int, str]], rules: RowRules) -> tuple[dic
         if then == "barrier":
             written = [(key, encode_row(row)) for key, row in dirty.items()]  # type: ignore[arg-type]
             changelog.update(written)
-            changelog.update(rows.settle(written, at_ms))
+            changelog.update(rows.evict(written, at_ms))
             dirty.clear()
     held = {key: encode_row(row) if isinstance(row, UserState) else row for key, row in rows.items()}
     requests = [output.message for output in outputs if isinstance(output.message, ScoreRequest)]

@@ -64,18 +64,18 @@ def aged(ages: dict[bytes, int], *, life_ms: int = 100) -> Rows:
 def write(rows: Rows, key: bytes, at_ms: int, *, now_ms: int = NOW_MS) -> list[tuple[bytes, None]]:
     """Let a user be heard of at a time, and return the tombstones of the barrier that follows."""
     rows[key] = State(at_ms)
-    return rows.settle([(key, str(at_ms).encode())], now_ms)
+    return rows.evict([(key, str(at_ms).encode())], now_ms)
 
 
 def test_rows_beyond_the_limit_go_back_to_the_bytes_they_were_written_as_least_recently_used_first() -> None:
     rows = rows_of(4, decoded_bytes=2 * ONE_ROW)
 
-    rows.settle([(b"u-1", b"written u1"), (b"u-0", b"written u0")], NOW_MS)
+    rows.evict([(b"u-1", b"written u1"), (b"u-0", b"written u0")], NOW_MS)
 
     assert {key: row for key, row in rows.items() if isinstance(row, bytes)} == {b"u-2": ROW, b"u-3": ROW}
-    rows.settle([(b"u-1", b"again..u-1")], NOW_MS)
+    rows.evict([(b"u-1", b"again..u-1")], NOW_MS)
     rows[b"u-3"] = State()
-    rows.settle([], NOW_MS)
+    rows.evict([], NOW_MS)
     assert rows[b"u-0"] == b"written u0"
     assert rows.decoded == 2
 
@@ -83,7 +83,7 @@ def test_rows_beyond_the_limit_go_back_to_the_bytes_they_were_written_as_least_r
 def test_a_row_that_was_decoded_and_not_changed_goes_back_to_its_own_bytes() -> None:
     rows = rows_of(1, decoded_bytes=0)
 
-    rows.settle([], NOW_MS)
+    rows.evict([], NOW_MS)
 
     assert (rows[b"u-0"], rows.decoded) == (ROW, 0)
 
@@ -92,7 +92,7 @@ def test_a_row_that_was_made_for_a_record_that_changed_nothing_leaves_no_trace()
     rows = Rows(RowRules(decoded_bytes=0))
     rows[b"u-0"] = State()
 
-    rows.settle([], NOW_MS)
+    rows.evict([], NOW_MS)
 
     assert not rows
 
@@ -104,10 +104,10 @@ def test_partitions_share_what_decoded_rows_may_take() -> None:
     for key in list(rows):
         rows[key] = State()
 
-    rows.settle([], NOW_MS)
+    rows.evict([], NOW_MS)
     alone = rows.decoded
     rules.partitions = 4
-    rows.settle([], NOW_MS)
+    rows.evict([], NOW_MS)
 
     assert (alone, rows.decoded) == (4, 1)
 
@@ -116,7 +116,7 @@ def test_bytes_set_in_place_of_a_decoded_row_are_what_is_held() -> None:
     rows = rows_of(1)
     rows[b"u-0"] = b"restored"
 
-    rows.settle([], NOW_MS)
+    rows.evict([], NOW_MS)
 
     assert (rows[b"u-0"], rows.decoded) == (b"restored", 0)
 
@@ -153,7 +153,7 @@ def test_many_new_users_in_each_barrier_cannot_outrun_expiry() -> None:
         keys = [b"%d-%d" % (barrier, n) for n in range(300)]
         for key in keys:
             rows[key] = State(1_000_000 + 1_000 * barrier)
-        rows.settle([(key, b"%d" % (1_000_000 + 1_000 * barrier)) for key in keys], NOW_MS)
+        rows.evict([(key, b"%d" % (1_000_000 + 1_000 * barrier)) for key in keys], NOW_MS)
         sizes.append(len(rows))
 
     assert set(sizes[20:]) == {300 * 11}

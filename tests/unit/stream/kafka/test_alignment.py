@@ -149,10 +149,10 @@ def test_an_unreachable_partition_is_named_until_it_brings_records_again() -> No
     for _ in range(3):
         clock.now += 1
         released(aligned, ended=[CLICKS])
-    named = aligned.given_up()
+    named = aligned.unreachable_partitions()
     aligned.add(tp(VISITS), records(VISITS, 5))
 
-    assert (named, aligned.given_up()) == ([tp(VISITS)], [])
+    assert (named, aligned.unreachable_partitions()) == ([tp(VISITS)], [])
     assert aligned.chunks == 1
 
 

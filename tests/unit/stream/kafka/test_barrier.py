@@ -243,7 +243,7 @@ async def test_a_run_ends_with_the_error_of_its_flush() -> None:
     bench = Bench(max_events=1)
     bench.rows[0].failure["commit"] = aiokafka.errors.ProducerFenced()
     bench.chunk("first", records=2)
-    waiting = asyncio.create_task(bench.barrier.room())
+    waiting = asyncio.create_task(bench.barrier.wait_for_capacity())
 
     with pytest.raises(aiokafka.errors.ProducerFenced):
         await bench.barrier.run()
@@ -292,10 +292,10 @@ async def test_a_flush_with_nothing_pending_sends_nothing() -> None:
 async def test_room_is_there_up_to_the_limit_and_beyond_it_comes_with_the_next_flush(limit: dict[str, int]) -> None:
     bench = Bench(**limit)
     bench.chunk("first", records=3)
-    await bench.barrier.room()
+    await bench.barrier.wait_for_capacity()
 
     bench.chunk("second", first=3)
-    waiting = asyncio.create_task(bench.barrier.room())
+    waiting = asyncio.create_task(bench.barrier.wait_for_capacity())
     await settle()
     waited = not waiting.done()
     await bench.barrier.flush()
@@ -309,7 +309,7 @@ async def test_a_fold_without_room_makes_the_barrier_flush_before_its_interval()
     bench.chunk("first", records=2)
     running = asyncio.create_task(bench.barrier.run())
 
-    await bench.barrier.room()
+    await bench.barrier.wait_for_capacity()
     running.cancel()
 
     assert bench.names()[-1] == "ack"

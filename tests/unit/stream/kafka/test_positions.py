@@ -30,7 +30,9 @@ def test_without_rows_and_offsets_reading_begins_at_the_beginning() -> None:
 
 @pytest.mark.parametrize("moved", [0, 6, 8])
 def test_offsets_that_someone_moved_are_refused_unless_they_may_be_ignored(moved: int) -> None:
-    with pytest.raises(StartRefused, match=rf"found offset {moved} .* the rows rest on 7: .*ignore_group_offsets"):
+    with pytest.raises(
+        StartRefused, match=rf"found offset {moved} .* expected 7, the offset of the rows: .*ignore_group_offsets"
+    ):
         resume_positions(SETTINGS, "features", {CLICKS: moved}, owned(clicks=7))
 
     settings = SETTINGS.model_copy(update={"ignore_group_offsets": True})
@@ -74,7 +76,7 @@ async def test_offsets_whose_transaction_is_just_being_ended_are_waited_for() ->
 
 
 async def test_offsets_that_stay_behind_are_returned_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.kafka.positions.SETTLING_SECONDS", 0.1)
+    monkeypatch.setattr("stream.kafka.positions.STABLE_SECONDS", 0.1)
 
     async def ask() -> dict[aiokafka.TopicPartition, int | None]:
         return {CLICKS: 6}

@@ -24,8 +24,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
-from stream.kafka import library_patches as mended
-from stream.kafka import transport
+from stream.kafka import library_patches, transport
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import lag_of
 from stream.kafka.store import Partition
@@ -48,7 +47,9 @@ def parameters(function: Callable[..., Any]) -> list[str]:
     ("package", "tested"), [("faust-streaming", "0.15.3"), ("aiokafka", "0.14.0"), ("mode-streaming", "0.7.1")]
 )
 def test_the_libraries_are_those_whose_internals_were_read(package: str, tested: str) -> None:
-    assert version(package) == tested, f"{package} changed: read what stream/kafka/transport.py and mended.py change again"
+    assert version(package) == tested, (
+        f"{package} changed: read what stream/kafka/transport.py and library_patches.py change again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,11 +68,11 @@ def test_the_libraries_are_those_whose_internals_were_read(package: str, tested:
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
         (FlowControlEvent, "resume", ["self"]),
         (FlowControlEvent, "clear", ["self"]),
-        (mended, "_send_once", ["self", "request", "expect_response"]),
-        (mended, "_get_conn_once", ["self", "node_id", "group", "no_hint"]),
-        (mended, "_heartbeat_routine_once", ["self"]),
-        (mended, "_do_heartbeat_once", ["self"]),
-        (mended, "_find_coordinator_once", ["self", "coordinator_type", "coordinator_key"]),
+        (library_patches, "_original_send", ["self", "request", "expect_response"]),
+        (library_patches, "_original_get_conn", ["self", "node_id", "group", "no_hint"]),
+        (library_patches, "_original_heartbeat_routine", ["self"]),
+        (library_patches, "_original_do_heartbeat", ["self"]),
+        (library_patches, "_original_find_coordinator", ["self", "coordinator_type", "coordinator_key"]),
     ],
 )
 def test_a_method_that_is_overridden_takes_what_it_took(owner: Any, name: str, expected: list[str]) -> None:
@@ -115,7 +116,7 @@ def test_only_a_question_for_metadata_asks_for_a_connection_of_no_group() -> Non
 
 
 def test_faust_waits_a_second_before_it_starts_tables_and_does_nothing_else_then() -> None:
-    source = inspect.getsource(mended._start_tables_after_a_second)
+    source = inspect.getsource(library_patches._original_start_tables)
     steps = [line.strip() for line in source.splitlines() if "self." in line]
 
     assert steps == [
@@ -134,8 +135,8 @@ def test_installing_twice_registers_one_transport_and_mends_once() -> None:
 
     assert drivers.by_url("chunks://127.0.0.1:9092") is transport.Transport
     assert (FlowControlEvent.resume, Sender._find_coordinator, AIOKafkaConnection.send) == once
-    assert mended._send_once is not AIOKafkaConnection.send
-    assert mended._find_coordinator_once is not Sender._find_coordinator
+    assert library_patches._original_send is not AIOKafkaConnection.send
+    assert library_patches._original_find_coordinator is not Sender._find_coordinator
 
 
 # ------------------------------------------------------------------------------------------------------- flow control
@@ -325,7 +326,7 @@ async def test_an_agent_gets_the_chunk_as_it_is_and_no_key(app: FootfallApp) -> 
 
 async def test_a_broker_that_takes_a_connection_and_answers_nothing_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     install()
-    monkeypatch.setattr(mended, "LOOKUP_SECONDS", 0.05)
+    monkeypatch.setattr(library_patches, "LOOKUP_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as hangs:
         async with asyncio.timeout(5):
             with pytest.raises(TimeoutError):
@@ -334,21 +335,21 @@ async def test_a_broker_that_takes_a_connection_and_answers_nothing_is_given_up_
 
 async def test_what_any_broker_answers_is_not_asked_again_of_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     install()
-    monkeypatch.setattr(mended, "LOOKUP_SECONDS", 0.05)
-    monkeypatch.setattr(mended, "hung", {})
+    monkeypatch.setattr(library_patches, "LOOKUP_SECONDS", 0.05)
+    monkeypatch.setattr(library_patches, "hung", {})
     with socket.create_server(("127.0.0.1", 0)) as hangs, socket.create_server(("127.0.0.1", 0)) as other:
         client = AIOKafkaClient()
         client.cluster._brokers = {
             node: BrokerMetadata(node, *server.getsockname(), None) for node, server in enumerate((hangs, other))
         }
         asked = []
-        once = mended._get_conn_once
+        original = library_patches._original_get_conn
 
         async def connect(self: AIOKafkaClient, node_id: int, **options: Any) -> Any:
             asked.append(node_id)
-            return await once(self, node_id, **options)
+            return await original(self, node_id, **options)
 
-        monkeypatch.setattr(mended, "_get_conn_once", connect)
+        monkeypatch.setattr(library_patches, "_original_get_conn", connect)
         assert await client._get_conn(0) is None
 
         assert await client._get_conn(0) is None
@@ -360,19 +361,19 @@ async def test_what_any_broker_answers_is_not_asked_again_of_one_that_hangs(monk
         assert {client.get_random_node() for _ in range(50)} == {0, 1}  # both hang: either may be back
         assert await client._get_conn(0) is None
         assert asked == [0, 0, 1, 0]
-        del mended.hung[other.getsockname()]
-        monkeypatch.setattr(mended, "HUNG_SECONDS", 0.0)
+        del library_patches.hung[other.getsockname()]
+        monkeypatch.setattr(library_patches, "HUNG_SECONDS", 0.0)
         assert {client.get_random_node() for _ in range(50)} == {0, 1}
 
 
 async def test_a_broker_that_answers_again_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mended, "hung", {("127.0.0.1", 9092): 0.0, ("127.0.0.1", 9093): 0.0})
+    monkeypatch.setattr(library_patches, "hung", {("127.0.0.1", 9092): 0.0, ("127.0.0.1", 9093): 0.0})
 
     async def answer() -> str:
         return "versions"
 
-    assert await mended._answered(SimpleNamespace(host="127.0.0.1", port=9092), answer()) == "versions"
-    assert mended.hung == {("127.0.0.1", 9093): 0.0}
+    assert await library_patches._with_lookup_timeout(SimpleNamespace(host="127.0.0.1", port=9092), answer()) == "versions"
+    assert library_patches.hung == {("127.0.0.1", 9093): 0.0}
 
 
 # --------------------------------------------------------------------------------------------------------- coordinator
@@ -382,7 +383,7 @@ async def test_a_broker_that_answers_again_is_asked_again(monkeypatch: pytest.Mo
 async def test_a_connection_that_drops_while_a_coordinator_is_looked_for_is_no_end(dropped: errors.KafkaError) -> None:
     sender = FakeSender(dropped, dropped, 5)
 
-    found = await mended._find_coordinator(sender, 1, "footfall-features-0")
+    found = await library_patches._find_coordinator(sender, 1, "footfall-features-0")
 
     assert found == 5
     assert sender.updates == 2
@@ -391,11 +392,11 @@ async def test_a_connection_that_drops_while_a_coordinator_is_looked_for_is_no_e
 @pytest.mark.parametrize(
     "fatal", [errors.TransactionalIdAuthorizationFailed("id"), errors.GroupAuthorizationFailedError("group")]
 )
-async def test_an_error_that_another_try_cannot_mend_ends_the_search(fatal: errors.KafkaError) -> None:
+async def test_an_error_that_a_retry_cannot_fix_ends_the_lookup(fatal: errors.KafkaError) -> None:
     sender = FakeSender(fatal, 5)
 
     with pytest.raises(type(fatal)):
-        await mended._find_coordinator(sender, 1, "footfall-features-0")
+        await library_patches._find_coordinator(sender, 1, "footfall-features-0")
     assert sender.updates == 0
 
 

@@ -52,7 +52,7 @@ class Guarded:
         return folded
 
     def flush(self) -> None:
-        self.rows.settle([(key, encoded(row)) for key, row in self._pending.items()], NOW_MS)
+        self.rows.evict([(key, encoded(row)) for key, row in self._pending.items()], NOW_MS)
         self.undo.flushed()
         self._pending = {}
 

@@ -16,7 +16,7 @@ from stream.fold.records import PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Outbox
 from stream.offline.replay_log import LogRecord
-from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_apart
+from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_isolating_errors
 from stream.worker.agents import score_agent
 from stream.worker.dead_letter_limit import DeadLetterLimit
 from tests.builders import NOW_MS, score_request, source_position
@@ -87,7 +87,7 @@ def test_what_a_broken_device_raises_is_no_requests_fault(error: type[Exception]
         raise error("device")
 
     with pytest.raises(error):
-        score_apart(scorer_of(fail), [SOUND])
+        score_isolating_errors(scorer_of(fail), [SOUND])
 
 
 async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_same_requests_once_it_can() -> None:
@@ -118,7 +118,7 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     limit.resume()
     await asyncio.wait([working])
 
-    assert paused == "model m-1 reads feature spec new, requests carry old: start again with a checkpoint of theirs"
+    assert paused == "model m-1 needs feature spec new, requests carry old: restart with a checkpoint of that feature spec"
     assert before == []
     assert taken == ["old"]
     assert (totals.events.events_in, totals.events.dead_lettered) == (1, 0)

@@ -111,7 +111,7 @@ async def test_a_paused_role_waits_until_it_is_resumed_and_then_counts_anew() ->
     bench = Bench(in_a_row=3)
     bench.clicks("xxxx")
 
-    waiting = asyncio.create_task(bench.limit.passable())
+    waiting = asyncio.create_task(bench.limit.wait_while_paused())
     await asyncio.sleep(0)
     waited = not waiting.done()
     bench.limit.resume()

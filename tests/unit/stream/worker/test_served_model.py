@@ -39,7 +39,7 @@ async def test_a_promoted_model_takes_over_and_keeps_the_encoder_with_its_cache(
     cached = before.encoder.cached_texts
     two = promoted(registry, 2)
 
-    await model.look()
+    await model.reload()
 
     assert (before.model_version, model.scorer.model_version) == (one, two)
     assert model.scorer.encoder is before.encoder
@@ -57,7 +57,7 @@ async def test_a_model_with_a_tuned_encoder_brings_it_along_and_it_is_kept_for_t
     tuned = registry.add(tmp_path / "tuned")
     registry.promote(tuned, at="", command="")
 
-    await model.look()
+    await model.reload()
 
     assert model.scorer.model_version == tuned
     assert model.scorer.encoder.uri == str(registry.checkpoint(tuned) / "encoder")
@@ -65,7 +65,7 @@ async def test_a_model_with_a_tuned_encoder_brings_it_along_and_it_is_kept_for_t
     assert (registry.checkpoint(tuned) / "encoder" / "tokenizer.json").is_file()
 
     promoted(registry, 2)
-    await model.look()
+    await model.reload()
     assert model.scorer.encoder.encoder_id == before.encoder_id
 
 
@@ -74,9 +74,9 @@ async def test_nothing_changes_while_nothing_is_promoted(registry: Registry) -> 
     model = ServedModel(registry.folder, threads=None)
     before = model.scorer
 
-    await model.look()
+    await model.reload()
     promoted(registry, 1)  # the same again
-    await model.look()
+    await model.reload()
 
     assert model.scorer is before
     assert (model.loaded, model.refused) == (0, 0)
@@ -88,12 +88,12 @@ async def test_a_model_that_does_not_load_leaves_the_one_in_use_at_work_until_an
     two = promoted(registry, 2)
     flip_a_byte(registry.checkpoint(two) / WEIGHTS)
 
-    await model.look()
-    await model.look()
+    await model.reload()
+    await model.reload()
     assert (model.scorer.model_version, model.loaded, model.refused) == (one, 0, 1)
 
     three = promoted(registry, 3)
-    await model.look()
+    await model.reload()
     assert (model.scorer.model_version, model.loaded, model.refused) == (three, 1, 1)
 
 
@@ -102,13 +102,13 @@ async def test_what_signals_cannot_be_made_of_or_no_note_at_all_leaves_the_model
     model = ServedModel(registry.folder, threads=None)
 
     promoted(registry, 2, horizons_days=[1, 7])
-    await model.look()
+    await model.reload()
     (registry.folder / PRODUCTION).write_text("{")
-    await model.look()
+    await model.reload()
     assert (model.scorer.model_version, model.refused) == (one, 2)
 
     os.remove(registry.folder / PRODUCTION)
-    await model.look()
+    await model.reload()
     assert (model.scorer.model_version, model.refused) == (one, 2)
 
 
@@ -118,7 +118,7 @@ async def test_a_rollback_takes_effect_as_a_promotion_does(registry: Registry) -
     model = ServedModel(registry.folder, threads=None)
 
     registry.rollback(at="", command="")
-    await model.look()
+    await model.reload()
 
     assert model.scorer.model_version == one
 
@@ -127,7 +127,7 @@ async def test_a_checkpoint_folder_serves_for_ever(tmp_path: Path) -> None:
     version = tiny_checkpoint(tmp_path / "a").model_version
     model = ServedModel(tmp_path / "a", threads=None)
 
-    await model.look()
+    await model.reload()
 
     assert model.scorer.model_version == version
 
