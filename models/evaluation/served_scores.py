@@ -52,7 +52,7 @@ def load_candidates(
         ModelError: the checkpoint cannot be used.
         ModelError: the folder of a tuned encoder cannot be used.
         ModelError: the encoder cannot be loaded.
-        EvaluationError: model and dataset define the return differently, or the model may know the test slice.
+        EvaluationError: model and dataset define the return differently, or training may have included the test slice.
     """
     test_reviews = [review for review in reviews if review.slice is Slice.TEST]
     if (folder / HEADS).is_file():

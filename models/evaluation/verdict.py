@@ -1,6 +1,6 @@
-"""Read from the report beside a checkpoint whether a baseline beats the model.
+"""Read whether a baseline beats a model, from the report beside its checkpoint.
 
-footfall evaluate writes the report: `verdict` holds for every head whether the model wins, or which baselines beat it.
+footfall evaluate writes the report: `verdict` says for every head whether the model wins, or which baselines beat it.
 Start at read_verdict.
 """
 

@@ -1,4 +1,4 @@
-"""Check by the share of unknown tokens that an encoder can read its texts, or refuse it.
+"""Warn about or refuse an encoder for which too many tokens of the texts are unknown.
 
 Start at check_readable.
 """

@@ -61,7 +61,8 @@ def train_text(
     """Run all steps and write `out`; blocks until done. Resumes from the saved state if `out` has one of this very run.
 
     Raises:
-        ValueError: the reviews, the encoder or a part of the recipe cannot be used; the text gives the reason.
+        TrainingError: the reviews or a part of the recipe cannot be used.
+        ModelError: the encoder cannot be used.
     """
     parts = load_parts(run.encoder, torch.float32)
     examples, cleaned, warning = prepare_reviews(reviews.examples, run, parts)
