@@ -1,8 +1,8 @@
-"""Which users a test slice happened to hold → how far a metric could have come out otherwise.
+"""Estimate the confidence interval of a metric by bootstrap over the users of a test slice.
 
-Whole users are drawn with replacement, as examples of one user are alike. A draw is a row of weights, row 0 is the
-sample as it is, and every statistic turns (R, N) weights into (R,) values: two scorers under the same weights are
-compared pair by pair. Start at user_weights.
+Whole users are drawn with replacement, because one user's examples are alike. A draw is a row of weights; row 0 is the
+original sample. Every statistic turns (R, N) weights into (R,) values, so two scorers under the same weights are compared
+pair by pair. Start at user_weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ CHUNK_CELLS = 4_000_000
 
 
 class Interval(Struct, frozen=True):
-    """A value and the percentile interval of its bootstrap; None where no draw had a value."""
+    """A value and its bootstrap percentile interval; None if no draw gave a value."""
 
     value: float | None
     low: float | None
@@ -28,7 +28,7 @@ class Interval(Struct, frozen=True):
 
 
 def user_weights(users: Sequence[str], replicates: int, seed: int) -> Weights:
-    """Return (1 + replicates, N): how often each example's user was drawn; row 0 is once each."""
+    """Return (1 + replicates, N) weights: how often each example's user was drawn. Row 0 is all ones."""
     _, place = np.unique(np.asarray(users, dtype=object).astype(str), return_inverse=True)
     count = int(place.max()) + 1 if len(place) else 0
     rng = np.random.default_rng(seed)
@@ -40,7 +40,7 @@ def user_weights(users: Sequence[str], replicates: int, seed: int) -> Weights:
 
 
 def replicate(statistic: Statistic, weights: Weights) -> Floats:
-    """Return the statistic under every row of (R, N) weights, a few rows at a time."""
+    """Return the statistic under every row of (R, N) weights, computed a few rows at a time."""
     rows = max(1, CHUNK_CELLS // max(weights.shape[1], 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         parts = [statistic(weights[start : start + rows].astype(np.float64)) for start in range(0, len(weights), rows)]
@@ -48,10 +48,10 @@ def replicate(statistic: Statistic, weights: Weights) -> Floats:
 
 
 def interval(values: Floats, *, recentre: bool = False) -> Interval:
-    """Make an interval of replicated values, of which the first is the sample's own.
+    """Build an interval from replicated values; the first value is the sample's own.
 
-    A mean of absolute values, such as a calibration error, grows with noise: `recentre` moves the draws onto the
-    sample's value and keeps them above 0.
+    Noise inflates a mean of absolute values, such as a calibration error: `recentre` shifts the draws onto the
+    sample's value and clips them at 0.
     """
     value, draws = values[0], values[1:][np.isfinite(values[1:])]
     if not np.isfinite(value):

@@ -1,4 +1,4 @@
-"""What one scorer said of the test examples and reviews, ready to be measured: arrays, not models. Start at Candidate."""
+"""Hold one scorer's predictions for the test examples and reviews, as arrays. Start at Candidate."""
 
 from msgspec import Struct
 
@@ -6,11 +6,11 @@ from models.evaluation.bootstrap import Floats
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """The scores of one model, or of one state of it, for N examples and M reviews; None where it has no such head.
+    """Predictions of one model, or of one variant of it, for N examples and M reviews; None for a missing head.
 
-    `risk` is horizon in days → (N,) probabilities to stay away; `hazards` (N, H) are of return within bins that end at
-    `horizons_days`, as in models.network.survival; `categories` (N, K) are of `labels`; `items` are the best 20 or more per
-    example. Of reviews: `positive` (M,), `stars` (M, 5) and `kinds` (M, C) of `kind_labels`.
+    `risk` maps a horizon in days to (N,) churn probabilities. `hazards` (N, H) are hazards of return in the bins that end
+    at `horizons_days`, as in models.network.survival. `categories` (N, K) score `labels`; `items` are the best 20 or more
+    per example. For reviews: `positive` (M,), `stars` (M, 5) and `kinds` (M, C) of `kind_labels`.
     """
 
     risk: dict[int, Floats] = {}
@@ -26,7 +26,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """How an evaluation measures: `served` names the candidate that is judged."""
+    """Settings of an evaluation; `served` names the candidate that is judged."""
 
     served: str
     replicates: int = 300

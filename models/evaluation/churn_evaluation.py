@@ -1,6 +1,6 @@
-"""Churn risks of test users and what became of them → how good each scorer is, at every horizon, and how early.
+"""Measure churn predictions of test users against their outcomes: every horizon, the survival curve and lead times.
 
-Baselines are fitted on earlier slices and asked the same question of the same users. Start at evaluate_churn.
+Baselines are fitted on earlier slices and score the same users. Start at evaluate_churn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ from models.evaluation.baselines.bg_nbd import bg_nbd
 from models.evaluation.baselines.churn_baselines import MIN_OUTCOMES, gradient_boosting, majority, recency, rfm_logistic
 from models.evaluation.bootstrap import Floats, user_weights
 from models.evaluation.candidates import Candidate, Setup
-from models.evaluation.comparison import Compared, Replicates, compare
+from models.evaluation.comparison import Comparison, Replicates, compare
 from models.evaluation.groups import hashed, measure_groups, user_facts, user_groups
 from models.evaluation.metrics import auc, binary_statistics, gain_points, precision_recall_points, reliability, roc_points
-from models.evaluation.outcomes import absent_days, silent_days, stayed_away, watched_days
+from models.evaluation.outcomes import absent_days, observed_days, silent_days, stayed_away
 from models.evaluation.report_document import Head, Mistake
 from models.evaluation.survival_metrics import LeadTime, concordance, first_alert_days, kaplan_meier, lead_time
 from models.network.survival import risk, survival_at
@@ -42,9 +42,9 @@ def evaluate_churn(
     horizons_days: Sequence[int],
     setup: Setup,
 ) -> tuple[list[Head], list[Replicates]]:
-    """Measure every horizon that the test users were watched for, then the survival curve as a whole."""
+    """Measure every horizon that the test users were observed for, then the survival curve as a whole."""
     weights = user_weights([example.request.user_id for example in test], setup.replicates, setup.seed)
-    asked = asked_alike(train, test)
+    matching = matching_examples(train, test)
     heads, draws, risks = [], [], dict[int, dict[str, Floats]]()
     for days in horizons_days:
         away = stayed_away(test, days)
@@ -52,7 +52,7 @@ def evaluate_churn(
         gone = int(np.nansum(away))
         if min(gone, len(known) - gone) < MIN_OUTCOMES or days not in candidates[setup.served].risk:
             continue
-        baselines, notes = _baselines(asked, test, days)
+        baselines, notes = _baselines(matching, test, days)
         risks[days] = {name: found.risk[days] for name, found in candidates.items() if days in found.risk} | baselines
         labels = away[known]
         scores = {name: found[known] for name, found in risks[days].items()}
@@ -65,10 +65,10 @@ def evaluate_churn(
     return heads, draws
 
 
-def asked_alike(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
-    """Return the training examples that ask as the test does: not right after an event, where no test user is asked there.
+def matching_examples(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
+    """Return the training examples to fit baselines on: landmark examples alone if the test slice has no others.
 
-    Users are not drawn alike for both, so that silence would teach a baseline the wrong lesson.
+    Landmark examples and those right after an event sample users differently, so a mix would misrepresent silence.
     """
     if any(example.request.due != LANDMARK for example in test):
         return list(train)
@@ -76,7 +76,7 @@ def asked_alike(train: Sequence[Example], test: Sequence[Example]) -> list[Examp
 
 
 def _baselines(train: Sequence[Example], test: Sequence[Example], days: int) -> tuple[dict[str, Floats], dict[str, str]]:
-    """Return the risks of every baseline, and of those that could not be fitted why."""
+    """Return the risks of every baseline, and the reason for each that could not be fitted."""
     found, notes = dict[str, Floats](), dict[str, str]()
     for name, baseline in BASELINES.items():
         try:
@@ -92,7 +92,7 @@ def _head(
     away: Floats,
     scores: Mapping[str, Floats],
     weights: NDArray[np.uint8],
-    compared: Compared,
+    compared: Comparison,
     setup: Setup,
 ) -> Head:
     served = scores[setup.served]
@@ -129,8 +129,8 @@ def _head(
     )
 
 
-def best_baseline(compared: Compared, baselines: Mapping[str, object], measure: str = MEASURES[0]) -> str | None:
-    """Name the baseline with the highest value of a measure."""
+def best_baseline(compared: Comparison, baselines: Mapping[str, object], measure: str = MEASURES[0]) -> str | None:
+    """Return the name of the baseline with the highest value of a measure."""
     reached = {
         name: value
         for name, scorer in compared.scorers.items()
@@ -140,7 +140,7 @@ def best_baseline(compared: Compared, baselines: Mapping[str, object], measure: 
 
 
 def _mistakes(test: Sequence[Example], served: Floats, away: Floats, days: int, count: int) -> list[Mistake]:
-    """Pick the examples that the served scorer was most sure of and wrong about, one per user."""
+    """Pick the most confident mistakes of the served scorer, one per user."""
     silent = silent_days(test)
     found: dict[str, Mistake] = {}
     for place in np.argsort(-np.abs(served - away), kind="stable"):
@@ -161,10 +161,10 @@ def _curve(
     weights: NDArray[np.uint8],
     setup: Setup,
 ) -> Head:
-    """Measure the order of returns (C-index, by mean risk over the horizons), the mean curve and the lead time."""
-    absent, watched, silent = absent_days(test), watched_days(test), silent_days(test)
+    """Measure the C-index (by mean risk over the horizons), the mean survival curve and the lead time."""
+    absent, observed, silent = absent_days(test), observed_days(test), silent_days(test)
     returned = ~np.isnan(absent)
-    until = np.where(returned, absent, watched)
+    until = np.where(returned, absent, observed)
     names = [name for name in next(iter(risks.values())) if all(name in found for found in risks.values())]
     expected = {name: np.mean([found[name] for found in risks.values()], axis=0) for name in names}
     compared = compare(
@@ -192,18 +192,18 @@ def _curve(
             "predicted": predicted,
             "lead_time": _lead_times(test, candidates[setup.served], silent, setup.grace_days),
         },
-        notes=["C-index: users in the order of their mean risk over the horizons; positives are returns that were seen."],
+        notes=["The C-index orders users by their mean risk over the horizons. Positives are observed returns."],
     )
 
 
 def _lead_times(test: Sequence[Example], served: Candidate, silent: Floats, grace_days: int) -> list[LeadTime]:
-    """Ask of users at an event: on which day of silence would the risk to be away for the grace period reach a threshold."""
+    """Find the day of silence on which the risk of users at an event reaches a threshold; the horizon is the grace period."""
     fresh = np.flatnonzero(silent < 1)
     if served.hazards is None or not len(fresh):
         return []
-    asked, hazards = [test[place] for place in fresh.tolist()], served.hazards[fresh]
+    examples, hazards = [test[place] for place in fresh.tolist()], served.hazards[fresh]
     days = np.arange(grace_days + 1, dtype=np.float64)
     away = [survival_at(hazards, np.full(len(fresh), day), served.horizons_days) for day in days.tolist()]
     reach = away[-1][:, None] / np.column_stack(away)
-    absent, watched = absent_days(asked) + silent[fresh], watched_days(asked) + silent[fresh]
-    return [lead_time(first_alert_days(reach, at), absent, watched, grace_days, at) for at in THRESHOLDS]
+    absent, observed = absent_days(examples) + silent[fresh], observed_days(examples) + silent[fresh]
+    return [lead_time(first_alert_days(reach, at), absent, observed, grace_days, at) for at in THRESHOLDS]

@@ -1,6 +1,6 @@
-"""Probabilities and labels of one head → accuracy, macro-F1, AUC and the confusion of classes.
+"""Measure one head's class probabilities against labels: accuracy, macro-F1, AUC and the confusion matrix.
 
-The same for the model, every baseline and their blend. Start at class_measures.
+The same measures apply to the model, every baseline and their blend. Start at class_measures.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ PRIOR_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def class_measures(probabilities: Floats, classes: Indices, names: Sequence[str]) -> dict[str, Any]:
-    """Measure (N, C) probabilities against (N,) classes, UNKNOWN ones left out; confusion rows are the true classes.
+    """Measure (N, C) probabilities against (N,) classes, ignoring UNKNOWN; confusion rows are the true classes.
 
-    AUC is that of the last class against the others where there are two, of the expected rank against the top rank for
-    ranks (names are numbers), and the mean over one class against the rest otherwise; None where it cannot be told.
+    For ranks (names are numbers), AUC is that of the expected rank against the top rank. For two classes, it is that of the
+    last class. Otherwise it is the mean over one class against the rest. It is None if undefined.
     """
     from sklearn.metrics import confusion_matrix, f1_score
 
@@ -50,15 +50,15 @@ def _auc(probabilities: Floats, classes: Indices, *, ranks: bool) -> float | Non
         pairs = [(probabilities[:, 1], classes == 1)]
     else:
         pairs = [(probabilities[:, place], classes == place) for place in range(count)]
-    known = [roc_auc_score(wanted, scores) for scores, wanted in pairs if 0 < wanted.sum() < len(wanted)]
+    known = [roc_auc_score(labels, scores) for scores, labels in pairs if 0 < labels.sum() < len(labels)]
     return _rounded(np.mean(known)) if known else None
 
 
 def prior_power(probabilities: Floats, classes: Indices, shares: Floats) -> float:
-    """Return the power t for which the largest p / share^t has the best macro-F1 on these rows: 0 is the plain decision.
+    """Return the power t for which deciding by p / share^t has the best macro-F1 on these rows; 0 is the plain decision.
 
-    Where nearly all stars are five the plain decision is always five; how much rarer classes count is chosen here.
-    Where no row's class is known it is 0.
+    If nearly all ratings are five stars, the plain decision is always five; t sets how much rarer classes count.
+    It is 0 if no row's class is known.
     """
     from sklearn.metrics import f1_score
 
@@ -73,7 +73,7 @@ def prior_power(probabilities: Floats, classes: Indices, shares: Floats) -> floa
 
 
 def reweighted(probabilities: Floats, shares: Floats, power: float) -> Floats:
-    """Divide (N, C) probabilities by the classes' shares to a power; rows sum to 1 again."""
+    """Divide (N, C) probabilities by the class shares to a power, and normalise every row to 1."""
     weighted = probabilities / np.clip(shares, SMALLEST, 1) ** power
     return np.asarray(weighted / weighted.sum(1, keepdims=True), np.float64)
 

@@ -1,6 +1,6 @@
-"""The statistics of several scorers on the same examples → intervals, paired differences and who wins.
+"""Compare several scorers on the same examples: intervals, paired differences and the verdict.
 
-One scorer is served, the others are baselines or earlier states of it. Start at compare.
+One scorer is served; the others are baselines or variants of it. Start at compare.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ import numpy as np
 from models.evaluation.bootstrap import Floats, Interval, Statistic, Weights, interval, replicate
 from models.evaluation.report_document import LOWER_IS_BETTER, Against, Scorer, Status, Verdict
 
-TRIVIAL = frozenset({"majority", "popularity"})  # what must be beaten beyond noise
-MEANS_NOTHING = 0.005  # a difference as small is no reason to prefer a baseline
+TRIVIAL = frozenset({"majority", "popularity"})  # baselines that must be beaten beyond noise
+NEGLIGIBLE = 0.005  # a difference up to this is no reason to prefer a baseline
 
 Replicates = dict[str, dict[str, Floats]]  # scorer → measure → (1 + R,)
 
 
-class Compared(NamedTuple):
-    """What every scorer reached, served minus each other one, and the draws behind the measures that decide."""
+class Comparison(NamedTuple):
+    """Metrics of every scorer, the served scorer minus each other one, and the replicates behind both."""
 
     scorers: dict[str, Scorer]
     differences: dict[str, dict[str, Interval]]
@@ -27,8 +27,8 @@ class Compared(NamedTuple):
 
 def compare(
     statistics: Mapping[str, Mapping[str, Statistic]], weights: Weights, served: str, notes: Mapping[str, str] | None = None
-) -> Compared:
-    """Measure every scorer under the same weights; `notes` say why other scorers have no statistics."""
+) -> Comparison:
+    """Measure every scorer under the same weights; `notes` explain why other scorers have no statistics."""
     replicates = {
         name: {metric: replicate(statistic, weights) for metric, statistic in found.items()}
         for name, found in statistics.items()
@@ -43,14 +43,14 @@ def compare(
         for name, found in replicates.items()
         if name != served
     }
-    return Compared(scorers, differences, replicates)
+    return Comparison(scorers, differences, replicates)
 
 
 def judge(found: Sequence[Replicates], served: str, others: Sequence[str], measures: Sequence[str]) -> Verdict:
-    """Say who wins a head by the mean of each measure over its horizons.
+    """Decide who wins a head, by the mean of each measure over its horizons.
 
-    A baseline wins if the served scorer is below it beyond noise, or by more than MEANS_NOTHING; a trivial one also if
-    the served scorer is not above it beyond noise. `others` are the baselines; where none could be fitted nobody wins.
+    A baseline wins if the served scorer is below it beyond noise, or by more than NEGLIGIBLE. A trivial one also wins if
+    the served scorer is not above it beyond noise. `others` are the baselines; if none could be fitted, nobody wins.
     """
     against, beaten_by = [], []
     for name in others:
@@ -63,7 +63,7 @@ def judge(found: Sequence[Replicates], served: str, others: Sequence[str], measu
             difference = interval(gains)
             against.append(Against(name, measure, _status(difference), difference))
             value, low, high = difference.value, difference.low, difference.high
-            loses = value is None or value < -MEANS_NOTHING or (high is not None and high < 0)
+            loses = value is None or value < -NEGLIGIBLE or (high is not None and high < 0)
             not_above = name in TRIVIAL and measure == measures[0] and not (low is not None and low > 0)
             if (loses or not_above) and name not in beaten_by:
                 beaten_by.append(name)
@@ -81,7 +81,7 @@ def _status(difference: Interval) -> Status:
 
 def _text(against: Sequence[Against], beaten_by: Sequence[str], measures: Sequence[str]) -> str:
     if not against:
-        return "no baseline could be fitted, so nothing is shown: evaluate on a longer log"
+        return "no baseline could be fitted, so the model is not compared: evaluate on a longer log"
     parts = []
     for measure in measures:
         for status, verb in (

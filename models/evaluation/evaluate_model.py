@@ -1,7 +1,7 @@
-"""The scores of a model and what came of the test examples → a report with every baseline beside it.
+"""Measure a model and every baseline on the test slice of a dataset, head by head.
 
-Forward in time: baselines are fitted on the train and validation slices, all are measured on the test slice alone, by
-the same draws of users. Knows no model: scores come as candidates. Start at evaluate.
+Baselines are fitted on the earlier train and validation slices. All scorers are measured with the same bootstrap draws of
+users. Knows no model: predictions come as candidates. Start at evaluate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ FITTED_ON = (Slice.TRAIN, Slice.VALIDATION)
 
 
 class Evaluated(NamedTuple):
-    """Every head that could be measured, and who wins it."""
+    """Every head that could be measured, and the verdict on it."""
 
     heads: list[Head]
     verdict: dict[str, Verdict]
@@ -37,7 +37,7 @@ def evaluate(
     clusters: Mapping[str, str],
     setup: Setup,
 ) -> Evaluated:
-    """Measure every head on the test slice; candidates hold the scores of its examples and reviews, in this order.
+    """Measure every head on the test slice; candidates hold predictions for its examples and reviews, in this order.
 
     Raises:
         EvaluationError: no head could be measured.
@@ -54,17 +54,17 @@ def evaluate(
         if test
         else []
     )
-    known = [review for review in reviews if review.slice in FITTED_ON]
-    asked = [review for review in reviews if review.slice == Slice.TEST]
-    for found in [*interest, *evaluate_texts(known, asked, candidates, setup)]:
+    train_reviews = [review for review in reviews if review.slice in FITTED_ON]
+    test_reviews = [review for review in reviews if review.slice == Slice.TEST]
+    for found in [*interest, *evaluate_texts(train_reviews, test_reviews, candidates, setup)]:
         if found is not None:
             head, replicates = found
             heads.append(head)
             verdict[head.head] = judge([replicates], setup.served, _baselines(replicates, candidates), head.measures)
     if not heads:
         raise EvaluationError(
-            f"found {len(test)} test examples and {len(asked)} test reviews, of which no head could be measured: expected "
-            f"{MIN_OUTCOMES} users known to stay away and to return, next categories or rated reviews; give a longer log"
+            f"found {len(test)} test examples and {len(test_reviews)} test reviews, too few to measure any head: expected "
+            f"{MIN_OUTCOMES} users each who stayed away and returned, next categories or rated reviews; use a longer log"
         )
     return Evaluated(heads, verdict)
 

@@ -1,6 +1,6 @@
-"""Test examples → the groups of users or texts in which a model may be strong or weak, and the mistakes it was sure of.
+"""Group test examples by properties of users or texts, and measure a model in each group.
 
-Start at user_groups.
+Also describes the users of confident mistakes, without identifying them. Start at user_groups.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from schemas.time_units import DAY_MS
 
 MIN_EXAMPLES, MIN_OF_EACH = 50, 10
 NEW_DAYS = 30
-MAX_GROUPS = 12  # of one kind, the largest
+MAX_GROUPS = 12  # per kind; the largest are kept
 _AT = {name: place for place, name in enumerate(FEATURE_SPEC.names)}
 
 Groups = dict[str, list[str]]  # kind of group → each example's group
-GroupStatistic = Callable[[NDArray[np.int64]], Statistic]  # places of the group's examples → how to measure them
+GroupStatistic = Callable[[NDArray[np.int64]], Statistic]  # indices of a group's examples → their statistic
 
 
 def user_groups(examples: Sequence[Example]) -> Groups:
-    """Sort users by the month first seen, main category, activity, silence, and new against old."""
+    """Group users by month first seen, main category, activity, silence, and new or old."""
     tenure = [(example.request.features[_AT["user.tenure_ms"]] or 0) / DAY_MS for example in examples]
     first_ms = [example.request.event_time_ms - days * DAY_MS for example, days in zip(examples, tenure, strict=True)]
     silent = silent_days(examples)
@@ -45,7 +45,7 @@ def user_groups(examples: Sequence[Example]) -> Groups:
 
 
 def review_groups(reviews: Sequence[ReviewExample]) -> Groups:
-    """Sort reviews by language, category, length and month."""
+    """Group reviews by language, category and length."""
     return {
         "language": [review.language for review in reviews],
         "category": [review.category or "none" for review in reviews],
@@ -60,10 +60,10 @@ def measure_groups(
     served: GroupStatistic,
     baseline: GroupStatistic,
 ) -> list[Part]:
-    """Measure both scorers in every group of enough examples, by the draws that measured the whole.
+    """Measure both scorers in every group with enough examples, under the weights that measured the whole.
 
-    `served` and `baseline` make a statistic of the places of a group's examples. `positives` (N,) are the outcomes, of
-    which a group must hold both; None where there is no such pair.
+    `served` and `baseline` build a statistic from the indices of a group's examples. `positives` (N,) are binary
+    outcomes, and a group must contain both; None if the outcomes are not binary.
     """
     parts = []
     for kind, names in groups.items():
@@ -77,18 +77,18 @@ def measure_groups(
             if len(picked) < MIN_EXAMPLES or len(picked) == len(column) or not both:
                 continue
             drawn = weights[:, picked]
-            mine, theirs = replicate(served(picked), drawn), replicate(baseline(picked), drawn)
-            parts.append(Part(kind, name, len(picked), count, interval(mine), interval(theirs), interval(mine - theirs)))
+            model, base = replicate(served(picked), drawn), replicate(baseline(picked), drawn)
+            parts.append(Part(kind, name, len(picked), count, interval(model), interval(base), interval(model - base)))
     return parts
 
 
 def hashed(user_id: str) -> str:
-    """Name a user in a report without saying who it is."""
+    """Return a short hash that stands for a user in a report."""
     return hashlib.sha256(user_id.encode()).hexdigest()[:10]
 
 
 def user_facts(example: Example, silent: float) -> str:
-    """Say of a user what explains a score, and nothing that names them."""
+    """Summarise what may explain a user's score, without anything that identifies the user."""
     request = example.request
     events = sum(request.features[_AT[f"{kind}.count.life"]] or 0 for kind in KINDS)
     bought = request.features[_AT["purchase.count.life"]] or 0
@@ -97,7 +97,7 @@ def user_facts(example: Example, silent: float) -> str:
 
 
 def _band(value: float, bounds: Sequence[int]) -> str:
-    """Name the band of a number: `up to 3`, `over 3 to 10`, `over 10`."""
+    """Return the band of a number: `up to 3`, `over 3 to 10`, `over 10`."""
     for below, bound in zip((None, *bounds), bounds, strict=False):
         if value <= bound:
             return f"up to {bound}" if below is None else f"over {below} to {bound}"

@@ -1,7 +1,7 @@
-"""Scores and outcomes → the numbers that say how good a scorer is, each as a statistic of example weights.
+"""Compute metrics of scores against outcomes, each as a statistic of example weights.
 
-A statistic takes (R, N) weights, so that the same function gives the value (weights of 1) and its bootstrap. Knows
-neither models nor files; labels are 0 or 1, none unknown. Curves for plots are at the end. Start at binary_statistics.
+A statistic takes (R, N) weights, so that one function gives the value (weights of 1) and its bootstrap. Knows neither models
+nor files; labels are 0 or 1, none unknown. Curves for plots are at the end. Start at binary_statistics.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ STARS = (1, 2, 3, 4, 5)
 
 
 def binary_statistics(probabilities: Floats, labels: Floats) -> dict[str, Statistic]:
-    """Name every metric of (N,) probabilities of a yes-or-no outcome; decisions are taken at THRESHOLD."""
+    """Return every metric of (N,) probabilities of a binary outcome, by name; decisions are taken at THRESHOLD."""
     decided = (probabilities > THRESHOLD).astype(np.float64)
     return {
         "auc": auc(probabilities, labels),
@@ -42,7 +42,7 @@ def mean(values: Floats) -> Statistic:
 
 
 def ratio(numerators: Floats, denominators: Floats) -> Statistic:
-    """Divide one weighted sum by another; 0 where there is nothing to divide by."""
+    """Divide one weighted sum by another; 0 where the divisor is 0."""
 
     def statistic(weights: Floats) -> Floats:
         below = weights @ denominators
@@ -52,7 +52,7 @@ def ratio(numerators: Floats, denominators: Floats) -> Statistic:
 
 
 def auc(scores: Floats, labels: Floats) -> Statistic:
-    """Return the probability that a one outscores a zero, ties counting half; NaN without both."""
+    """Return the probability that a positive outscores a negative, ties counting half; NaN without both."""
     order, starts = _tied_groups(scores)
     ones = labels[order]
 
@@ -67,7 +67,7 @@ def auc(scores: Floats, labels: Floats) -> Statistic:
 
 
 def average_precision(scores: Floats, labels: Floats) -> Statistic:
-    """Return the area under the precision-recall steps; NaN without a one."""
+    """Return the area under the precision-recall steps; NaN without a positive."""
     order, starts = _tied_groups(-scores)
     ones = labels[order]
 
@@ -82,7 +82,7 @@ def average_precision(scores: Floats, labels: Floats) -> Statistic:
 
 
 def lift(scores: Floats, labels: Floats, share: float = LIFT_SHARE) -> Statistic:
-    """Return how many times as often as by chance a one is among the `share` best scored; ties are shared evenly."""
+    """Return the rate of positives among the `share` best scored, relative to that of all; ties are shared evenly."""
     order, starts = _tied_groups(-scores)
     ones = labels[order]
 
@@ -99,7 +99,7 @@ def lift(scores: Floats, labels: Floats, share: float = LIFT_SHARE) -> Statistic
 
 
 def ece(probabilities: Floats, labels: Floats, bins: int = ECE_BINS) -> Statistic:
-    """Return the mean distance of claimed and observed share over bins of equal mass, cut in the sample as it is."""
+    """Return the mean gap between predicted and observed share over bins of equal mass, cut on the unweighted sample."""
     order = np.argsort(probabilities, kind="stable")
     starts = np.unique([part[0] for part in np.array_split(np.arange(len(order)), bins) if len(part)])
     gaps = (probabilities - labels)[order]
@@ -110,25 +110,25 @@ def ece(probabilities: Floats, labels: Floats, bins: int = ECE_BINS) -> Statisti
     return statistic
 
 
-def label_statistics(scores: Floats, wanted: Floats, *, predicted: int) -> dict[str, Statistic]:
-    """Name every metric of (N, K) scores of labels of which several may be wanted, at least one per row.
+def label_statistics(scores: Floats, relevant: Floats, *, predicted: int) -> dict[str, Statistic]:
+    """Return every metric of (N, K) scores of labels, by name; one or more labels per row are relevant.
 
-    F1 is of the `predicted` best scored labels per row, the same number for every scorer: no threshold needs tuning.
+    F1 uses the `predicted` best scored labels per row, the same number for every scorer: no threshold needs tuning.
     """
     ranks = rank_of_labels(scores)
     chosen = (ranks <= predicted).astype(np.float64)
-    hits = chosen * wanted
-    both = chosen + wanted
+    hits = chosen * relevant
+    both = chosen + relevant
 
     def macro_f1(weights: Floats) -> Floats:
         found, total = weights @ hits, weights @ both
-        met = weights @ wanted > 0
-        return np.asarray((2 * found / np.maximum(total, 1e-12) * met).sum(1) / met.sum(1))
+        occurs = weights @ relevant > 0
+        return np.asarray((2 * found / np.maximum(total, 1e-12) * occurs).sum(1) / occurs.sum(1))
 
     return {
-        "map": mean(label_precision(scores, wanted)),
-        "hit_rate_3": mean(np.asarray((((ranks <= 3) * wanted) > 0).any(1), np.float64)),
-        "ndcg_3": mean(_label_ndcg(ranks, wanted, 3)),
+        "map": mean(label_precision(scores, relevant)),
+        "hit_rate_3": mean(np.asarray((((ranks <= 3) * relevant) > 0).any(1), np.float64)),
+        "ndcg_3": mean(_label_ndcg(ranks, relevant, 3)),
         "micro_f1": ratio(2 * hits.sum(1), both.sum(1)),
         "macro_f1": macro_f1,
     }
@@ -142,19 +142,19 @@ def rank_of_labels(scores: Floats) -> Indices:
     return ranks
 
 
-def ranking_statistics(ranked: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> dict[str, Statistic]:
-    """Name every metric of item lists, best first, against the items that followed, in order.
+def ranking_statistics(ranked: Sequence[Sequence[str]], relevant: Sequence[Sequence[str]]) -> dict[str, Statistic]:
+    """Return every metric of item lists, best first, against the items that followed, in order.
 
-    The lists are of the whole catalogue, cut at 20 or more. HR, NDCG and MRR at 10 count any of the items that
-    followed; those named `next` count only the first of them.
+    The lists rank the whole catalogue, cut at 20 or more. HR, NDCG and MRR at 10 count any item that followed; metrics
+    named `next` count only the first.
     """
-    hits = _hits(ranked, wanted)
-    first = _hits(ranked, [following[:1] for following in wanted])
+    hits = _hits(ranked, relevant)
+    first = _hits(ranked, [following[:1] for following in relevant])
     discount = 1 / np.log2(np.arange(2, 22))
     reciprocal = 1 / np.arange(1, 21)
     return {
         "hit_rate_10": mean(hits[:, :10].max(1)),
-        "ndcg_10": mean(item_ndcg(ranked, wanted)),
+        "ndcg_10": mean(item_ndcg(ranked, relevant)),
         "mrr_10": mean((hits[:, :10] * reciprocal[:10]).max(1, initial=0)),
         "next_hit_rate_20": mean(first.sum(1)),
         "next_mrr_20": mean(first @ reciprocal),
@@ -162,23 +162,23 @@ def ranking_statistics(ranked: Sequence[Sequence[str]], wanted: Sequence[Sequenc
     }
 
 
-def item_ndcg(ranked: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]], top: int = 10) -> Floats:
-    """Return (N,): each list's discounted gain at `top`, as a share of the best possible."""
+def item_ndcg(ranked: Sequence[Sequence[str]], relevant: Sequence[Sequence[str]], top: int = 10) -> Floats:
+    """Return (N,): each list's discounted gain at `top`, as a share of the ideal gain."""
     discount = 1 / np.log2(np.arange(2, top + 2))
-    ideal = np.array([discount[: min(len(set(following)), top)].sum() for following in wanted])
-    return np.asarray((_hits(ranked, wanted)[:, :top] @ discount) / np.maximum(ideal, 1e-12))
+    ideal = np.array([discount[: min(len(set(following)), top)].sum() for following in relevant])
+    return np.asarray((_hits(ranked, relevant)[:, :top] @ discount) / np.maximum(ideal, 1e-12))
 
 
 def class_statistics(probabilities: Floats, truth: Indices) -> dict[str, Statistic]:
-    """Name every metric of (N, K) probabilities of exclusive classes; macro-F1 is over the classes that are met."""
+    """Return every metric of (N, K) probabilities of exclusive classes; macro averages are over the classes that occur."""
     classes = np.arange(probabilities.shape[1])
     chosen = (probabilities.argmax(1)[:, None] == classes).astype(np.float64)
     true = (truth[:, None] == classes).astype(np.float64)
 
     def macro(weights: Floats, below: Floats, times: float) -> Floats:
-        met = weights @ true > 0
+        occurs = weights @ true > 0
         shares = times * (weights @ (chosen * true)) / np.maximum(weights @ below, 1e-12)
-        return np.asarray((shares * met).sum(1) / met.sum(1))
+        return np.asarray((shares * occurs).sum(1) / occurs.sum(1))
 
     return {
         "accuracy": mean((chosen * true).sum(1)),
@@ -189,7 +189,7 @@ def class_statistics(probabilities: Floats, truth: Indices) -> dict[str, Statist
 
 
 def rating_statistics(probabilities: Floats, stars: Floats) -> dict[str, Statistic]:
-    """Name every metric of (N, 5) probabilities of 1 to 5 stars; the error is of the expected number of stars."""
+    """Return every metric of (N, 5) probabilities of 1 to 5 stars; the error is that of the expected number of stars."""
     classes = class_statistics(probabilities, np.rint(stars).astype(np.int64) - 1)
     expected = probabilities @ np.array(STARS, np.float64)
     positive = probabilities[:, 3:].sum(1)
@@ -208,7 +208,7 @@ def classification_report(truth: Sequence[str], predicted: Sequence[str], labels
 
 
 def confusion(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> list[list[int]]:
-    """Count truth (rows) against prediction (columns)."""
+    """Count true classes (rows) against predicted ones (columns)."""
     from sklearn.metrics import confusion_matrix
 
     found: list[list[int]] = confusion_matrix(truth, predicted, labels=list(labels)).tolist()
@@ -216,7 +216,7 @@ def confusion(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[s
 
 
 def reliability(probabilities: Floats, labels: Floats, bins: int = ECE_BINS) -> list[tuple[float, float, int]]:
-    """Return (claimed share, observed share, examples) of every bin of equal mass."""
+    """Return (predicted share, observed share, examples) of every bin of equal mass."""
     parts = [part for part in np.array_split(np.argsort(probabilities, kind="stable"), bins) if len(part)]
     return [(_r(probabilities[part].mean()), _r(labels[part].mean()), len(part)) for part in parts]
 
@@ -238,7 +238,7 @@ def precision_recall_points(scores: Floats, labels: Floats, points: int = 60) ->
 
 
 def gain_points(scores: Floats, labels: Floats, parts: int = 20) -> list[tuple[float, float, float]]:
-    """Return (share of users taken, best scored first; share of the ones among them; lift)."""
+    """Return (share of users taken, best scored first; share of positives among them; lift)."""
     everyone = np.ones((1, len(labels)))
     shares = [(part + 1) / parts for part in range(parts)]
     lifts = [float(lift(scores, labels, share)(everyone)[0]) for share in shares]
@@ -246,33 +246,33 @@ def gain_points(scores: Floats, labels: Floats, parts: int = 20) -> list[tuple[f
 
 
 def _tied_groups(scores: Floats) -> tuple[Indices, Indices]:
-    """Return the ascending order and where each group of equal scores starts in it."""
+    """Return the ascending order, and where each group of equal scores starts in it."""
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
     return order, starts
 
 
-def label_precision(scores: Floats, wanted: Floats) -> Floats:
-    """Return (N,): the precision at each wanted label's rank, averaged over the row's wanted labels."""
+def label_precision(scores: Floats, relevant: Floats) -> Floats:
+    """Return (N,): the precision at each relevant label's rank, averaged over the row's relevant labels."""
     ranks = rank_of_labels(scores)
-    by_rank = np.take_along_axis(wanted, np.argsort(ranks, axis=1), axis=1)
-    precision = np.cumsum(by_rank, axis=1) / np.arange(1, wanted.shape[1] + 1)
-    return np.asarray((precision * by_rank).sum(1) / np.maximum(wanted.sum(1), 1))
+    by_rank = np.take_along_axis(relevant, np.argsort(ranks, axis=1), axis=1)
+    precision = np.cumsum(by_rank, axis=1) / np.arange(1, relevant.shape[1] + 1)
+    return np.asarray((precision * by_rank).sum(1) / np.maximum(relevant.sum(1), 1))
 
 
-def _hits(ranked: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Floats:
-    """Return (N, 20): 1 where the item at a place is wanted."""
+def _hits(ranked: Sequence[Sequence[str]], relevant: Sequence[Sequence[str]]) -> Floats:
+    """Return (N, 20): 1 where the item at a rank is relevant."""
     hits = np.zeros((len(ranked), 20))
-    for row, (items, following) in enumerate(zip(ranked, wanted, strict=True)):
+    for row, (items, following) in enumerate(zip(ranked, relevant, strict=True)):
         sought = set(following)
         hits[row, : len(items[:20])] = [item in sought for item in items[:20]]
     return hits
 
 
-def _label_ndcg(ranks: Indices, wanted: Floats, top: int) -> Floats:
-    gain = (wanted * (ranks <= top) / np.log2(ranks + 1)).sum(1)
+def _label_ndcg(ranks: Indices, relevant: Floats, top: int) -> Floats:
+    gain = (relevant * (ranks <= top) / np.log2(ranks + 1)).sum(1)
     ideal = np.cumsum(1 / np.log2(np.arange(2, top + 2)))
-    return np.asarray(gain / ideal[np.clip(wanted.sum(1).astype(int), 1, top) - 1])
+    return np.asarray(gain / ideal[np.clip(relevant.sum(1).astype(int), 1, top) - 1])
 
 
 def _thinned(x: Floats, y: Floats, points: int) -> list[tuple[float, float]]:

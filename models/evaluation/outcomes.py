@@ -1,7 +1,6 @@
-"""Examples of a dataset → the outcomes that churn is measured by, as arrays; NaN is unknown.
+"""Turn examples into the outcomes that churn is measured by, as arrays; NaN is unknown.
 
-Times count from the landmark: an example's silence before it is taken off what was counted from the last event seen.
-Start at stayed_away.
+Times count from the landmark: the silence before it is subtracted from times since the last event. Start at stayed_away.
 """
 
 from collections.abc import Sequence
@@ -14,24 +13,24 @@ from schemas.time_units import DAY_MS
 
 
 def silent_days(examples: Sequence[Example]) -> Floats:
-    """Return (N,): how long each user has been silent at the landmark."""
+    """Return (N,): the days of each user's silence before the landmark."""
     return _silent_ms(examples) / DAY_MS
 
 
 def absent_days(examples: Sequence[Example]) -> Floats:
-    """Return (N,): the days from the landmark to the return; NaN where none was seen."""
+    """Return (N,): the days from the landmark to the return; NaN if no return was observed."""
     return _absent_ms(examples) / DAY_MS
 
 
-def watched_days(examples: Sequence[Example]) -> Floats:
-    """Return (N,): the days from the landmark for which the user was watched."""
-    return _watched_ms(examples) / DAY_MS
+def observed_days(examples: Sequence[Example]) -> Floats:
+    """Return (N,): the days from the landmark for which the user was observed."""
+    return _observed_ms(examples) / DAY_MS
 
 
 def stayed_away(examples: Sequence[Example], horizon_days: int) -> Floats:
-    """Return (N,): 1 for no return within the horizon after the landmark, 0 for one, NaN if watched for less.
+    """Return (N,): 1 for no return within the horizon after the landmark, 0 for a return, NaN if censored before its end.
 
-    A return seen by one who was not watched to the end is left out too: else returning would look likelier than it is.
+    A return before such censoring is also NaN: counting it would overstate the return rate.
     """
     churned = [churned_within(example, horizon_days) for example in examples]
     return np.array([np.nan if away is None else away for away in churned], np.float64)
@@ -46,5 +45,5 @@ def _absent_ms(examples: Sequence[Example]) -> Floats:
     return np.array(absent, np.float64) - _silent_ms(examples)
 
 
-def _watched_ms(examples: Sequence[Example]) -> Floats:
+def _observed_ms(examples: Sequence[Example]) -> Floats:
     return np.array([example.observed_ms for example in examples], np.float64) - _silent_ms(examples)

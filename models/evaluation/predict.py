@@ -1,6 +1,6 @@
-"""A checkpoint and a dataset's examples → what the model says of each of them at its landmark, for evaluation.
+"""Score a dataset's examples at their landmarks with a checkpoint, for evaluation.
 
-It is the scorer that speaks, with the blend and the calibration it has in production. Start at predict.
+Uses the production scorer, with its blend and its calibration. Start at predict.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ Floats = NDArray[np.float64]
 
 
 class Predictions(Struct, frozen=True):
-    """What a model says of N examples.
+    """Predictions of a model for N examples.
 
-    `risk` is P(no return within so many days of the landmark) by horizon, each (N,); `hazards` (N, H) are timed from where
-    the silence began and belong to the bins that end at `horizons_days`. `categories` (N, K) are of `labels`. `items` are
-    ranked item ids with their chances, best first; None where the model ranks none.
+    `risk` maps each horizon to (N,) P(no return within so many days of the landmark). `hazards` (N, H) count from the start
+    of the silence, in the bins that end at `horizons_days`. `categories` (N, K) score `labels`. `items` are ranked item ids
+    with their probabilities, best first; None if the model ranks no items.
     """
 
     risk: dict[int, Floats]
@@ -39,10 +39,10 @@ class Predictions(Struct, frozen=True):
 def predict(
     checkpoint: Path, examples: Sequence[Example], horizons_days: Sequence[int] = (), *, threads: int | None = None
 ) -> Predictions:
-    """Score examples at their landmarks, in their order; without `horizons_days` risks are over the model's own horizons.
+    """Score examples at their landmarks, in order; without `horizons_days`, risks are over the model's own horizons.
 
     Raises:
-        ModelError: the checkpoint must not be used.
+        ModelError: the checkpoint cannot be used.
         ModelError: its encoder cannot be loaded.
         ModelError: an example was made by another feature spec.
     """
@@ -50,7 +50,7 @@ def predict(
 
 
 def predict_with(scorer: Scorer, examples: Sequence[Example], horizons_days: Sequence[int] = ()) -> Predictions:
-    """Do what `predict` does with a scorer that is loaded."""
+    """Score examples as `predict` does, with a loaded scorer."""
     requests = [example.request for example in examples]
     parts = [scorer.probabilities(requests[start : start + CHUNK_ROWS]) for start in range(0, len(requests), CHUNK_ROWS)]
     hazards = np.concatenate([np.empty((0, len(scorer.horizons_days))), *(part.hazards for part in parts)])

@@ -1,6 +1,6 @@
-"""Two reports → what changed between them, and which changes exceed the noise.
+"""Compare the metrics of two reports, and mark the changes that exceed the noise.
 
-A change exceeds the noise if the two 95 % intervals do not overlap; the reports may be of other data, which is said.
+A change exceeds the noise if the two 95 % intervals do not overlap. `same_data` is false if the reports use different data.
 Start at diff_reports.
 """
 
@@ -28,7 +28,7 @@ class MetricChange(Struct, frozen=True):
 
 
 class ReportDiff(Struct, frozen=True):
-    """What two reports are of, and every metric of both."""
+    """Which models two reports evaluate, and every metric of both."""
 
     a: str
     b: str
@@ -38,13 +38,13 @@ class ReportDiff(Struct, frozen=True):
 
 
 def diff_reports(a: Report, b: Report) -> ReportDiff:
-    """Compare every metric of the served scorers, and of the scorers that both reports name alike."""
+    """Compare every metric of the served scorers, and of the scorers with the same name in both reports."""
     verdicts = {head: tuple(_winner(report, head) for report in (a, b)) for head in dict.fromkeys([*a.verdict, *b.verdict])}
     return ReportDiff(
         a=a.model_version,
         b=b.model_version,
         same_data=(a.data_fingerprint, a.dataset) == (b.data_fingerprint, b.dataset),
-        verdicts=verdicts,  # type: ignore[arg-type]  # two reports give two words
+        verdicts=verdicts,  # type: ignore[arg-type]  # two reports give two winners
         changes=list(_changes(a, b)),
     )
 
@@ -59,14 +59,14 @@ def _winner(report: Report, head: str) -> str | None:
 def _changes(a: Report, b: Report) -> Iterator[MetricChange]:
     first, second = ({head.title: head for head in report.heads} for report in (a, b))
     for title in dict.fromkeys([*first, *second]):
-        mine, theirs = _metrics(first.get(title)), _metrics(second.get(title))
-        for scorer, metric in dict.fromkeys([*mine, *theirs]):
-            before, after = mine.get((scorer, metric)), theirs.get((scorer, metric))
+        metrics_a, metrics_b = _metrics(first.get(title)), _metrics(second.get(title))
+        for scorer, metric in dict.fromkeys([*metrics_a, *metrics_b]):
+            before, after = metrics_a.get((scorer, metric)), metrics_b.get((scorer, metric))
             yield MetricChange(title, scorer, metric, before, after, _difference(before, after), _change(metric, before, after))
 
 
 def _metrics(head: Head | None) -> dict[tuple[str, str], Interval]:
-    """Return every metric by scorer; the served scorer goes by that name, whatever it is called."""
+    """Return every metric by scorer; the served scorer is always named `served`."""
     if head is None:
         return {}
     return {

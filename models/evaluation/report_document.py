@@ -1,6 +1,6 @@
-"""What an evaluation found, as one JSON document: every number with its interval, and of how many examples.
+"""Read and write report.json: the metrics of an evaluation, with intervals and numbers of examples.
 
-Written by footfall evaluate, read by footfall report diff, by the registry and by whatever draws it. Start at Report.
+footfall evaluate writes it; footfall report diff, the model registry and the HTML page read it. Start at Report.
 """
 
 from pathlib import Path
@@ -21,14 +21,14 @@ Status = Literal["beaten", "ahead", "behind", "lost"]
 
 
 class Scorer(Struct, frozen=True):
-    """What one scorer reached, and why it reached nothing where it did not."""
+    """Metrics of one scorer, or a note on why it has none."""
 
     metrics: dict[str, Interval] = {}
     note: str | None = None
 
 
 class Part(Struct, frozen=True):
-    """One slice of the test examples: the served scorer and the best baseline there, by the head's `parts_measure`."""
+    """One slice of the test examples: the served scorer and the best baseline by the head's `parts_measure`."""
 
     by: str
     name: str
@@ -40,7 +40,7 @@ class Part(Struct, frozen=True):
 
 
 class Mistake(Struct, frozen=True):
-    """One example that the served scorer was sure of and wrong about; the user is a hash, a text is cut."""
+    """One confident mistake of the served scorer; the user is hashed and a text is cut."""
 
     user: str
     said: str
@@ -49,7 +49,7 @@ class Mistake(Struct, frozen=True):
 
 
 class Head(Struct, frozen=True, kw_only=True):
-    """One head, at one horizon for churn: `differences` are the served scorer minus each other, pair by pair."""
+    """One head, or one horizon of churn; `differences` are the served scorer minus each other one, pair by pair."""
 
     head: str
     horizon_days: int | None = None
@@ -68,12 +68,12 @@ class Head(Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """Name the head and its horizon."""
+        """Return the name of the head with its horizon."""
         return self.head if self.horizon_days is None else f"{self.head} {self.horizon_days} d"
 
 
 class Against(Struct, frozen=True):
-    """How the served scorer stands to one baseline by one measure: beaten and lost are beyond noise."""
+    """The served scorer against one baseline by one measure; `beaten` and `lost` are beyond noise."""
 
     baseline: str
     measure: str
@@ -82,7 +82,7 @@ class Against(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """Whether the served scorer may be promoted for one head: `beaten_by` names the baselines that win."""
+    """Whether the served scorer may be promoted for one head; `beaten_by` names the baselines that win."""
 
     wins: bool
     beaten_by: list[str]
@@ -91,7 +91,7 @@ class Verdict(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """All of report.json; `settings` say how it was measured, `dataset` and `model` on what and of what."""
+    """The whole report.json; `settings` say how it was measured, `dataset` and `model` say what was measured."""
 
     model_version: str
     data_fingerprint: str
@@ -107,7 +107,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write report.json by renaming; facts and curves may hold numpy's numbers and arrays, NaN becomes null."""
+    """Write report.json atomically, by renaming; facts and curves may hold numpy numbers and arrays, NaN becomes null."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{REPORT}.partial"
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
@@ -116,20 +116,20 @@ def write_report(folder: Path, report: Report) -> None:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report.json, or that of a folder.
+    """Read a report.json, given its path or its folder.
 
     Raises:
-        EvaluationError: there is none, or one of another format.
+        EvaluationError: there is no report, or its format is different.
     """
     path = path / REPORT if path.is_dir() else path
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
     except OSError as error:
         raise EvaluationError(
-            f"found no report at {path} ({error}): make one with footfall evaluate MODEL DATASET --out"
+            f"found no report at {path} ({error}): create one with footfall evaluate MODEL DATASET --out"
         ) from error
     except msgspec.DecodeError as error:
-        raise EvaluationError(f"{path} is not a report ({error}): make it again with footfall evaluate") from error
+        raise EvaluationError(f"{path} is not a report ({error}): create it again with footfall evaluate") from error
     if report.format_version != FORMAT_VERSION:
         raise EvaluationError(f"{path} has format {report.format_version}, expected {FORMAT_VERSION}: evaluate again")
     return report

@@ -1,4 +1,4 @@
-"""A report document → one HTML page that needs nothing else: no script, no network, readable on a phone.
+"""Render a report as one self-contained HTML page: no script, no network, readable on a phone.
 
 Start at render.
 """
@@ -7,23 +7,23 @@ import re
 from collections.abc import Sequence
 
 from models.evaluation.bootstrap import CONFIDENCE
-from models.evaluation.comparison import MEANS_NOTHING
+from models.evaluation.comparison import NEGLIGIBLE
 from models.evaluation.groups import MIN_EXAMPLES
 from models.evaluation.report_document import Head, Report
 from models.evaluation.report_plots import draw_few_labels, draw_head, draw_horizons
 
 TEMPLATE = "report.html.j2"
 STANDINGS = {
-    "beaten": "the model is above, beyond noise:",
-    "ahead": "above, within noise:",
-    "behind": "below, within noise:",
-    "lost": "below, beyond noise:",
+    "beaten": "model above, beyond noise:",
+    "ahead": "model above, within noise:",
+    "behind": "model below, within noise:",
+    "lost": "model below, beyond noise:",
 }
-SHOWN_HORIZON_DAYS = 30  # the horizon whose details are open, or else the longest
+SHOWN_HORIZON_DAYS = 30  # the horizon whose details start open; otherwise the longest
 
 
 def render(report: Report) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -44,7 +44,7 @@ def render(report: Report) -> str:
         drawings={head.title: draw_head(head) for head in report.heads},
         few_labels=draw_few_labels(report.few_labels) if report.few_labels else None,
         percent=round(CONFIDENCE * 100),
-        nothing=MEANS_NOTHING,
+        negligible=NEGLIGIBLE,
         min_examples=MIN_EXAMPLES,
     )
 

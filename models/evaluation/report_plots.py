@@ -1,6 +1,6 @@
-"""The curves of a report → SVG drawings that stand in the page itself, without scripts, fonts or addresses of others.
+"""Draw a report's curves as SVG that a page can embed, without scripts, fonts or external links.
 
-Text stays text, so that a reader's own fonts show every language. Start at draw_head.
+Text stays text, so that the reader's own fonts show every language. Start at draw_head.
 """
 
 import re
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0b57a4", "#d55e00", "#009e73", "#cc79a7", "#7f6000", "#56b4e9", "#555555", "#e69f00", "#000000")
 SQUARE = (3.7, 3.4)
 CURVES = {"reliability": "Reliability", "roc": "ROC", "precision_recall": "Precision and recall", "gains": "Gains and lift"}
-STYLE = cast(  # matplotlib types its settings one by one
+STYLE = cast(  # matplotlib types each setting separately
     Any,
     {
         "svg.fonttype": "none",
@@ -30,17 +30,17 @@ STYLE = cast(  # matplotlib types its settings one by one
 
 
 class Drawing(NamedTuple):
-    """One plot: its title, what it shows in a sentence, the SVG, and the same figures as a table."""
+    """One plot: its title, a caption, the SVG, and the same data as a table."""
 
     title: str
-    says: str
+    caption: str
     svg: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
 
 
 def draw_head(head: Head) -> list[Drawing]:
-    """Draw what a head's curves and parts hold."""
+    """Draw a head's curves and slices."""
     drawings = [_draw_curve(kind, head.curves[kind], head.served) for kind in CURVES if kind in head.curves]
     if "kaplan_meier" in head.curves:
         drawings.append(_draw_survival(head))
@@ -50,7 +50,7 @@ def draw_head(head: Head) -> list[Drawing]:
 
 
 def draw_horizons(heads: Sequence[Head]) -> Drawing:
-    """Draw the first measure of every scorer over the horizons."""
+    """Draw the first measure of every scorer by horizon."""
     figure, axes = _figure((6.4, 3.4))
     measure = heads[0].measures[0]
     rows = []
@@ -69,12 +69,12 @@ def draw_horizons(heads: Sequence[Head]) -> Drawing:
     axes.set_xlabel("horizon, days")
     axes.set_ylabel(measure.replace("_", " "))
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    says = f"{measure} of every scorer at every horizon; higher is better."
-    return Drawing(f"{measure.upper()} by horizon", says, _svg(figure), ("scorer", "days", measure, "low", "high"), rows)
+    caption = f"{measure} of every scorer at every horizon; higher is better."
+    return Drawing(f"{measure.upper()} by horizon", caption, _svg(figure), ("scorer", "days", measure, "low", "high"), rows)
 
 
 def draw_few_labels(points: Sequence[Mapping[str, float]]) -> Drawing:
-    """Draw what is reached with fewer labels; every key of a point but `labels` is a line."""
+    """Draw metrics by number of labels; every key of a point except `labels` is a line."""
     figure, axes = _figure((6.4, 3.4))
     names = list(dict.fromkeys(name for point in points for name in point if name != "labels"))
     for place, name in enumerate(names):
@@ -90,7 +90,7 @@ def draw_few_labels(points: Sequence[Mapping[str, float]]) -> Drawing:
     axes.set_xlabel("labels in training")
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     rows = [(point["labels"], *(point.get(name) for name in names)) for point in points]
-    return Drawing("Few labels", "What is reached by the number of labels in training.", _svg(figure), ("labels", *names), rows)
+    return Drawing("Few labels", "Metrics by number of labels in training.", _svg(figure), ("labels", *names), rows)
 
 
 def _names(heads: Sequence[Head]) -> list[str]:
@@ -99,7 +99,7 @@ def _names(heads: Sequence[Head]) -> list[str]:
 
 def _draw_curve(kind: str, curves: Mapping[str, Sequence[Sequence[float]]], served: str) -> Drawing:
     figure, axes = _figure(SQUARE)
-    columns, says = _axes_of(kind, axes)
+    columns, caption = _axes_of(kind, axes)
     for place, (name, points) in enumerate(curves.items()):
         axes.plot(
             [point[0] for point in points],
@@ -112,32 +112,32 @@ def _draw_curve(kind: str, curves: Mapping[str, Sequence[Sequence[float]]], serv
         )
     axes.legend(fontsize=7, frameon=False)
     rows = [(name, *point) for name, points in curves.items() for point in points]
-    return Drawing(CURVES[kind], says, _svg(figure), ("scorer", *columns), rows)
+    return Drawing(CURVES[kind], caption, _svg(figure), ("scorer", *columns), rows)
 
 
 def _axes_of(kind: str, axes: "Axes") -> tuple[tuple[str, ...], str]:
-    """Label the axes of a kind of curve and return the columns of its table and what it says."""
+    """Label the axes of a kind of curve; return the columns of its table and its caption."""
     if kind != "precision_recall":
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
     labels: dict[str, tuple[tuple[str, ...], str]] = {
         "reliability": (
-            ("claimed", "observed", "examples"),
-            "Share observed against share claimed, in bins of as many examples each; the dotted line is right.",
+            ("predicted", "observed", "examples"),
+            "Observed against predicted share, in bins of equal size; the dotted line is perfect calibration.",
         ),
-        "roc": (("false positive rate", "true positive rate"), "True against false positives; the dotted line is chance."),
+        "roc": (("false positive rate", "true positive rate"), "True against false positive rate; the dotted line is chance."),
         "precision_recall": (("recall", "precision"), "Precision at every recall."),
         "gains": (
             ("share of users taken", "share of positives found", "lift"),
-            "Share of all positives among the best scored users; the dotted line is chance, lift is in the table.",
+            "Share of all positives among the best scored users; the dotted line is chance. The table has the lift.",
         ),
     }
-    columns, says = labels[kind]
+    columns, caption = labels[kind]
     axes.set_xlabel(columns[0])
     axes.set_ylabel(columns[1])
     if kind != "reliability":
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
-    return columns, says
+    return columns, caption
 
 
 def _draw_survival(head: Head) -> Drawing:
@@ -148,15 +148,15 @@ def _draw_survival(head: Head) -> Drawing:
         axes.plot(days, curve, color=COLOURS[place % len(COLOURS)], linewidth=2.0, label=f"mean of {name}")
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("days after the landmark")
-    axes.set_ylabel("share still away")
+    axes.set_ylabel("share not returned")
     axes.legend(fontsize=7, frameon=False)
     rows = list(zip(days, actual, *predicted.values(), strict=True))
-    says = "Share of users not yet back, as predicted on average and as it was (Kaplan-Meier)."
-    return Drawing("Survival", says, _svg(figure), ("days", "Kaplan-Meier", *predicted), rows)
+    caption = "Share of users who have not returned: mean prediction, and observed (Kaplan-Meier)."
+    return Drawing("Survival", caption, _svg(figure), ("days", "Kaplan-Meier", *predicted), rows)
 
 
 def _draw_parts(parts: Sequence[Part], measure: str) -> Drawing:
-    """Draw a bar per slice for the served scorer, with its interval, and a mark for the best baseline."""
+    """Draw a bar with an interval per slice for the served scorer, and a marker for the best baseline."""
     figure, axes = _figure((6.4, 0.7 + 0.22 * len(parts)))
     places = range(len(parts))
     values = [part.served.value or 0 for part in parts]
@@ -174,7 +174,7 @@ def _draw_parts(parts: Sequence[Part], measure: str) -> Drawing:
         for part in parts
     ]
     columns = ("by", "slice", "n", "positives", "served", "best baseline", "difference")
-    return Drawing("Slices", f"{measure} in slices of the test examples, with 95 % intervals.", _svg(figure), columns, rows)
+    return Drawing("Slices", f"{measure} by slice of the test examples, with 95 % intervals.", _svg(figure), columns, rows)
 
 
 def _figure(size: tuple[float, float]) -> "tuple[Figure, Axes]":
@@ -187,7 +187,7 @@ def _figure(size: tuple[float, float]) -> "tuple[Figure, Axes]":
 
 
 def _svg(figure: Any) -> str:
-    """Write a figure as an SVG element for the inside of a page."""
+    """Return a figure as an SVG element that a page can embed."""
     import matplotlib as mpl
 
     text = StringIO()

@@ -1,4 +1,4 @@
-"""A model's folder and the test slice of a dataset → candidates: the scores that would be served, and those before.
+"""Load a model's folder and score the test slice of a dataset with it, as candidates for evaluation.
 
 A folder holds a user model (footfall train) or a tuned text encoder (footfall train texts). Start at load_candidates.
 """
@@ -25,12 +25,12 @@ from schemas.errors import EvaluationError
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
 
 SERVED, ALONE, FROZEN = "model", "network alone", "before fine-tuning"
-FROZEN_TEXTS = 4000  # training reviews that the heads of the frozen encoder learn from
+FROZEN_TEXTS = 4000  # training reviews for the heads of the frozen encoder
 FEW_LABELS = "few_labels.json"
 
 
 class Loaded(NamedTuple):
-    """What an evaluation measures, by name, and what its report says of the model."""
+    """Candidates to evaluate, by name, and facts about the model for the report."""
 
     candidates: dict[str, Candidate]
     model_version: str
@@ -46,40 +46,40 @@ def load_candidates(
     *,
     threads: int | None = None,
 ) -> Loaded:
-    """Score the test slice as the model serves it, and as it was before: network without blend, encoder without tuning.
+    """Score the test slice as the model serves it, and as a variant: network without blend, or encoder before tuning.
 
     Raises:
-        ModelError: the checkpoint must not be used.
-        ModelError: the folder of a tuned encoder must not be used.
+        ModelError: the checkpoint cannot be used.
+        ModelError: the folder of a tuned encoder cannot be used.
         ModelError: the encoder cannot be loaded.
-        EvaluationError: model and dataset do not mean the same return, or the model may have learnt from the test slice.
+        EvaluationError: model and dataset define the return differently, or training may have included the test slice.
     """
-    asked = [review for review in reviews if review.slice is Slice.TEST]
+    test_reviews = [review for review in reviews if review.slice is Slice.TEST]
     if (folder / HEADS).is_file():
-        return _text_candidates(folder, reviews, asked, threads)
+        return _text_candidates(folder, reviews, test_reviews, threads)
     test = [example for example in examples if example.slice is Slice.TEST]
     checkpoint = load_checkpoint(folder)
     encoder = Encoder.load(encoder_address(folder, checkpoint.manifest.contract), threads=threads)
     scorer = Scorer(checkpoint, encoder)
     if scorer.returns != returns:
         raise EvaluationError(
-            f"model {scorer.model_version} was trained on the return of {scorer.returns!r}, the dataset asks for {returns!r}: "
-            f"evaluate on a dataset cut with --return {scorer.returns}"
+            f"model {scorer.model_version} was trained on returns of kind {scorer.returns!r}, the dataset has {returns!r}: "
+            f"evaluate on a dataset built with --return {scorer.returns}"
         )
     until_ms = checkpoint.manifest.provenance.settings.get(LEARNT_UNTIL_MS, 0)
     if (first_ms := min((example.landmark_ms for example in test), default=until_ms)) < until_ms:
         raise EvaluationError(
-            f"model {scorer.model_version} learnt from what happened until {_day(until_ms)}, the test slice begins at "
+            f"model {scorer.model_version} was trained on data until {_day(until_ms)}, but the test slice begins at "
             f"{_day(first_ms)}: evaluate on the dataset it was trained on, or on a later one"
         )
-    candidates = {SERVED: _user_candidate(scorer, test, asked, horizons_days)}
+    candidates = {SERVED: _user_candidate(scorer, test, test_reviews, horizons_days)}
     shares, catalogue = checkpoint.network.plain.shares, checkpoint.catalogue
     terms = checkpoint.mood_terms
     if bool((shares < 1).any()) or (catalogue is not None and catalogue.prior.mix[0] < 1) or terms is not None:
         network = deepcopy(checkpoint.network)
         network.plain.shares.fill_(1.0)
-        bare = checkpoint._replace(network=network, catalogue=_without_counting(catalogue), mood_terms=None)
-        candidates[ALONE] = _user_candidate(Scorer(bare, encoder), test, asked if terms else [], horizons_days)
+        bare = checkpoint._replace(network=network, catalogue=_network_only(catalogue), mood_terms=None)
+        candidates[ALONE] = _user_candidate(Scorer(bare, encoder), test, test_reviews if terms else [], horizons_days)
     manifest = checkpoint.manifest
     facts = {
         "trained by": manifest.provenance.command,
@@ -106,8 +106,8 @@ def _day(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
 
 
-def _without_counting(catalogue: Catalogue | None) -> Catalogue | None:
-    """Return a catalogue that ranks items by the network's chances alone."""
+def _network_only(catalogue: Catalogue | None) -> Catalogue | None:
+    """Return a catalogue that ranks items by the network's probabilities alone."""
     if catalogue is None:
         return None
     mix = np.array([part == "network" for part in PARTS], np.float32)
@@ -115,10 +115,14 @@ def _without_counting(catalogue: Catalogue | None) -> Catalogue | None:
 
 
 def _user_candidate(
-    scorer: Scorer, test: Sequence[Example], asked: Sequence[ReviewExample], horizons_days: Sequence[int]
+    scorer: Scorer, test: Sequence[Example], test_reviews: Sequence[ReviewExample], horizons_days: Sequence[int]
 ) -> Candidate:
     found = predict_with(scorer, test, horizons_days)
-    positive = scorer.probabilities([_request(review, scorer.spec_version) for review in asked]).positive if asked else None
+    positive = (
+        scorer.probabilities([_request(review, scorer.spec_version) for review in test_reviews]).positive
+        if test_reviews
+        else None
+    )
     return Candidate(
         risk=found.risk,
         hazards=found.hazards,
@@ -131,7 +135,7 @@ def _user_candidate(
 
 
 def _request(review: ReviewExample, spec_version: str) -> ScoreRequest:
-    """Ask for a review's mood alone: of its author nothing is known."""
+    """Build a request that scores only a review's sentiment; nothing is known of its author."""
     from models.features.spec import FEATURE_SPEC
 
     return ScoreRequest(
@@ -153,10 +157,10 @@ def _request(review: ReviewExample, spec_version: str) -> ScoreRequest:
 
 
 def _text_candidates(
-    folder: Path, reviews: Sequence[ReviewExample], asked: Sequence[ReviewExample], threads: int | None
+    folder: Path, reviews: Sequence[ReviewExample], test_reviews: Sequence[ReviewExample], threads: int | None
 ) -> Loaded:
     encoder, heads, manifest = load_tuned(folder, threads=threads)
-    texts = [review.text for review in asked]
+    texts = [review.text for review in test_reviews]
     found = head_probabilities(heads, encoder.encode(texts))
     kinds = manifest.heads.categories
     candidates = {
@@ -168,40 +172,40 @@ def _text_candidates(
         )
     }
     train = [review for review in reviews if review.slice is Slice.TRAIN]
-    if train and asked:
+    if train and test_reviews:
         candidates[FROZEN] = _frozen(Encoder.load(manifest.base_encoder_uri, threads=threads), train, texts, kinds)
     facts = {"base encoder": manifest.base_encoder_uri, "encoder": manifest.encoder_id[:16], "licence": manifest.licence}
     return Loaded(candidates, f"text-{manifest.encoder_id[:12]}", facts)
 
 
 def _frozen(encoder: Encoder, train: Sequence[ReviewExample], texts: Sequence[str], kinds: tuple[str, ...]) -> Candidate:
-    """Fit logistic regressions on the vectors of the encoder as it was before tuning."""
+    """Fit logistic regressions on the vectors of the encoder before tuning."""
     drawn = np.random.default_rng(0).permutation(len(train))[:FROZEN_TEXTS]
-    taught = [train[place] for place in drawn.tolist()]
-    vectors, asked = encoder.encode([review.text for review in taught]), encoder.encode(list(texts))
-    positive = _regression(vectors, [None if r.positive is None else MOODS[r.positive] for r in taught], asked, MOODS)
-    stars = _regression(vectors, [None if r.stars is None else str(round(r.stars)) for r in taught], asked, STAR_NAMES)
-    found = _regression(vectors, [r.category if r.category in kinds else None for r in taught], asked, kinds)
+    sample = [train[place] for place in drawn.tolist()]
+    vectors, test_vectors = encoder.encode([review.text for review in sample]), encoder.encode(list(texts))
+    positive = _regression(vectors, [None if r.positive is None else MOODS[r.positive] for r in sample], test_vectors, MOODS)
+    stars = _regression(vectors, [None if r.stars is None else str(round(r.stars)) for r in sample], test_vectors, STAR_NAMES)
+    found = _regression(vectors, [r.category if r.category in kinds else None for r in sample], test_vectors, kinds)
     return Candidate(positive=None if positive is None else positive[:, 1], stars=stars, kind_labels=kinds, kinds=found)
 
 
-def _regression(vectors: Any, truth: Sequence[str | None], asked: Any, classes: Sequence[str]) -> Floats | None:
-    """Return (M, C) probabilities of the classes; None where training does not know two of them."""
+def _regression(vectors: Any, truth: Sequence[str | None], test_vectors: Any, classes: Sequence[str]) -> Floats | None:
+    """Return (M, C) probabilities of the classes; None if training contains fewer than two of them."""
     from sklearn.linear_model import LogisticRegression
 
     known = [row for row, name in enumerate(truth) if name is not None]
     if len({truth[row] for row in known}) < 2:
         return None
     model = LogisticRegression(C=10.0, max_iter=500).fit(vectors[known], [truth[row] for row in known])
-    probabilities = np.zeros((len(asked), len(classes)))
-    probabilities[:, [list(classes).index(name) for name in model.classes_]] = model.predict_proba(asked)
+    probabilities = np.zeros((len(test_vectors), len(classes)))
+    probabilities[:, [list(classes).index(name) for name in model.classes_]] = model.predict_proba(test_vectors)
     return probabilities
 
 
 def few_labels_points(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Flatten a few-label curve: labels, and what was reached with them.
+    """Flatten a few-label curve into points: the number of labels and the metrics reached.
 
-    That is the accuracy of model and TF-IDF by head (footfall train texts), or the AUC of churn by horizon (footfall train).
+    Metrics are the accuracy of model and TF-IDF by head (footfall train texts), or the churn AUC by horizon (footfall train).
     """
     points = []
     for point in result.get("points", []):

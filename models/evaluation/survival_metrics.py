@@ -1,7 +1,6 @@
-"""Predicted and actual absences → concordance, the Kaplan-Meier curve, and how early an alert comes.
+"""Measure predicted absences against actual ones: concordance, the Kaplan-Meier curve, and the lead time of alerts.
 
-Times count from the landmark in days; an absence whose end was not seen is censored where watching ended. Start at
-concordance.
+Times count from the landmark in days; an absence whose end was not observed is censored. Start at concordance.
 """
 
 import numpy as np
@@ -15,9 +14,9 @@ MAX_PAIRS = 200_000
 
 
 class LeadTime(Struct, frozen=True):
-    """How early a threshold on the risk tells: of those who stayed away past the grace period, and of the others.
+    """How early a risk threshold alerts: for users who stayed away past the grace period, and for the others.
 
-    `days_before` are quantiles (10, 50, 90 %) of the days between alert and end of the grace period.
+    `days_before` are quantiles (10, 50, 90 %) of the days between the alert and the end of the grace period.
     """
 
     threshold: float
@@ -30,11 +29,11 @@ class LeadTime(Struct, frozen=True):
 
 
 def concordance(expected_days: Floats, days: Floats, returned: Bools, seed: int = 0) -> Statistic:
-    """Return Harrell's C: how often, of two users, the one expected to be away longer is; ties count half.
+    """Return Harrell's C: the share of pairs in which the user expected to be away longer is; ties count half.
 
-    A pair counts if it is known who came back first. At most MAX_PAIRS are drawn, all equally likely; NaN without one.
+    A pair counts if it is known who returned first. At most MAX_PAIRS are drawn uniformly; NaN without a pair.
     """
-    order = np.lexsort((~returned, days))  # at one time, returns come before the ends of watching
+    order = np.lexsort((~returned, days))  # at equal times, returns come before censoring
     times, events, expected = days[order], returned[order], expected_days[order]
     last = np.searchsorted(times, times, side="right")
     same_time_events = np.searchsorted(times, times) + np.array(
@@ -62,7 +61,7 @@ def concordance(expected_days: Floats, days: Floats, returned: Bools, seed: int 
 
 
 def kaplan_meier(days: Floats, returned: Bools, at_days: Floats) -> Floats:
-    """Return the share still away at each of `at_days`, from (N,) times of return or of the end of watching."""
+    """Return the share still away at each of `at_days`, from (N,) times of return or censoring."""
     times = np.unique(days[returned])
     at_risk = len(days) - np.searchsorted(np.sort(days), times, side="left")
     events = np.array([np.sum(returned & (days == time)) for time in times])
@@ -71,18 +70,18 @@ def kaplan_meier(days: Floats, returned: Bools, at_days: Floats) -> Floats:
 
 
 def first_alert_days(risk_by_day: Floats, threshold: float) -> Floats:
-    """Return the first of (N, D) days of silence on which the risk reaches the threshold; infinity where none does."""
+    """Return the first of (N, D) days of silence on which the risk reaches the threshold; infinity if it never does."""
     reached = risk_by_day >= threshold
     return np.where(reached.any(1), reached.argmax(1).astype(np.float64), np.inf)
 
 
-def lead_time(alert_days: Floats, absent_days: Floats, watched_days: Floats, grace_days: int, threshold: float) -> LeadTime:
-    """Say how long before `grace_days` of silence the alert came; NaN in `absent_days` is no return while watched.
+def lead_time(alert_days: Floats, absent_days: Floats, observed_days: Floats, grace_days: int, threshold: float) -> LeadTime:
+    """Measure how long before `grace_days` of silence the alert came; NaN in `absent_days` is no observed return.
 
-    Who was watched for less than the grace period without a return is left out.
+    Users observed for less than the grace period without a return are left out.
     """
     back = np.nan_to_num(absent_days, nan=np.inf)
-    away = (back > grace_days) & (watched_days >= grace_days)
+    away = (back > grace_days) & (observed_days >= grace_days)
     returned = back <= grace_days
     ahead = (grace_days - alert_days)[away & (alert_days <= grace_days)]
     quantiles = tuple(round(float(value), 2) for value in np.quantile(ahead, [0.1, 0.5, 0.9])) if len(ahead) else None
@@ -91,7 +90,7 @@ def lead_time(alert_days: Floats, absent_days: Floats, watched_days: Floats, gra
         grace_days=grace_days,
         away=int(away.sum()),
         alerted_share=round(len(ahead) / int(away.sum()), 4) if away.any() else None,
-        days_before=quantiles,  # type: ignore[arg-type]  # three quantiles were asked for
+        days_before=quantiles,  # type: ignore[arg-type]  # np.quantile gets three quantiles
         returned=int(returned.sum()),
         false_alert_share=round(float((alert_days < back)[returned].mean()), 4) if returned.any() else None,
     )

@@ -1,7 +1,7 @@
-"""What scorers read out of review texts and what the authors meant → how good each is: mood, stars, kind of article.
+"""Measure the sentiment, stars and category that scorers predict from review texts against the authors' labels.
 
-TF-IDF with logistic regression is fitted on earlier reviews, per language: Chinese by characters, others by words. Start at
-evaluate_texts.
+TF-IDF with logistic regression is fitted on earlier reviews, per language: Chinese and Japanese by characters, others by
+words. Start at evaluate_texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +44,8 @@ MOODS = ("negative", "positive")
 Indices = NDArray[np.int64]
 
 
-class Question(NamedTuple):
-    """One thing asked of reviews: the classes, what each training and test review is, and the measures that decide."""
+class Target(NamedTuple):
+    """One target of reviews: its classes, the true classes of training and test reviews, and the measures that decide."""
 
     head: str
     measures: tuple[str, ...]
@@ -59,10 +59,10 @@ class Question(NamedTuple):
 def evaluate_texts(
     train: Sequence[ReviewExample], test: Sequence[ReviewExample], candidates: Mapping[str, Candidate], setup: Setup
 ) -> list[tuple[Head, Replicates]]:
-    """Measure mood, stars and kind of article, of each what the served scorer answers and enough reviews tell."""
+    """Measure sentiment, stars and category, if the served scorer predicts them and enough reviews are labelled."""
     served = candidates[setup.served]
     place = {id(review): row for row, review in enumerate(test)}
-    answers = [
+    targets = [
         (_mood(train, test), {name: _pair(found.positive) for name, found in candidates.items() if found.positive is not None}),
         (_stars(train, test), {name: found.stars for name, found in candidates.items() if found.stars is not None}),
         (
@@ -75,102 +75,102 @@ def evaluate_texts(
         ),
     ]
     heads = []
-    for question, said in answers:
-        enough = len(question.train) >= MIN_TRAINING and len(question.test) >= MIN_TEST
-        if setup.served in said and enough and len(set(question.train_truth)) > 1:
-            rows = np.array([place[id(review)] for review in question.test])
-            heads.append(_head(question, {name: found[rows] for name, found in said.items()}, setup))
+    for target, predictions in targets:
+        enough = len(target.train) >= MIN_TRAINING and len(target.test) >= MIN_TEST
+        if setup.served in predictions and enough and len(set(target.train_truth)) > 1:
+            rows = np.array([place[id(review)] for review in target.test])
+            heads.append(_head(target, {name: found[rows] for name, found in predictions.items()}, setup))
     return heads
 
 
-def _mood(train: Sequence[ReviewExample], test: Sequence[ReviewExample]) -> Question:
-    known, asked = ([review for review in part if review.positive is not None] for part in (train, test))
-    truth = [[MOODS[bool(review.positive)] for review in part] for part in (known, asked)]
-    return Question("sentiment", ("auc",), MOODS, known, truth[0], asked, truth[1])
+def _mood(train: Sequence[ReviewExample], test: Sequence[ReviewExample]) -> Target:
+    known, measured = ([review for review in part if review.positive is not None] for part in (train, test))
+    truth = [[MOODS[bool(review.positive)] for review in part] for part in (known, measured)]
+    return Target("sentiment", ("auc",), MOODS, known, truth[0], measured, truth[1])
 
 
-def _stars(train: Sequence[ReviewExample], test: Sequence[ReviewExample]) -> Question:
-    known, asked = ([review for review in part if review.stars is not None] for part in (train, test))
-    truth = [[str(round(review.stars or 0)) for review in part] for part in (known, asked)]
-    return Question("rating", ("auc",), STAR_NAMES, known, truth[0], asked, truth[1])
+def _stars(train: Sequence[ReviewExample], test: Sequence[ReviewExample]) -> Target:
+    known, measured = ([review for review in part if review.stars is not None] for part in (train, test))
+    truth = [[str(round(review.stars or 0)) for review in part] for part in (known, measured)]
+    return Target("rating", ("auc",), STAR_NAMES, known, truth[0], measured, truth[1])
 
 
-def _kind(train: Sequence[ReviewExample], test: Sequence[ReviewExample], labels: tuple[str, ...]) -> Question:
-    known, asked = ([review for review in part if review.category in labels] for part in (train, test))
-    truth = [[review.category or "" for review in part] for part in (known, asked)]
-    return Question("text category", ("accuracy",), labels, known, truth[0], asked, truth[1])
+def _kind(train: Sequence[ReviewExample], test: Sequence[ReviewExample], labels: tuple[str, ...]) -> Target:
+    known, measured = ([review for review in part if review.category in labels] for part in (train, test))
+    truth = [[review.category or "" for review in part] for part in (known, measured)]
+    return Target("text category", ("accuracy",), labels, known, truth[0], measured, truth[1])
 
 
-def _head(question: Question, said: Mapping[str, Floats], setup: Setup) -> tuple[Head, Replicates]:
-    asked, classes = question.test, question.classes
-    scores = dict(said) | _baselines(question)
-    truth = np.array([classes.index(name) for name in question.truth])
-    statistics = {name: _statistics(question.head, found, truth) for name, found in scores.items()}
-    weights = user_weights([_author(row, review) for row, review in enumerate(asked)], setup.replicates, setup.seed)
+def _head(target: Target, predictions: Mapping[str, Floats], setup: Setup) -> tuple[Head, Replicates]:
+    measured, classes = target.test, target.classes
+    scores = dict(predictions) | _baselines(target)
+    truth = np.array([classes.index(name) for name in target.truth])
+    statistics = {name: _statistics(target.head, found, truth) for name, found in scores.items()}
+    weights = user_weights([_author(row, review) for row, review in enumerate(measured)], setup.replicates, setup.seed)
     compared = compare(statistics, weights, setup.served)
     served = scores[setup.served]
-    best = best_baseline(compared, dict.fromkeys(BASELINES), question.measures[0]) or BASELINES[0]
-    positives = (truth == 1).astype(np.float64) if question.head == "sentiment" else None
+    best = best_baseline(compared, dict.fromkeys(BASELINES), target.measures[0]) or BASELINES[0]
+    positives = (truth == 1).astype(np.float64) if target.head == "sentiment" else None
     parts = measure_groups(
-        review_groups(asked), positives, weights, _by_group(question, served, truth), _by_group(question, scores[best], truth)
+        review_groups(measured), positives, weights, _by_group(target, served, truth), _by_group(target, scores[best], truth)
     )
     predicted = [classes[column] for column in served.argmax(1)]
     curves: dict[str, object] = {
-        "confusion": {"labels": list(classes), "counts": confusion(question.truth, predicted, classes)},
-        "classification_report": classification_report(question.truth, predicted, classes),
+        "confusion": {"labels": list(classes), "counts": confusion(target.truth, predicted, classes)},
+        "classification_report": classification_report(target.truth, predicted, classes),
     }
-    if question.head == "sentiment":
+    if target.head == "sentiment":
         ones = truth.astype(np.float64)
         curves["reliability"] = {name: reliability(scores[name][:, 1], ones) for name in (setup.served, best)}
         curves["roc"] = {name: roc_points(found[:, 1], ones) for name, found in scores.items()}
         curves["precision_recall"] = {name: precision_recall_points(scores[name][:, 1], ones) for name in (setup.served, best)}
     head = Head(
-        head=question.head,
-        n=len(asked),
-        positives=int(truth.sum()) if question.head == "sentiment" else 0,
-        users=len({_author(row, review) for row, review in enumerate(asked)}),
+        head=target.head,
+        n=len(measured),
+        positives=int(truth.sum()) if target.head == "sentiment" else 0,
+        users=len({_author(row, review) for row, review in enumerate(measured)}),
         served=setup.served,
-        measures=question.measures,
+        measures=target.measures,
         scorers=compared.scorers,
         differences=compared.differences,
-        parts_measure="auc" if question.head == "sentiment" else "accuracy",
+        parts_measure="auc" if target.head == "sentiment" else "accuracy",
         parts=parts,
-        mistakes=_mistakes(question, served, truth, setup.mistakes),
+        mistakes=_mistakes(target, served, truth, setup.mistakes),
         curves=curves,
     )
     return head, compared.replicates
 
 
-def _baselines(question: Question) -> dict[str, Floats]:
-    """Answer by the shares of training, and by TF-IDF fitted on the training reviews of each language."""
-    truth = np.array([question.classes.index(name) for name in question.train_truth])
-    by_shares = majority(truth, len(question.classes), len(question.test))
+def _baselines(target: Target) -> dict[str, Floats]:
+    """Predict by the class shares of training, and by TF-IDF fitted on the training reviews of each language."""
+    truth = np.array([target.classes.index(name) for name in target.train_truth])
+    by_shares = majority(truth, len(target.classes), len(target.test))
     by_terms = by_shares.copy()
-    for language in sorted({review.language for review in question.test}):
-        known = [place for place, review in enumerate(question.train) if review.language == language]
-        asked = [place for place, review in enumerate(question.test) if review.language == language]
+    for language in sorted({review.language for review in target.test}):
+        known = [place for place, review in enumerate(target.train) if review.language == language]
+        measured = [place for place, review in enumerate(target.test) if review.language == language]
         if len(known) >= MIN_TRAINING:
             try:
-                by_terms[asked] = _tf_idf(question, truth, known, [question.test[place].text for place in asked], language)
-            except CannotFit:  # these reviews say no more than the shares do
+                by_terms[measured] = _tf_idf(target, truth, known, [target.test[place].text for place in measured], language)
+            except CannotFit:  # keep the class shares for this language
                 continue
     return {"majority": by_shares, "tfidf_logistic": by_terms}
 
 
-def _tf_idf(question: Question, truth: Indices, known: list[int], asked: list[str], language: str) -> Floats:
-    """Choose the regression's strength on the validation slice, then learn from both slices."""
+def _tf_idf(target: Target, truth: Indices, known: list[int], measured: list[str], language: str) -> Floats:
+    """Choose the regularisation strength on the validation slice, then fit on both slices."""
 
     def labelled(*slices: Slice) -> Labelled:
-        rows = [place for place in known if question.train[place].slice in slices]
-        return [question.train[place].text for place in rows], truth[rows]
+        rows = [place for place in known if target.train[place].slice in slices]
+        return [target.train[place].text for place in rows], truth[rows]
 
     cuts = (characters if language in BY_CHARACTER else words,)
     try:
         strength = best_terms(labelled(Slice.TRAIN), labelled(Slice.VALIDATION), cuts).strength
-    except CannotFit:  # both slices together may still teach
+    except CannotFit:  # both slices together may still suffice
         strength = STRENGTHS[0]
     both = best_terms(labelled(Slice.TRAIN, Slice.VALIDATION), labelled(), cuts, (strength,))
-    return both.terms.probabilities(asked, len(question.classes))
+    return both.terms.probabilities(measured, len(target.classes))
 
 
 def _statistics(head: str, scores: Floats, truth: Indices) -> dict[str, Statistic]:
@@ -182,29 +182,29 @@ def _statistics(head: str, scores: Floats, truth: Indices) -> dict[str, Statisti
     return class_statistics(scores, truth)
 
 
-def _by_group(question: Question, scores: Floats, truth: Indices) -> GroupStatistic:
-    """Measure a group by AUC for mood, by accuracy for what has more classes."""
-    if question.head == "sentiment":
+def _by_group(target: Target, scores: Floats, truth: Indices) -> GroupStatistic:
+    """Measure a group by AUC for sentiment, and by accuracy for targets with more classes."""
+    if target.head == "sentiment":
         return lambda picked: auc(scores[picked, 1], truth[picked].astype(np.float64))
     return lambda picked: mean((scores[picked].argmax(1) == truth[picked]).astype(np.float64))
 
 
-def _mistakes(question: Question, scores: Floats, truth: Indices, count: int) -> list[Mistake]:
-    """Pick the reviews that the served scorer was surest of and wrong about; texts are cut."""
+def _mistakes(target: Target, scores: Floats, truth: Indices, count: int) -> list[Mistake]:
+    """Pick the most confident mistakes of the served scorer; texts are cut."""
     top = scores.argmax(1)
-    sure = np.where(top != truth, scores.max(1), -np.inf)
+    confidence = np.where(top != truth, scores.max(1), -np.inf)
     found = []
-    for place in np.argsort(-sure, kind="stable")[:count]:
-        if np.isfinite(sure[place]):
-            review = question.test[place]
+    for place in np.argsort(-confidence, kind="stable")[:count]:
+        if np.isfinite(confidence[place]):
+            review = target.test[place]
             text = review.text if len(review.text) <= SHOWN_CHARACTERS else review.text[:SHOWN_CHARACTERS] + "…"
-            said = f"{question.classes[top[place]]} {sure[place]:.3f}"
-            found.append(Mistake(hashed(review.user_id), said, question.truth[place], text))
+            prediction = f"{target.classes[top[place]]} {confidence[place]:.3f}"
+            found.append(Mistake(hashed(review.user_id), prediction, target.truth[place], text))
     return found
 
 
 def _author(row: int, review: ReviewExample) -> str:
-    """Name the author that draws go by; a review of nobody stands for itself."""
+    """Return the author to resample by; an anonymous review is its own author."""
     return review.user_id or f"review {row}"
 
 

@@ -1,6 +1,6 @@
-"""The report of an evaluation, beside a checkpoint → whether a baseline beats the model.
+"""Read whether a baseline beats a model, from the report beside its checkpoint.
 
-Reads what footfall evaluate writes: `verdict` says of every head whether the model wins, or which baselines beat it.
+footfall evaluate writes the report: `verdict` says for every head whether the model wins, or which baselines beat it.
 Start at read_verdict.
 """
 
@@ -15,7 +15,7 @@ EVALUATE = "run footfall evaluate on it"
 
 
 class HeadVerdict(Struct, frozen=True, kw_only=True):
-    """What an evaluation says of one head, and of one horizon of churn."""
+    """The verdict on one head; churn is judged over all its horizons."""
 
     wins: bool
     beaten_by: list[str] = []
@@ -23,13 +23,13 @@ class HeadVerdict(Struct, frozen=True, kw_only=True):
 
 
 class Judged(Struct, frozen=True, kw_only=True):
-    """What is read of report.json; other keys are for people and for comparisons."""
+    """The keys of report.json that are read here; other keys are for people and for comparisons."""
 
     verdict: dict[str, HeadVerdict]
     model_version: str | None = None
 
     def lost(self) -> list[str]:
-        """Say for each head that a baseline wins which one does; empty where the model wins everywhere."""
+        """Describe each head that the model does not win; empty if it wins them all."""
         return [
             f"{head}: {found.text or ('beaten by ' + ', '.join(found.beaten_by))}"
             for head, found in self.verdict.items()
@@ -38,10 +38,10 @@ class Judged(Struct, frozen=True, kw_only=True):
 
 
 def read_verdict(path: Path, model_version: str) -> Judged | None:
-    """Read a report; None where there is none.
+    """Read a report; None if there is none.
 
     Raises:
-        EvaluationError: it cannot be read, says nothing, or is of another model.
+        EvaluationError: it cannot be decoded, has no verdict, or is of another model.
     """
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Judged)
@@ -50,7 +50,7 @@ def read_verdict(path: Path, model_version: str) -> Judged | None:
     except msgspec.DecodeError as error:
         raise EvaluationError(f"{path}: {error}, expected a report with a verdict: {EVALUATE}") from error
     if not report.verdict:
-        raise EvaluationError(f"{path} judges no head, expected one at least: {EVALUATE}")
+        raise EvaluationError(f"found no verdict in {path}, expected that of one head at least: {EVALUATE}")
     if report.model_version not in (None, model_version):
-        raise EvaluationError(f"{path} is of {report.model_version}, expected one of {model_version}: {EVALUATE}")
+        raise EvaluationError(f"{path} evaluates {report.model_version}, expected {model_version}: {EVALUATE}")
     return report

@@ -1,7 +1,7 @@
-"""A text and a seeded generator → another text that means the same as far as stars go.
+"""Change training reviews at random into texts with the same rating, from a seeded generator.
 
-Words are swapped, deleted, inserted or replaced by neighbours; a negation, the word that it negates and every rating word
-stay where they are, and none is added. Knows no model: neighbours and translations are given. Start at augment_reviews.
+Words are swapped, deleted, inserted or replaced by neighbours. Negations, the words that they negate and opinion words stay
+where they are, and none is added. Knows no model: neighbours and translations are arguments. Start at augment_reviews.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ from models.linear.word_lists import MARKS, bare, bears_opinion, is_negation
 from models.linear.words import joint, pieces
 from schemas.errors import TrainingError
 
-Neighbours = Mapping[str, Sequence[str]]  # word in lower case → words that may stand in its place
-Translate = Callable[[str], str]  # a text → the same, translated to and fro
+Neighbours = Mapping[str, Sequence[str]]  # word in lower case → words that may replace it
+Translate = Callable[[str], str]  # a text → its back-translation
 
 
 class AugmentationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much to change: shares are of a text's words; `copies` changed texts are made of each."""
+    """How much to change: shares are of a text's words; each text gets `copies` changed copies."""
 
     swap_share: float = 0.1
     delete_share: float = 0.1
@@ -31,7 +31,7 @@ class AugmentationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def movable(words: Sequence[str]) -> list[int]:
-    """Return the places of words that may change: they bear no opinion and are not next to a negation."""
+    """Return the places of words that may change: they carry no opinion and are not next to a negation."""
     return [
         place
         for place, word in enumerate(words)
@@ -42,7 +42,7 @@ def movable(words: Sequence[str]) -> list[int]:
 
 
 def swap(words: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
-    """Exchange neighbouring words that both may move, about `share` of all."""
+    """Swap neighbouring movable words, about `share` of all words."""
     changed = list(words)
     free = set(movable(words))
     pairs = [place for place in sorted(free) if place + 1 in free]
@@ -52,7 +52,7 @@ def swap(words: Sequence[str], share: float, rng: np.random.Generator) -> list[s
 
 
 def delete(words: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
-    """Leave out about `share` of the words, all of which may move; one word at least stays."""
+    """Delete about `share` of the words, movable ones only; at least one word stays."""
     free = movable(words)
     count = min(round(share * len(words)), len(words) - 1)
     gone = set(rng.permutation(free)[: max(count, 0)].tolist())
@@ -60,24 +60,24 @@ def delete(words: Sequence[str], share: float, rng: np.random.Generator) -> list
 
 
 def insert(words: Sequence[str], share: float, neighbours: Neighbours, rng: np.random.Generator) -> list[str]:
-    """Put a neighbour of a word before that word, for about `share` of the words."""
+    """Insert a neighbour before a word, for about `share` of the words."""
     changed = list(words)
-    for place in sorted(_known(words, share, neighbours, rng), reverse=True):
+    for place in sorted(_replaceable(words, share, neighbours, rng), reverse=True):
         changed.insert(place, _neighbour(words[place], neighbours, rng))
     return changed
 
 
 def replace(words: Sequence[str], share: float, neighbours: Neighbours, rng: np.random.Generator) -> list[str]:
-    """Replace about `share` of the words by a neighbour; marks around a word stay."""
+    """Replace about `share` of the words by a neighbour; punctuation around a word stays."""
     changed = list(words)
-    for place in _known(words, share, neighbours, rng):
+    for place in _replaceable(words, share, neighbours, rng):
         core = words[place].strip(MARKS)
         changed[place] = words[place].replace(core, _neighbour(words[place], neighbours, rng), 1)
     return changed
 
 
-def _known(words: Sequence[str], share: float, neighbours: Neighbours, rng: np.random.Generator) -> list[int]:
-    """Draw places of words that may change and have a neighbour that bears no opinion."""
+def _replaceable(words: Sequence[str], share: float, neighbours: Neighbours, rng: np.random.Generator) -> list[int]:
+    """Draw the places of movable words that have a neighbour without an opinion."""
     places = [place for place in movable(words) if _allowed(words[place], neighbours)]
     return [int(place) for place in rng.permutation(places)[: round(share * len(words))]]
 
@@ -92,7 +92,7 @@ def _neighbour(word: str, neighbours: Neighbours, rng: np.random.Generator) -> s
 
 
 def augment_text(text: str, language: str, config: AugmentationConfig, neighbours: Neighbours, rng: np.random.Generator) -> str:
-    """Apply all four changes to one text, each as strong as configured."""
+    """Apply all four changes to one text, each to its configured share of the words."""
     words = pieces(text, language)
     words = replace(words, config.replace_share, neighbours, rng)
     words = insert(words, config.insert_share, neighbours, rng)
@@ -107,9 +107,9 @@ def augment_reviews(
     neighbours: Neighbours,
     translate: Translate | None = None,
 ) -> list[ReviewExample]:
-    """Return the examples and, behind them, changed copies of the training ones; with `translate` one copy more each.
+    """Return the examples, then changed copies of the training ones; `translate` adds one copy each.
 
-    A copy follows from the seed and the review's place alone. Copies that equal their text are left out.
+    A copy depends only on the seed and the review's place. Copies that equal their text are left out.
     """
     copies = []
     for place, example in enumerate(examples):
@@ -123,7 +123,7 @@ def augment_reviews(
 
 
 def load_translation(name: str) -> Translate:
-    """Return the function named `module:function`, which takes a text to another language and back.
+    """Return the function named `module:function`, which translates a text to another language and back.
 
     Raises:
         TrainingError: there is no such function.
@@ -132,8 +132,8 @@ def load_translation(name: str) -> Translate:
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise TrainingError(f"found no {name!r} ({error}), expected module:function of a text: install it") from error
+        raise TrainingError(f"found no {name!r} ({error}), expected module:function: install the module") from error
     if not callable(found):
-        raise TrainingError(f"found {name!r} to be no function, expected one that takes a text and returns one")
+        raise TrainingError(f"{name!r} is not a function, expected one that takes a text and returns a text")
     translate: Translate = found
     return translate

@@ -1,7 +1,7 @@
-"""Review texts as people send them → texts worth learning from, and how many were changed or dropped, by reason.
+"""Clean review texts, drop those not worth training on, and count changes and drops by reason.
 
-Every function is pure: text in, text and reasons out. Nothing that carries an opinion is taken away. Knows no model. Start
-at clean_reviews.
+Every function is pure: text in, text and reasons out. Nothing that carries an opinion is removed. Knows no model. Start at
+clean_reviews.
 """
 
 import html
@@ -20,11 +20,11 @@ URL = re.compile(r"(?:https?://|www\.)[^\s\u3000-\u303f\u4e00-\u9fff\uff00-\uffe
 TAG = re.compile(r"</?(?:br|p|b|i|em|strong|div|span|a|ul|li)\b[^<>]*>", re.IGNORECASE)
 SPACES = re.compile(r"\s+")
 INVISIBLE = ("Cc", "Cf", "Co", "Cn", "Cs")  # Unicode categories: controls, formats such as U+FEFF, unassigned
-JOINER = "\u200d"  # holds emoji together
+JOINER = "\u200d"  # joins emoji
 
 
 class Reason(StrEnum):
-    """What was done to a text, or why it was dropped."""
+    """What was changed in a text, or why it was dropped."""
 
     ENTITIES = "html entities and tags replaced"
     NORMALISED = "characters normalised (NFKC)"
@@ -40,7 +40,7 @@ class Reason(StrEnum):
 
 
 class CleaningConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to do to texts; lengths count characters after cleaning."""
+    """How to clean texts; lengths count characters after cleaning."""
 
     normalise: bool = True
     remove_urls: bool = True
@@ -50,14 +50,14 @@ class CleaningConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Cleaned(NamedTuple):
-    """A text after cleaning, and what was done to it; `text` is None where it is dropped."""
+    """A text after cleaning, and what was changed; `text` is None if it is dropped."""
 
     text: str | None
     reasons: tuple[Reason, ...]
 
 
 def clean_text(text: str, config: CleaningConfig) -> Cleaned:
-    """Clean one text. Cleaning what is clean changes nothing."""
+    """Clean one text; cleaning it again changes nothing."""
     steps: list[tuple[Reason, Callable[[str], str]]] = [(Reason.ENTITIES, _entities), (Reason.INVISIBLE, remove_invisible)]
     if config.normalise:
         steps.append((Reason.NORMALISED, lambda found: unicodedata.normalize("NFKC", found)))
@@ -82,7 +82,7 @@ def clean_text(text: str, config: CleaningConfig) -> Cleaned:
 
 
 def _entities(text: str) -> str:
-    """Replace tags by spaces and entities, even those escaped twice, by what they stand for."""
+    """Replace tags by spaces, and entities by their characters, even if escaped twice."""
     while True:
         plain = TAG.sub(" ", html.unescape(text))
         if plain == text:
@@ -91,20 +91,20 @@ def _entities(text: str) -> str:
 
 
 def remove_invisible(text: str) -> str:
-    """Remove what no reader sees; line ends and tabs become spaces."""
+    """Remove invisible characters; line ends and tabs become spaces."""
     kept = (" " if character in "\t\r\n\x0b\x0c\x85" else character for character in text)
     return "".join(c for c in kept if c == JOINER or unicodedata.category(c) not in INVISIBLE)
 
 
 def cut_repeats(text: str, most: int) -> str:
-    """Cut runs of one letter or mark to `most`; digits stay, for they are numbers."""
+    """Cut runs of one letter or mark to `most`; digits stay, because they are numbers."""
     return re.sub(rf"([^\d\s])\1{{{most},}}", lambda run: run[1] * most, text)
 
 
 def clean_reviews(examples: Sequence[ReviewExample], config: CleaningConfig) -> tuple[list[ReviewExample], Counter[Reason]]:
-    """Clean all reviews and keep each text once, its first; texts that bear different labels are all dropped.
+    """Clean all reviews and keep the first of equal texts; texts with conflicting labels are all dropped.
 
-    As examples are in order of time, a text of a later slice that an earlier one holds is dropped from the later.
+    Examples are in order of time, so a text that occurs in two slices is dropped from the later one.
     """
     counts: Counter[Reason] = Counter()
     kept: list[ReviewExample] = []
@@ -129,5 +129,5 @@ def clean_reviews(examples: Sequence[ReviewExample], config: CleaningConfig) -> 
 
 
 def _conflict(labels: set[tuple[bool | None, str | None]]) -> bool:
-    """Tell whether two reviews of one text disagree about the mood; short praise fits many categories."""
+    """Return whether reviews of one text disagree about the sentiment. Categories may differ: short praise fits many."""
     return len({positive for positive, _ in labels if positive is not None}) > 1

@@ -1,6 +1,6 @@
-"""A tuned encoder and review rows → its test metrics, head by head, beside the baselines and the blend of both.
+"""Measure a tuned encoder on the test slice of reviews, head by head, beside the baselines and their blend.
 
-Everything that is chosen is chosen on the validation slice. Start at evaluate_text.
+All choices are made on the validation slice. Start at evaluate_text.
 """
 
 from typing import Any
@@ -37,13 +37,13 @@ def evaluate_text(
 ) -> dict[str, Any]:
     """Measure every head on the test slice; `blend` is the mixture with TF-IDF that is best on the validation slice.
 
-    `balanced` is the decision that gives rare classes the weight best for macro-F1 on the validation slice, for all alike.
-    Baselines learn from the same rows as the model. `ablations` are other ways of cutting texts for TF-IDF.
+    `balanced` gives rare classes the weight that is best for macro-F1 on the validation slice, for every candidate.
+    Baselines are fitted on the same rows as the model. `ablations` are other ways of splitting texts for TF-IDF.
     """
     train = rows.slices[Slice.TRAIN] if train_rows is None else train_rows
     validation, test = rows.slices[Slice.VALIDATION], rows.slices[Slice.TEST]
-    asked = np.concatenate([validation, test])
-    texts = [rows.texts[row] for row in asked]
+    scored = np.concatenate([validation, test])
+    texts = [rows.texts[row] for row in scored]
     found = head_probabilities(heads, encoder.encode(texts))._asdict()
     result: dict[str, Any] = {}
     for head, names in class_names(rows).items():
@@ -53,24 +53,24 @@ def evaluate_text(
         labels: Indices = getattr(rows.labels, head)
         if (labels[test] == UNKNOWN).all():
             continue
-        learnt = [rows.texts[row] for row in train], labels[train]
-        checked = [rows.texts[row] for row in validation], labels[validation]
-        baseline = tf_idf(learnt, checked, texts, len(names))
+        train_labelled = [rows.texts[row] for row in train], labels[train]
+        validation_labelled = [rows.texts[row] for row in validation], labels[validation]
+        baseline = tf_idf(train_labelled, validation_labelled, texts, len(names))
         share = best_share(blend_losses(model[: len(validation)], baseline[: len(validation)], labels[validation]).items())
         mixed = share * model + (1 - share) * baseline
         candidates = {
             "model": model,
             "tf_idf": baseline,
             "blend": mixed,
-            "majority": majority(labels[train], len(names), len(asked)),
+            "majority": majority(labels[train], len(names), len(scored)),
         }
         for name, analyser in (ablations or {}).items():
-            candidates[f"tf_idf, {name}"] = tf_idf(learnt, checked, texts, len(names), _pairing(analyser))
+            candidates[f"tf_idf, {name}"] = tf_idf(train_labelled, validation_labelled, texts, len(names), _pairing(analyser))
         shares = candidates["majority"][0]
         result[head] = {"blend_share_of_model": round(share, 3)}
         for name, probabilities in candidates.items():
-            checked_rows, test_rows = np.split(probabilities, [len(validation)])
-            power = prior_power(checked_rows, labels[validation], shares)
+            validation_rows, test_rows = np.split(probabilities, [len(validation)])
+            power = prior_power(validation_rows, labels[validation], shares)
             balanced = class_measures(reweighted(test_rows, shares, power), labels[test], names)
             result[head][name] = class_measures(test_rows, labels[test], names) | {
                 "balanced": {"prior_power": power, "accuracy": balanced["accuracy"], "macro_f1": balanced["macro_f1"]}

@@ -1,6 +1,6 @@
-"""Ever more training reviews → how good the encoder and TF-IDF get with them: what a label is worth.
+"""Measure how the encoder and TF-IDF improve with more training reviews: what a label is worth.
 
-The sizes are nested: a larger set holds every smaller one. Start at few_labels_curve.
+The sizes are nested: a larger set contains every smaller one. Start at few_labels_curve.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Measures = dict[str, Any]
 
 
 class CurvePoint(Struct, frozen=True):
-    """The test metrics after learning from `examples` reviews."""
+    """The test metrics after training on `examples` reviews."""
 
     examples: int
     metrics: Measures
@@ -26,7 +26,7 @@ class CurvePoint(Struct, frozen=True):
 def few_labels_curve(
     rows: ReviewRows, sizes: Sequence[int], seed: int, train_and_measure: Callable[[Indices], Measures]
 ) -> list[CurvePoint]:
-    """Train on random subsets of the training slice, smallest first; sizes beyond it are cut to all of it."""
+    """Train on random subsets of the training slice, smallest first; larger sizes are cut to the whole slice."""
     train = rows.slices[Slice.TRAIN]
     order = np.random.default_rng(seed).permutation(train)
     points = []
@@ -36,7 +36,7 @@ def few_labels_curve(
 
 
 def plot_curve(points: Sequence[CurvePoint], path: str) -> None:
-    """Draw AUC and macro-F1 of every head against the number of reviews, model and TF-IDF."""
+    """Draw AUC and macro-F1 of every head against the number of reviews, for the model and TF-IDF."""
     import matplotlib
 
     matplotlib.use("Agg")

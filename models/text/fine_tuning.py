@@ -1,7 +1,7 @@
-"""Review rows and a pretrained encoder → the encoder fit for these reviews, and its heads.
+"""Fine-tune a pretrained encoder and its heads on review rows.
 
-Several heads learn at once, each from the reviews whose label is known. A frozen encoder reads every text once only. Start
-at fine_tune.
+All heads train at once, each on the reviews whose label is known. A frozen encoder encodes every text only once. Start at
+fine_tune.
 """
 
 import math
@@ -22,12 +22,12 @@ from models.text.text_batches import Indices, Labels, ReviewRows, plan_epoch
 from models.training.loop import Curves, Fitted, LoopConfig, autocast, fit
 from models.training.optimisation import OptimiserConfig, parameter_counts
 
-READ_ROWS = 128  # rows of a forward pass without gradients
+INFERENCE_ROWS = 128  # rows of a forward pass without gradients
 ORTHOGONALITY_WEIGHT = 0.5
 
 
 class TextConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to fit an encoder to reviews; equal configuration, reviews, encoder and threads give equal weights."""
+    """How to fine-tune an encoder; equal configuration, reviews, encoder and threads give equal weights."""
 
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -42,7 +42,7 @@ class TextConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Tuned(NamedTuple):
-    """A plain transformer (adapters aside) in eval mode, its heads, and how the run went."""
+    """A plain transformer (adapters merged) in eval mode, its heads, and how the run went."""
 
     body: nn.Module
     heads: TextHeads
@@ -61,7 +61,7 @@ def fine_tune(
     state_folder: Path | None = None,
     curves: Curves | None = None,
 ) -> Tuned:
-    """Train on the training slice, or on `train_rows` of it, until the validation slice says stop.
+    """Train on the training slice, or on `train_rows` of it, with early stopping on the validation slice.
 
     `parts.model` is changed in place; its weights must be float32. Blocks until done.
     """
@@ -82,8 +82,8 @@ def fine_tune(
             found: TextLogits = network.heads(table[torch.from_numpy(picked)])
             return found
         ids, mask = rows.batch(picked)
-        answer: TextLogits = network(ids.to(device), mask.to(device))
-        return answer
+        encoded: TextLogits = network(ids.to(device), mask.to(device))
+        return encoded
 
     def loss(picked: Indices) -> tuple[Tensor, float]:
         value = text_loss(logits(picked), rows.labels.of(picked), config, config.smoothing)
@@ -93,7 +93,7 @@ def fine_tune(
 
     def validate() -> float:
         total = 0.0
-        for picked in by_length(validation, lengths, READ_ROWS):
+        for picked in by_length(validation, lengths, INFERENCE_ROWS):
             total += float(text_loss(logits(picked), rows.labels.of(picked), config)) * len(picked)
         return total / len(validation)
 
@@ -114,7 +114,7 @@ def fine_tune(
 
 
 def choose_heads(rows: ReviewRows, train: Indices, dimension: int) -> HeadsConfig:
-    """Ask for the heads about which the training rows know at least two different answers."""
+    """Choose the heads for which the training rows have at least two different labels."""
     known = {
         name: len(set(column[train].tolist()) - {UNKNOWN}) > 1 for name, column in zip(Labels._fields, rows.labels, strict=True)
     }
@@ -127,7 +127,7 @@ def choose_heads(rows: ReviewRows, train: Indices, dimension: int) -> HeadsConfi
 
 
 def text_loss(logits: TextLogits, labels: Labels, config: TextConfig, smoothing: float = 0.0) -> Tensor:
-    """Add up the losses of the heads that are there, each weighted as configured."""
+    """Add up the losses of the existing heads, each with its configured weight."""
     device = next(part.device for part in logits if part is not None)
     sentiment, rating, category = (torch.from_numpy(column).to(device) for column in labels)
     total = torch.zeros((), device=device)
@@ -140,28 +140,28 @@ def text_loss(logits: TextLogits, labels: Labels, config: TextConfig, smoothing:
     return total
 
 
-def read_vectors(network: TextNetwork, rows: ReviewRows, picked: Indices, bf16: bool) -> Tensor:
-    """Return (N, D) unit vectors of rows, in their order, from a network that stays as it is."""
+def encode_rows(network: TextNetwork, rows: ReviewRows, picked: Indices, bf16: bool) -> Tensor:
+    """Return (N, D) unit vectors of rows, in their order, without changing the network."""
     device = next(network.parameters()).device
     lengths = np.array([len(ids) for ids in rows.ids], np.int64)
     network.eval()
     vectors = torch.empty(len(picked), network.body.config.hidden_size, device=device)
     with torch.no_grad(), autocast(network, bf16):
-        for places in by_length(np.arange(len(picked)), lengths[picked], READ_ROWS):
+        for places in by_length(np.arange(len(picked)), lengths[picked], INFERENCE_ROWS):
             ids, mask = rows.batch(picked[places])
             vectors[torch.from_numpy(places)] = network.vectors(ids.to(device), mask.to(device))
     return vectors
 
 
 def _frozen_vectors(network: TextNetwork, rows: ReviewRows, needed: list[Indices], config: TextConfig) -> Tensor:
-    """Return a vector for every row, those that are not needed left at zero."""
+    """Return a vector for every row; rows that are not needed stay zero."""
     picked = np.unique(np.concatenate(needed))
     table = torch.zeros(len(rows.ids), network.body.config.hidden_size, device=next(network.parameters()).device)
-    table[torch.from_numpy(picked)] = read_vectors(network, rows, picked, config.loop.bf16)
+    table[torch.from_numpy(picked)] = encode_rows(network, rows, picked, config.loop.bf16)
     return table
 
 
 def by_length(rows: Indices, lengths: Indices, count: int) -> list[Indices]:
-    """Cut rows into batches of `count`, shortest texts first; `lengths` are those of all rows."""
+    """Cut rows into batches of `count`, shortest texts first; `lengths` covers all rows."""
     ordered = rows[np.argsort(lengths[rows], kind="stable")]
     return [ordered[at : at + count] for at in range(0, len(ordered), count)]

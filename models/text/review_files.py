@@ -1,4 +1,4 @@
-"""A dataset's reviews, or a file of them as JSON lines → review examples and the fingerprint of their bytes.
+"""Load review examples from a dataset or a JSON lines file, with the fingerprint of the file's bytes.
 
 Start at load_reviews.
 """
@@ -16,21 +16,21 @@ PARQUET = "reviews.parquet"
 
 
 class Reviews(NamedTuple):
-    """Examples in the order of their file, and its SHA-256."""
+    """Examples in file order, and the SHA-256 of the file."""
 
     examples: list[ReviewExample]
     fingerprint: str
 
 
 def load_reviews(path: Path) -> Reviews:
-    """Read the reviews of a dataset's folder, or of a file with the fields of a ReviewExample on every line.
+    """Read the reviews of a dataset's folder, or of a file with one ReviewExample as JSON per line.
 
     Raises:
-        TrainingError: there is no such file, or a line is no review.
+        TrainingError: there is no such file, or a line is not a review.
     """
     file = path / PARQUET if path.is_dir() else path
     if not file.is_file():
-        raise TrainingError(f"found no {file}, expected reviews: write a dataset with footfall dataset")
+        raise TrainingError(f"found no {file}, expected reviews: create a dataset with footfall dataset")
     if file.suffix == ".parquet":
         return Reviews(_from_parquet(file), _sha256(file))
     decoder = msgspec.json.Decoder(ReviewExample)
@@ -40,7 +40,7 @@ def load_reviews(path: Path) -> Reviews:
             try:
                 examples.append(decoder.decode(line))
             except msgspec.DecodeError as error:
-                raise TrainingError(f"{file}:{number} is no review ({error}), expected one as JSON: mend it") from error
+                raise TrainingError(f"{file}:{number} is not a review ({error}), expected one as JSON: fix the line") from error
     return Reviews(examples, _sha256(file))
 
 
@@ -51,7 +51,7 @@ def _from_parquet(file: Path) -> list[ReviewExample]:
     try:
         rows = duckdb.execute(f"SELECT {columns} FROM read_parquet(?)", [str(file)]).fetchall()
     except duckdb.Error as error:
-        raise TrainingError(f"{file} holds no reviews ({error}), expected {columns}: write the dataset again") from error
+        raise TrainingError(f"found no reviews in {file} ({error}), expected {columns}: create the dataset again") from error
     return [msgspec.convert(dict(zip(ReviewExample.__struct_fields__, row, strict=True)), ReviewExample) for row in rows]
 
 

@@ -1,7 +1,7 @@
-"""An encoder's own word embeddings → for each word those nearest to it, without any dictionary.
+"""Find the nearest words of each word in an encoder's own word embeddings, without a dictionary.
 
-Only words that are one piece of the tokenizer have neighbours. Knows nothing of opinions: models.text.augmentation leaves
-the words alone that bear one. Start at word_neighbours.
+Only words that are one token have neighbours. Knows nothing of opinions: models.text.augmentation leaves opinion words
+alone. Start at word_neighbours.
 """
 
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ import numpy as np
 
 from models.network.encoder import Encoder
 
-WORD_START = "\u2581"  # XLM-R's mark of a piece that begins a word; BERT marks those that do not
+WORD_START = "\u2581"  # XLM-R marks tokens that begin a word; BERT marks those that do not
 CONTINUED = "##"
 
 
 def word_neighbours(
     encoder: Encoder, vocabulary: Iterable[str], *, most: int = 3, min_cosine: float = 0.4
 ) -> dict[str, tuple[str, ...]]:
-    """Return for each word of the vocabulary, in lower case, up to `most` others of it, nearest first."""
+    """Return for each word of the vocabulary, in lower case, up to `most` of its other words, nearest first."""
     pieces, vectors = encoder.word_vectors()
     wanted = {word.lower() for word in vocabulary}
     rows: dict[str, int] = {}
@@ -29,7 +29,7 @@ def word_neighbours(
     if not words:
         return {}
     table = vectors[[rows[word] for word in words]]
-    table = table - vectors.mean(0)  # all pieces share one large direction, which says nothing
+    table = table - vectors.mean(0)  # all tokens share one large direction, which carries no meaning
     table /= np.linalg.norm(table, axis=1, keepdims=True) + 1e-9
     neighbours = {}
     for place, word in enumerate(words):

@@ -1,6 +1,6 @@
-"""Review examples → token ids and labels in arrays, and batches of like length.
+"""Turn review examples into token ids, labels and batches of similar length.
 
-Every text is tokenised once. The batches of an epoch follow from its number and the seed alone. Knows no network. Start at
+Every text is tokenised once. The batches of an epoch depend only on its number and the seed. Knows no network. Start at
 prepare.
 """
 
@@ -21,12 +21,12 @@ from schemas.errors import TrainingError
 
 Indices = NDArray[np.int64]
 
-POOL_BATCHES = 32  # batches are cut from pools of so many, sorted by length: little padding, still much chance
+POOL_BATCHES = 32  # batches are cut from pools of this many, sorted by length: little padding, still random
 MIN_CATEGORY_EXAMPLES = 2
 
 
 class Labels(NamedTuple):
-    """What N authors thought; UNKNOWN where it is not known."""
+    """Labels of N reviews; UNKNOWN if not known."""
 
     sentiment: Indices  # 0 negative, 1 positive
     rating: Indices  # stars - 1, rounded
@@ -38,7 +38,7 @@ class Labels(NamedTuple):
 
 
 class ReviewRows(NamedTuple):
-    """N reviews as numbers."""
+    """N reviews as token ids and labels."""
 
     texts: list[str]
     ids: list[list[int]]
@@ -70,13 +70,13 @@ def prepare(examples: Sequence[ReviewExample], parts: Parts, max_tokens: int) ->
     }
     for part in (Slice.TRAIN, Slice.VALIDATION, Slice.TEST):
         if not len(slices[part]):
-            raise TrainingError(f"found no {part} reviews, expected some: give a longer log, or other split times")
+            raise TrainingError(f"found no {part} reviews, expected some: use a longer log, or other split times")
     counts = Counter(examples[row].category for row in slices[Slice.TRAIN])
     categories = tuple(sorted(name for name, count in counts.items() if name is not None and count >= MIN_CATEGORY_EXAMPLES))
     categories = categories if len(categories) > 1 else ()
     labels = _labels(examples, categories)
     if all((column[slices[Slice.TRAIN]] == UNKNOWN).all() for column in labels):
-        raise TrainingError("found reviews without stars, mood and category, expected one of them: give a log with ratings")
+        raise TrainingError("found reviews without stars, sentiment and category, expected one of them: use a log with ratings")
     parts.tokenizer.enable_truncation(max_tokens)
     encoded = parts.tokenizer.encode_batch_fast([parts.prefix + example.text for example in examples])
     return ReviewRows(
@@ -99,7 +99,7 @@ def _labels(examples: Sequence[ReviewExample], categories: tuple[str, ...]) -> L
 
 
 def plan_epoch(rows: Indices, lengths: Indices, *, batch_rows: int, seed: int, epoch: int) -> list[Indices]:
-    """Deal the rows into random batches of like length; their number is the same in every epoch."""
+    """Split the rows into random batches of similar length; every epoch has the same number of batches."""
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(rows)
     batches: list[Indices] = []

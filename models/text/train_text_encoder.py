@@ -1,7 +1,7 @@
-"""Reviews and a recipe → a folder with the tuned encoder, its heads, its metrics and how it came to be.
+"""Train a text encoder on reviews by a recipe; write a folder with the encoder, its heads, metrics and run card.
 
 The steps in order: clean, check that the encoder reads the language, augment, tokenise, fine-tune, write, evaluate what was
-written. A run that was cut off goes on where it was. Start at train_text.
+written. An interrupted run resumes. Start at train_text.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ RUN_CARD, CURVES = "run_card.json", "tensorboard"
 
 
 class TextRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that decides a run beside its reviews; None leaves a step out."""
+    """All settings of a run except its reviews; None leaves a step out."""
 
     encoder: str
     config: TextConfig
@@ -47,7 +47,7 @@ class TextRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TextRunResult(Struct, frozen=True, kw_only=True):
-    """What a run came to."""
+    """The result of a run."""
 
     manifest: TunedManifest
     card: RunCard
@@ -58,17 +58,18 @@ class TextRunResult(Struct, frozen=True, kw_only=True):
 def train_text(
     reviews: Reviews, run: TextRun, out: Path, *, command: str, created_at: str, device: str = "cpu"
 ) -> TextRunResult:
-    """Do all of it and write `out`; blocks for as long as it takes. A state of this very run found there is gone on from.
+    """Run all steps and write `out`; blocks until done. Resumes from the saved state if `out` has one of this very run.
 
     Raises:
-        ValueError: the reviews, the encoder or a part of the recipe cannot be used; the text says why.
+        TrainingError: the reviews or a part of the recipe cannot be used.
+        ModelError: the encoder cannot be used.
     """
     parts = load_parts(run.encoder, torch.float32)
     examples, cleaned, warning = prepare_reviews(reviews.examples, run, parts)
     rows = prepare(examples, parts, run.config.max_tokens)
     cuts = analysers(_language(examples)) if run.ablations else {}
     for cut in cuts.values():
-        cut(examples[0].text)  # what a language lacks is said now, not after training
+        cut(examples[0].text)  # fail now, not after training, if the language is not supported
     state = out / f"state-{_run_id(reviews, run, parts)}"
     with tensorboard(out / CURVES) as curves:
         tuned = fine_tune(rows, parts, run.config, device=device, state_folder=state, curves=curves)
@@ -99,7 +100,7 @@ def train_text(
         metrics=metrics,
     )
     write_run_card(out / RUN_CARD, card)
-    load_tuned(out)  # what was written can be read
+    load_tuned(out)  # check that the written folder loads
     shutil.rmtree(state, ignore_errors=True)
     return TextRunResult(manifest=manifest, card=card, cleaned=cleaned, warning=warning)
 
@@ -107,7 +108,7 @@ def train_text(
 def prepare_reviews(
     examples: list[ReviewExample], run: TextRun, parts: Parts
 ) -> tuple[list[ReviewExample], dict[str, int], str | None]:
-    """Clean, check and augment; returns the examples, what cleaning did by reason, and a warning about the language."""
+    """Clean, check and augment; return the examples, counts of cleaning by reason, and a warning about the language."""
     cleaned: dict[str, int] = {}
     if run.cleaning is not None:
         examples, counts = clean_reviews(examples, run.cleaning)
@@ -122,7 +123,7 @@ def prepare_reviews(
 
 
 def few_labels(reviews: Reviews, run: TextRun, sizes: list[int], device: str = "cpu") -> list[CurvePoint]:
-    """Train anew on ever more reviews and measure each on the same test slice; nothing is written."""
+    """Train anew on more and more reviews, and measure each model on the same test slice; nothing is written."""
     parts = load_parts(run.encoder, torch.float32)
     examples, _, _ = prepare_reviews(reviews.examples, structs.replace(run, augmentation=None), parts)
     rows = prepare(examples, parts, run.config.max_tokens)
@@ -146,5 +147,5 @@ def _language(examples: list[ReviewExample]) -> str:
 
 
 def _run_id(reviews: Reviews, run: TextRun, parts: Parts) -> str:
-    told = msgspec.json.encode([reviews.fingerprint, run, parts.encoder_id])
-    return hashlib.sha256(told).hexdigest()[:12]
+    identity = msgspec.json.encode([reviews.fingerprint, run, parts.encoder_id])
+    return hashlib.sha256(identity).hexdigest()[:12]

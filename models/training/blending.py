@@ -1,7 +1,7 @@
-"""The heads that are linear in what they read: the plain models that a network is blended with, and sentiment.
+"""Fit the linear heads after the network: the plain models that it is blended with, and sentiment.
 
-They are fitted after the network, and the validation slice says how strongly they are held and how much they count for:
-where the network does not beat the plain model, the scores are the plain model's. Start at blend.
+The validation slice chooses their penalty and their share of the blend. If the network does not beat a plain model, the
+plain model's scores are used. Start at blend.
 """
 
 from typing import Any
@@ -20,20 +20,20 @@ from models.training.objective import mean_hazard_loss
 from models.training.training_data import Data, Reviews, predict_logits
 from schemas.errors import CannotFit
 
-LEAST_TO_CHOOSE = 20  # validation reviews
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; it keeps the lead where nothing tells them apart
+LEAST_TO_CHOOSE = 20  # validation reviews, to choose sentiment terms
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the network in a blend; equal losses favour the network
 
 
 def blend(network: Network, data: Data) -> dict[str, Any]:
-    """Fit the plain model on the train slice and choose the network's shares by loss on the validation slice.
+    """Fit the plain models on the train slice, and choose the network's shares by loss on the validation slice.
 
-    Plain interest reads the user's category shares alone and plain hazards all other numbers: more gained nothing
-    (DECISIONS.md). Interest is fitted once more with the validation slice, which is nearer to what comes; hazards keep the
-    level of training.
+    Plain interest reads only the user's category shares, plain hazards all other numbers: more inputs gained nothing
+    (DECISIONS.md). Interest is refitted with the validation slice, which is closer to serving time; hazards keep the level
+    of training.
     """
-    taught, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
+    training, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
     alone = predict_logits(network, data, held_out)  # the shares are 1: the network alone
-    numbers = [data.batch(picked).numbers if len(picked) else torch.zeros(0, 0) for picked in (taught, held_out)]
+    numbers = [data.batch(picked).numbers if len(picked) else torch.zeros(0, 0) for picked in (training, held_out)]
     exposure, returned, categories = (
         torch.from_numpy(part) for part in (data.targets.exposure, data.targets.returned, data.targets.categories)
     )
@@ -45,21 +45,21 @@ def blend(network: Network, data: Data) -> dict[str, Any]:
         return lambda logits: binary_loss(logits, categories[rows])
 
     is_share = torch.arange(network.plain.interest.in_features) >= network.plain.interest.in_features - network.config.labels
-    shares, others = ([part * read if len(part) else part for part in numbers] for read in (is_share, ~is_share))
+    shares, other_numbers = ([part * inputs if len(part) else part for part in numbers] for inputs in (is_share, ~is_share))
     chosen: dict[str, Any] = {}
-    plain, rows = network.plain, (torch.from_numpy(taught), torch.from_numpy(held_out))
-    for place, (name, loss, layer, bias, logits, read) in enumerate(
+    plain, rows = network.plain, (torch.from_numpy(training), torch.from_numpy(held_out))
+    for place, (name, loss, layer, bias, logits, inputs) in enumerate(
         (
-            ("hazards", hazards, plain.hazards, network.hazards.bias, alone.hazards, others),
+            ("hazards", hazards, plain.hazards, network.hazards.bias, alone.hazards, other_numbers),
             ("interest", interest, plain.interest, network.interest.bias, alone.interest, shares),
         )
     ):
-        layer.bias.data.copy_(bias.detach())  # weights begin at 0, and those of what is not read stay there
-        penalty = fit_best(layer, read[0], loss(rows[0]), read[1], loss(rows[1]))
+        layer.bias.data.copy_(bias.detach())  # weights start at 0, and those of masked inputs stay 0
+        penalty = fit_best(layer, inputs[0], loss(rows[0]), inputs[1], loss(rows[1]))
         losses: dict[float, float] = {}
-        if len(held_out) and not (network.config.decoder and name == "interest"):  # a decoder's says another thing
+        if len(held_out) and not (network.config.decoder and name == "interest"):  # a decoder's logits mean something else
             with torch.no_grad():
-                other = layer(read[1])
+                other = layer(inputs[1])
                 losses = {share: float(loss(rows[1])(share * logits + (1 - share) * other)) for share in SHARES}
         plain.shares[place] = share = best_share(losses.items())
         by_share = {f"{share:g}": round(value, 5) for share, value in losses.items()}
@@ -70,39 +70,39 @@ def blend(network: Network, data: Data) -> dict[str, Any]:
 
 
 def fit_sentiment(network: Network, texts: dict[Slice, Reviews]) -> dict[str, Any]:
-    """Fit the sentiment head to the training reviews' vectors; without any it stays as it is drawn, near 0."""
-    taught, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
+    """Fit the sentiment head to the training reviews' vectors; without reviews its weights are 0."""
+    training, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
     torch.nn.init.zeros_(network.sentiment.weight)
     torch.nn.init.zeros_(network.sentiment.bias)
-    if not len(taught.positive):
+    if not len(training.positive):
         return {}
     scale = network.text_scale
     penalty = fit_best(
         network.sentiment,
-        taught.vectors * scale,
-        lambda z: binary_loss(z.squeeze(1), taught.positive),
+        training.vectors * scale,
+        lambda z: binary_loss(z.squeeze(1), training.positive),
         held_out.vectors * scale,
         lambda z: binary_loss(z.squeeze(1), held_out.positive),
     )
-    return {"sentiment": {"penalty": penalty, "reviews": len(taught.positive)}}
+    return {"sentiment": {"penalty": penalty, "reviews": len(training.positive)}}
 
 
 def fit_mood_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[MoodTerms | None, dict[str, Any]]:
-    """Fit TF-IDF with regression to the training reviews, choose all about it and its share on the validation slice.
+    """Fit TF-IDF with regression to the training reviews; choose its settings and its share on the validation slice.
 
-    None where it gets no share, because the sentiment head alone is as good or because nothing can be chosen: by a handful
-    of reviews, or by one mood alone, of which whatever says it most often looks best.
+    None if it gets no share, because the sentiment head alone is as good, or if nothing can be chosen: with too few reviews,
+    or with one class alone, where whatever predicts that class most often would win.
     """
-    taught, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
-    taught_moods, truth = (reviews.positive.long().numpy() for reviews in (taught, held_out))
+    training, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
+    taught_moods, truth = (reviews.positive.long().numpy() for reviews in (training, held_out))
     if len(truth) < LEAST_TO_CHOOSE or len(np.unique(truth)) < 2:
         return None, {}
     try:
-        terms, strength = best_terms((taught.texts, taught_moods), (held_out.texts, truth), tuple(CUTS.values()))
+        terms, strength = best_terms((training.texts, taught_moods), (held_out.texts, truth), tuple(CUTS.values()))
     except CannotFit:
         return None, {}
-    good = moods(network, held_out).double().sigmoid().numpy()
-    losses = blend_losses(np.column_stack([1 - good, good]), terms.probabilities(held_out.texts, 2), truth)
+    positive = moods(network, held_out).double().sigmoid().numpy()
+    losses = blend_losses(np.column_stack([1 - positive, positive]), terms.probabilities(held_out.texts, 2), truth)
     share = best_share(losses.items())
     chosen = {
         "network_share": share,
@@ -113,7 +113,7 @@ def fit_mood_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[MoodT
 
 
 def moods(network: Network, reviews: Reviews, terms: MoodTerms | None = None) -> Tensor:
-    """Return the (M,) logits of reviews being good, as the network or its blend with terms says."""
+    """Return the (M,) logits of reviews being positive, from the network or from its blend with terms."""
     with torch.inference_mode():
         logits = torch.as_tensor(network.sentiment(reviews.vectors * network.text_scale).squeeze(1))
         return logits if terms is None else terms.blend(logits, reviews.texts)

@@ -1,4 +1,4 @@
-"""A user's history and a seeded generator → another history that the same user might have had.
+"""Change a user's history at random into another that the same user might have had, from a seeded generator.
 
 Entries stay sorted by time; none is invented. Knows no model. Start at changed_copies.
 """
@@ -17,7 +17,7 @@ History = Sequence[HistoryEntry]
 
 
 def changed_copies(examples: Sequence[Example], copies: int, seed: int) -> list[Example]:
-    """Return `copies` of each example with another history and the same labels; equal seeds give equal copies."""
+    """Return `copies` of each example with a changed history and the same labels; equal seeds give equal copies."""
     rng = np.random.default_rng(seed)
     return [_changed(example, rng) for _ in range(copies) for example in examples]
 
@@ -29,14 +29,14 @@ def _changed(example: Example, rng: np.random.Generator) -> Example:
 
 
 def crop(history: History, min_share: float, rng: np.random.Generator) -> list[HistoryEntry]:
-    """Keep the newest entries, at least `min_share` of them: what a user who came later would have left."""
+    """Keep the newest entries, at least `min_share` of them, as if the user had joined later."""
     fewest = max(1, int(np.ceil(min_share * len(history))))
     kept = int(rng.integers(fewest, len(history) + 1)) if history else 0
     return list(history[len(history) - kept :])
 
 
 def mask(history: History, share: float, rng: np.random.Generator) -> list[HistoryEntry]:
-    """Forget item, category, amount and text of about `share` of the entries; that something happened stays known."""
+    """Hide item, category, amount and text of about `share` of the entries; the events themselves stay."""
     hidden = rng.random(len(history)) < share
     return [
         structs.replace(entry, item_id=None, category=None, amount=0, text=None) if hide else entry
@@ -45,7 +45,7 @@ def mask(history: History, share: float, rng: np.random.Generator) -> list[Histo
 
 
 def reorder(history: History, window_ms: int, rng: np.random.Generator) -> list[HistoryEntry]:
-    """Shuffle what happened among the times of entries that lie within one window of `window_ms`."""
+    """Shuffle the events among the times of entries within one window of `window_ms`."""
     changed: list[HistoryEntry] = []
     start = 0
     while start < len(history):
@@ -59,7 +59,7 @@ def reorder(history: History, window_ms: int, rng: np.random.Generator) -> list[
 
 
 def jitter(history: History, deviation_ms: float, rng: np.random.Generator) -> list[HistoryEntry]:
-    """Move every time by a normal amount; none passes its neighbours or the newest time, which is the question's own."""
+    """Shift every time by a normal amount, keeping the order; the newest time, that of the request, does not change."""
     if not history:
         return []
     times = np.array([entry.event_time_ms for entry in history], np.int64)

@@ -1,8 +1,7 @@
-"""A network, batches by number and a loss → the weights of the best validation, the same however often it was cut off.
+"""Train a network on numbered batches, and keep the weights of the best validation; a resumed run gives the same weights.
 
-Nothing random is carried from step to step: the order of an epoch follows from (seed, epoch) and dropout from (seed, step).
-So a run that goes on from its saved state takes the very steps that an uninterrupted one takes. Knows neither texts nor
-users. Start at fit.
+No random state passes from step to step: the order of an epoch follows from (seed, epoch) and dropout from (seed, step). So
+a resumed run takes the same steps as an uninterrupted one. Knows neither texts nor users. Start at fit.
 """
 
 import contextlib
@@ -22,13 +21,13 @@ from models.training.optimisation import OptimiserConfig, build_optimiser, rate_
 
 SAVE_EVERY_SECONDS = 120.0
 
-Rows = TypeVar("Rows")  # whatever names a micro-batch's rows
+Rows = TypeVar("Rows")  # identifies the rows of a micro-batch
 
 
 class LoopConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long to train and when to stop; `accumulate` micro-batches make one step of the optimiser.
+    """How long to train and when to stop; one optimiser step takes `accumulate` micro-batches.
 
-    Patience counts validations; there are `validations_per_epoch` of them, the last at the epoch's end.
+    Patience counts validations; an epoch has `validations_per_epoch` of them, the last at its end.
     """
 
     seed: int = 1
@@ -41,7 +40,7 @@ class LoopConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Validation(Struct, frozen=True):
-    """What one look at the validation slice found; `value` is the loss to make smaller."""
+    """The result of one validation; `value` is the loss to minimise."""
 
     step: int
     epoch: float
@@ -52,7 +51,7 @@ class Validation(Struct, frozen=True):
 class Fitted(Struct, frozen=True):
     """How a run went; the network holds the weights of `best_step`. `examples` is the sum of the weights of all losses.
 
-    `seconds` are those of all its processes, up to the last state that each saved.
+    `seconds` adds up all processes of the run, each up to its last saved state.
     """
 
     steps: int
@@ -65,10 +64,10 @@ class Fitted(Struct, frozen=True):
 
 
 class Curves(Protocol):
-    """Where curves of a run are drawn."""
+    """Receives the curves of a run."""
 
     def add(self, name: str, value: float, step: int) -> None:
-        """Draw one point."""
+        """Add one point."""
 
 
 def fit(
@@ -85,15 +84,15 @@ def fit(
     adaptation: Adaptation | None = None,
     curves: Curves | None = None,
 ) -> Fitted:
-    """Train until all epochs are done or validation no longer gets better, and leave the best weights in the network.
+    """Train until all epochs are done or validation stops improving, and load the best weights into the network.
 
-    `plan(epoch)` returns the micro-batches of epoch 0, 1, …, as many in each. `loss(rows)` returns a mean and its weight,
-    usually the rows: a step's gradient is that of the weighted mean over its micro-batches. `validate()` is called in eval
-    mode without gradients. With a `state_folder` the state is saved now and then and at every validation, and a run that
-    finds one goes on from it. Blocks until done; progress is shown on a terminal.
+    `plan(epoch)` returns the micro-batches of epoch 0, 1, …, the same number in each. `loss(rows)` returns a mean and its
+    weight, usually the number of rows: a step's gradient is that of the weighted mean over its micro-batches. `validate()` is
+    called in eval mode without gradients. With a `state_folder` the state is saved periodically and at every validation, and
+    a run that finds one resumes from it. Blocks until done; shows progress on a terminal.
 
     Raises:
-        TrainingError: the state found belongs to another run.
+        TrainingError: the saved state belongs to another run.
     """
     from tqdm import tqdm
 
@@ -103,7 +102,7 @@ def fit(
     total_steps = loop.epochs * steps_per_epoch
     progress = load_state(state_folder, network, optimiser, adaptation) if state_folder else None
     progress = progress or Progress(best=_trainable(network))
-    looks = {math.ceil(steps_per_epoch * (i + 1) / loop.validations_per_epoch) for i in range(loop.validations_per_epoch)}
+    checks = {math.ceil(steps_per_epoch * (i + 1) / loop.validations_per_epoch) for i in range(loop.validations_per_epoch)}
     saved_at = time.monotonic()
     batches: tuple[int, Sequence[Rows]] = (0, first)
     with tqdm(total=total_steps, initial=progress.step, unit="step", desc="train", disable=not sys.stderr.isatty()) as bar:
@@ -119,14 +118,14 @@ def fit(
                 adaptation.after_step(progress.step)
             optimiser.zero_grad()
             bar.update()
-            if within + 1 in looks:
+            if within + 1 in checks:
                 found = _validation(network, validate, loop, progress, steps_per_epoch)
                 bar.set_postfix(validation=f"{found.value:.4f}", best=f"{progress.best_value:.4f}")
                 if curves is not None:
                     curves.add("loss/train", found.train_loss, progress.step)
                     curves.add("loss/validation", found.value, progress.step)
                     curves.add("rate", optimiser.param_groups[0]["lr"], progress.step)
-            if state_folder and (within + 1 in looks or time.monotonic() - saved_at > save_every_seconds):
+            if state_folder and (within + 1 in checks or time.monotonic() - saved_at > save_every_seconds):
                 progress.seconds += time.monotonic() - saved_at
                 saved_at = time.monotonic()
                 save_state(state_folder, network, optimiser, progress, adaptation)
@@ -155,7 +154,7 @@ def _step(
     step: int,
     clip_norm: float,
 ) -> tuple[float, float]:
-    """Step once along the gradient of the weighted mean loss over the micro-batches; return that loss and its weight."""
+    """Take one optimiser step on the weighted mean loss over the micro-batches; return that loss and its weight."""
     network.train()
     total, weight = 0.0, 0.0
     with torch.random.fork_rng(devices=[]):
@@ -193,7 +192,7 @@ def _validation(
 
 
 def autocast(network: nn.Module, bf16: bool) -> contextlib.AbstractContextManager[object]:
-    """Multiply matrices in bfloat16 on whatever device the network is, or leave them as they are."""
+    """Return a context that multiplies matrices in bfloat16 on the network's device, or one without effect."""
     device = next(network.parameters()).device.type
     return torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
 

@@ -1,7 +1,7 @@
-"""How far a training run has come ↔ a folder from which another process goes on with the very next step.
+"""Save the state of a training run, and load it so that another process resumes with the very next step.
 
-Tensors lie in one safetensors file, numbers in one JSON file; the JSON is written last and names the hash of the other, so
-half a save is seen. Knows neither data nor losses. Start at save_state.
+Tensors are in one safetensors file, numbers in one JSON file. The JSON is written last and names the hash of the tensors, so
+that a partial save is detected. Knows neither data nor losses. Start at save_state.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ NUMBERS = "state.json"
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """How far a run has come; `best` holds the trained weights of the best validation so far."""
+    """Progress of a run; `best` holds the trained weights of the best validation so far."""
 
     best: dict[str, Tensor]
     step: int = 0
@@ -36,20 +36,20 @@ class Progress(msgspec.Struct, kw_only=True):
     validations: list[tuple[int, float, float, float]] = msgspec.field(default_factory=list)
 
     def add_loss(self, value: float, weight: float) -> None:
-        """Take one step's loss into the mean since the last validation; count its weight."""
+        """Add one step's loss to the mean since the last validation, and count its weight."""
         self.examples += weight
         self.loss_sum += value
         self.loss_steps += 1
 
     def take_loss(self) -> float:
-        """Return that mean and begin anew."""
+        """Return that mean and reset it."""
         mean = self.loss_sum / max(self.loss_steps, 1)
         self.loss_sum, self.loss_steps = 0.0, 0
         return mean
 
 
 class _Numbers(msgspec.Struct, kw_only=True):
-    """All of state.json; floats are hexadecimal, so that they come back to the last bit."""
+    """All of state.json; floats are hexadecimal, so that they round-trip exactly."""
 
     tensors_sha256: str
     step: int
@@ -71,7 +71,7 @@ def save_state(
     progress: Progress,
     adaptation: "Adaptation | None" = None,
 ) -> None:
-    """Write what the next step depends on: trained weights, the optimiser's moments, the best weights, the counts."""
+    """Write what the next step depends on: trained weights, the optimiser's moments, the best weights and the counts."""
     trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
     tensors = {f"now.{name}": tensor.detach() for name, tensor in trained.items()}
     tensors |= {f"best.{name}": tensor for name, tensor in progress.best.items()}
@@ -103,24 +103,24 @@ def save_state(
 def load_state(
     folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, adaptation: "Adaptation | None" = None
 ) -> Progress | None:
-    """Put a saved state into network and optimiser and return its progress; None where none was saved.
+    """Load a saved state into network and optimiser and return its progress; None if there is none.
 
     Raises:
-        TrainingError: the state was saved half, or by a run that trains other parameters.
+        TrainingError: the save is incomplete, or comes from a run that trains other parameters.
     """
     if not (folder / NUMBERS).is_file():
         return None
     numbers = msgspec.json.decode((folder / NUMBERS).read_bytes(), type=_Numbers)
     content = (folder / TENSORS).read_bytes()
     if hashlib.sha256(content).hexdigest() != numbers.tensors_sha256:
-        raise TrainingError(f"found {folder / TENSORS} newer than {NUMBERS}, expected one save: delete {folder} to begin anew")
+        raise TrainingError(f"found {folder / TENSORS} newer than {NUMBERS}, expected one save: delete {folder} to start over")
     tensors = safetensors.torch.load(content)
     now = _under("now.", tensors)
     trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
     shapes = {name: tensor.shape for name, tensor in trained.items()}
     if shapes != {name: tensor.shape for name, tensor in now.items()}:
         raise TrainingError(
-            f"found {len(now)} trained tensors in {folder}, expected {len(shapes)} of this run: delete it to begin anew"
+            f"found {len(now)} trained tensors in {folder}, expected {len(shapes)} of this run: delete it to start over"
         )
     with torch.no_grad():
         for name, tensor in now.items():
@@ -152,13 +152,13 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Adaptation(Protocol):
-    """What a parameter-efficient method does beside gradients, such as AdaLoRA's changing ranks."""
+    """What a parameter-efficient method does besides gradient steps, such as changing AdaLoRA's ranks."""
 
     def after_step(self, step: int) -> None:
-        """Look at the gradients of step 1, 2, … before they are cleared."""
+        """Read the gradients of step 1, 2, … before they are cleared."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs to know."""
+        """Return the state that a resumed run needs."""
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned."""
+        """Restore the state that `tensors` returned."""

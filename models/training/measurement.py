@@ -1,6 +1,6 @@
-"""A trained model's probabilities and what came of the test slice → the few figures that its checkpoint carries.
+"""Compute the few metrics of the test slice that a trained model's checkpoint carries.
 
-A report with baselines and intervals is made by footfall evaluate. Start at measure.
+footfall evaluate makes the report with baselines and intervals. Start at measure.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ TOP = 3
 def measure(
     found: Calibrated, positive: Floats, moods: NDArray[np.float32], examples: Sequence[Example], contract: Contract
 ) -> dict[str, Any]:
-    """Measure every head; None where the examples cannot tell."""
+    """Measure every head; None where the examples do not suffice."""
     silent = np.array([silent_ms(example) / DAY_MS for example in examples])
     churn: dict[str, Any] = {}
     for days in contract.horizons_days:
@@ -37,16 +37,16 @@ def measure(
             "brier": _rounded(((risks[known] - away[known]) ** 2).mean()) if known.any() else None,
             "ece": _rounded(ece(risks[known], away[known])(_once(known.sum()))[0]) if known.any() else None,
         }
-    asked = [row for row, example in enumerate(examples) if example.categories]
+    known_rows = [row for row, example in enumerate(examples) if example.categories]
     hits = []
-    for row in asked:
+    for row in known_rows:
         best = np.argsort(-found.interest[row], kind="stable")[:TOP]
         hits.append(any(contract.labels[label] in (examples[row].categories or ()) for label in best))
     right = (positive > 0.5) == (moods > 0.5)
     return {
         "churn": churn,
         "interest": {
-            "examples": len(asked),
+            "examples": len(known_rows),
             "labels": len(contract.labels),
             "top3_hit_rate": _rounded(float(np.mean(hits))) if hits else None,
         },
@@ -64,7 +64,7 @@ def _auc(scores: Floats, labels: Floats) -> float | None:
 
 
 def _once(examples: int) -> Floats:
-    """Weigh every example alike."""
+    """Weight every example equally."""
     return np.ones((1, examples))
 
 

@@ -1,8 +1,8 @@
-"""What a network said of a batch and what came of it → the loss of one objective.
+"""Compute the loss of a batch for one objective: heads or decoder.
 
-Heads: what comes next is asked once, after the newest event: several categories, the return, next items. Decoder: at every
-event the next one is foretold as the product of its kind, its category, the time until it and its item, in nats. Shapes: B
-rows, T events, W width, K labels, H horizons, V items, J next items. Start at Objective.loss.
+Heads predict once, after the newest event: the next categories, the return and the next items. A decoder predicts the next
+event at every event, as the product of its kind, category, time until it and item, in nats. Shapes: B rows, T events, W width,
+K labels, H horizons, V items, J next items. Start at Objective.loss.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ POPULARITY_POWER = 0.75
 
 
 class Weights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What each part counts for; a part of weight 0 is not trained."""
+    """The weight of each part of the loss; a part of weight 0 is not trained."""
 
     interest: float = 1.0
     hazards: float = 1.0
@@ -34,20 +34,20 @@ class Weights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Negatives(NamedTuple):
-    """Items to tell wanted ones from, drawn anew for every batch; none means all items."""
+    """Negative items, sampled anew for every batch; `drawn` of 0 means all items."""
 
     drawn: int
-    chances: Tensor  # (V,) of being drawn: half evenly, half by popularity
+    probabilities: Tensor  # (V,) sampling probabilities: half uniform, half by popularity
 
 
 class Objective(NamedTuple):
-    """How the parts of a loss are put together."""
+    """How the parts of a loss are combined."""
 
     weights: Weights
     negatives: Negatives
 
     def loss(self, network: Network, batch: Batch, rows: Rows, targets: Targets, picked: NDArray[np.int64]) -> Tensor:
-        """Return the mean loss of a batch, the picked rows; without sampled negatives in eval mode."""
+        """Return the mean loss of a batch, the picked rows; eval mode samples no negatives."""
         states = network.states(batch)
         user = network.now(states, batch)
         logits = network.unblended(user, batch)
@@ -58,60 +58,60 @@ class Objective(NamedTuple):
         else:
             total = total + self.weights.interest * binary_loss(logits.interest, known.categories)  # type: ignore[arg-type]
         if network.config.items and self.weights.items:
-            wanted: Tensor = known.items  # type: ignore[assignment]
-            row, place = torch.nonzero(wanted != UNKNOWN, as_tuple=True)
-            shares = 1 / (wanted != UNKNOWN).sum(1).clamp(min=1)[row]
-            total = total + self.weights.items * self._item_loss(network, user[row], wanted[row, place], shares)
+            target: Tensor = known.items  # type: ignore[assignment]
+            row, place = torch.nonzero(target != UNKNOWN, as_tuple=True)
+            shares = 1 / (target != UNKNOWN).sum(1).clamp(min=1)[row]
+            total = total + self.weights.items * self._item_loss(network, user[row], target[row, place], shares)
         if network.config.causal:
             total = total + self._sequence_loss(network, states, batch, rows, picked)
         return total
 
     def _sequence_loss(self, network: Network, states: Tensor, batch: Batch, rows: Rows, picked: NDArray[np.int64]) -> Tensor:
-        """Foretell every event from those before it: its item, and with a decoder all of it."""
+        """Predict every event from those before it: its item, and with a decoder the whole event."""
         row, place = torch.nonzero(batch.kinds > 0, as_tuple=True)
         user = network.users(states[row, place])  # (events, W): column i of states is before event i
         total = states.sum() * 0.0
         if network.config.items and self.weights.items:
             item = batch.items[row, place] - 1
-            asked = (item >= 0) & (item < network.config.items) & (place > 0)
-            total = total + self.weights.items * self._item_loss(network, user[asked], item[asked])
+            has_item = (item >= 0) & (item < network.config.items) & (place > 0)
+            total = total + self.weights.items * self._item_loss(network, user[has_item], item[has_item])
         if network.config.decoder:
             found: Logits = network.heads(user)
             category = batch.categories[row, place] - 1
             later = place > 0
             gaps_ms = np.maximum(rows.gap_days[picked][row.cpu().numpy(), place.cpu().numpy()] * DAY_MS, 1.0)
-            watched = np.full_like(gaps_ms, np.inf)  # that the next event came is known: its bin was watched to the end
-            seen = exposures(gaps_ms, watched, np.zeros_like(gaps_ms), HORIZONS_DAYS[: network.config.horizons])
-            exposure, returned = (torch.from_numpy(part).float().to(user.device) for part in seen)
+            observed = np.full_like(gaps_ms, np.inf)  # the next event did come: its bin was observed to the end
+            bins = exposures(gaps_ms, observed, np.zeros_like(gaps_ms), HORIZONS_DAYS[: network.config.horizons])
+            exposure, returned = (torch.from_numpy(part).float().to(user.device) for part in bins)
             total = total + cross_entropy(found.kinds, batch.kinds[row, place] - 1)
             total = total + self.weights.interest * class_loss(found.interest, category.where(category >= 0, UNKNOWN))
             total = total + self.weights.hazards * mean_hazard_loss(found.hazards[later], exposure[later], returned[later])
         return total
 
-    def _item_loss(self, network: Network, user: Tensor, wanted: Tensor, shares: Tensor | None = None) -> Tensor:
-        """Average the softmax loss of users (M, W) who want items (M,); a drawn item is weighed by its chance to be drawn."""
-        if not len(wanted):
+    def _item_loss(self, network: Network, user: Tensor, target: Tensor, shares: Tensor | None = None) -> Tensor:
+        """Average the softmax loss of users (M, W) for target items (M,), corrected for the sampling of negatives."""
+        if not len(target):
             return user.sum() * 0.0
         if not (network.training and self.negatives.drawn):
-            losses = cross_entropy(network.item_logits(user), wanted, reduction="none")
+            losses = cross_entropy(network.item_logits(user), target, reduction="none")
         else:
-            drawn = torch.multinomial(self.negatives.chances, self.negatives.drawn, replacement=True)
-            chances, drawn = self.negatives.chances[drawn].to(user.device), drawn.to(user.device)
-            others = network.item_logits(user, drawn) - torch.log(self.negatives.drawn * chances)
-            others = others.masked_fill(drawn == wanted.unsqueeze(1), -torch.inf)
-            own = (network.next_item(user) * network.item(1 + wanted)).sum(-1) + network.item_bias[wanted]
+            drawn = torch.multinomial(self.negatives.probabilities, self.negatives.drawn, replacement=True)
+            probabilities, drawn = self.negatives.probabilities[drawn].to(user.device), drawn.to(user.device)
+            others = network.item_logits(user, drawn) - torch.log(self.negatives.drawn * probabilities)
+            others = others.masked_fill(drawn == target.unsqueeze(1), -torch.inf)
+            own = (network.next_item(user) * network.item(1 + target)).sum(-1) + network.item_bias[target]
             losses = torch.logsumexp(torch.cat([own.unsqueeze(1), others], dim=1).float(), dim=1) - own.float()
         return losses.mean() if shares is None else (losses * shares).sum() / shares.sum()
 
 
 def make_negatives(popularity: NDArray[np.float32], drawn: int) -> Negatives:
-    """Draw items half evenly, half by a softened popularity (V,)."""
+    """Return negatives sampled half uniformly, half by a softened popularity (V,)."""
     softened = popularity.astype(np.float64) ** POPULARITY_POWER
-    chances = 0.5 / max(len(popularity), 1) + 0.5 * softened / max(softened.sum(), 1e-12)
-    return Negatives(drawn, torch.from_numpy(chances).float())
+    probabilities = 0.5 / max(len(popularity), 1) + 0.5 * softened / max(softened.sum(), 1e-12)
+    return Negatives(drawn, torch.from_numpy(probabilities).float())
 
 
 def mean_hazard_loss(logits: Tensor, exposure: Tensor, returned: Tensor) -> Tensor:
-    """Average over the rows that were watched at all."""
-    watched = (exposure > 0).any(1)
-    return (hazard_loss(logits.float(), exposure, returned) * watched).sum() / watched.sum().clamp(min=1)
+    """Average the hazard loss over the rows that were observed at all."""
+    observed = (exposure > 0).any(1)
+    return (hazard_loss(logits.float(), exposure, returned) * observed).sum() / observed.sum().clamp(min=1)

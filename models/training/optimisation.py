@@ -1,4 +1,4 @@
-"""A network's parameters → an optimiser whose weight decay and learning rate follow stated formulas.
+"""Build an optimiser for a network, with the weight decay and learning rate schedule of the formulas below.
 
 Biases and the weights of layer norms do not decay; the rate warms up linearly, then falls. Knows no data and no loss. Start
 at build_optimiser.
@@ -18,14 +18,14 @@ from torch import nn
 
 
 class OptimiserName(StrEnum):
-    """What turns gradients into steps."""
+    """The optimiser to use."""
 
     ADAMW = "adamw"
     SGD = "sgd"
 
 
 class Decline(StrEnum):
-    """How the learning rate falls once it is warm."""
+    """How the learning rate falls after the warm-up."""
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -33,7 +33,7 @@ class Decline(StrEnum):
 
 
 class OptimiserConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to step. `learning_rate` is the peak; `warm_up_share` is the share of all steps until it is reached.
+    """Settings of the optimiser. `learning_rate` is the peak; `warm_up_share` is the share of all steps until the peak.
 
     `head_rate_factor` multiplies the rate of parameters that are new to the task, such as heads on a pretrained body.
     """
@@ -50,9 +50,9 @@ class OptimiserConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, new_names: Iterable[str] = ()) -> torch.optim.Optimizer:
-    """Return an optimiser of the parameters that want a gradient; names that begin with one of `new_names` are new.
+    """Return an optimiser of the trainable parameters; names that begin with one of `new_names` are new to the task.
 
-    Every group holds its peak rate under `peak_rate`, of which `set_rate` takes a share at each step.
+    Every group holds its peak rate as `peak_rate`; `set_rate` applies a share of it at each step.
     """
     new = tuple(new_names)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -74,7 +74,7 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig, new_names: Iter
 
 
 def _undecayed(network: nn.Module) -> Iterator[str]:
-    """Yield the names of what weight decay would only harm: biases and all of a layer norm."""
+    """Yield the names of parameters that weight decay would only harm: biases and all of a layer norm."""
     for prefix, module in network.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if name.endswith("bias") or parameter.ndim < 2 or isinstance(module, nn.LayerNorm):
@@ -82,11 +82,11 @@ def _undecayed(network: nn.Module) -> Iterator[str]:
 
 
 def rate_share(step: int, total_steps: int, config: OptimiserConfig) -> float:
-    """Return the share of the peak rate at step 0, 1, …, total_steps - 1: up in a line, then down to 0 after the last."""
-    warm_steps = round(config.warm_up_share * total_steps)
-    if step < warm_steps:
-        return (step + 1) / (warm_steps + 1)
-    done = (step - warm_steps) / max(total_steps - warm_steps, 1)
+    """Return the share of the peak rate at step 0, 1, …, total_steps - 1: a linear warm-up, then down to 0 after the last."""
+    warm_up_steps = round(config.warm_up_share * total_steps)
+    if step < warm_up_steps:
+        return (step + 1) / (warm_up_steps + 1)
+    done = (step - warm_up_steps) / max(total_steps - warm_up_steps, 1)
     if config.decline is Decline.LINEAR:
         return max(1.0 - done, 0.0)
     if config.decline is Decline.COSINE:
@@ -95,13 +95,13 @@ def rate_share(step: int, total_steps: int, config: OptimiserConfig) -> float:
 
 
 def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
-    """Give every group this share of its peak rate."""
+    """Set every group's rate to this share of its peak."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak_rate"] * share
 
 
 def parameter_counts(network: nn.Module) -> dict[str, int]:
-    """Count a network's parameters, and those that training changes."""
+    """Count a network's parameters, in total and trainable."""
     parameters = list(network.parameters())
     return {
         "total": sum(parameter.numel() for parameter in parameters),

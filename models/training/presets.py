@@ -1,4 +1,4 @@
-"""Named ways to train a user model, sized for the data they are named after. Start at PRESETS."""
+"""Define named presets for training a user model, each sized for the data it is named after. Start at PRESETS."""
 
 from msgspec import Struct
 
@@ -10,11 +10,10 @@ from models.training.optimisation import OptimiserConfig
 class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to train a user model; equal configurations, datasets, encoders and thread counts give equal weights.
 
-    `items` bounds the vocabulary of the item head, 0 is none; each of its items is met by `least_item_users` users, and the
-    rest share rows by hash. `next_items` of the items that follow are asked for. `negatives` are the items drawn for a
-    batch's softmax, 0 takes all. `fade_days` is when what was counted of items counts half. `label_share` is the share of
-    training users whose labels are used, for few-label curves; `copies` of every training example have a history changed
-    by chance.
+    `items` bounds the vocabulary of the item head; 0 disables it. Each of its items has `least_item_users` users; other items
+    share rows by hash. `next_items` is how many following items are predicted. `negatives` is how many items are sampled for
+    a batch's softmax; 0 takes all. `fade_days` is the half-life of item counts. `label_share` is the share of training users
+    whose labels are used, for few-label curves. `copies` of every training example get a randomly changed history.
     """
 
     loop: LoopConfig = LoopConfig(epochs=6, patience=2)

@@ -1,4 +1,4 @@
-"""What a training run was: one JSON file that says with what, on what, for how long and how well; and its curves.
+"""Write the run card of a training run, one JSON file with settings, data, duration and metrics, and its curves.
 
 Knows no particular model. Start at write_run_card.
 """
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "transformers", "peft", "scikit-learn", "numpy")
 
 
 class RunCard(Struct, frozen=True, kw_only=True):
-    """Everything that another run needs to be the same one, and what came of it."""
+    """Everything needed to repeat a run, and its results."""
 
     command: str
     created_at: str
@@ -34,7 +34,7 @@ class RunCard(Struct, frozen=True, kw_only=True):
 
 
 def machine_facts(device: str) -> dict[str, Any]:
-    """Return what the figures of a run on `cpu` or `cuda` depend on beside its settings: processor, threads, versions."""
+    """Return what the results of a run on `cpu` or `cuda` depend on besides its settings: processor, threads, versions."""
     import torch
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
@@ -43,7 +43,7 @@ def machine_facts(device: str) -> dict[str, Any]:
 
 
 def write_run_card(path: Path, card: RunCard) -> None:
-    """Write a run card as JSON for people, by renaming."""
+    """Write a run card as indented JSON, atomically by renaming."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(card)) + b"\n")
@@ -51,7 +51,7 @@ def write_run_card(path: Path, card: RunCard) -> None:
 
 
 class _TensorBoard:
-    """Curves that TensorBoard shows."""
+    """Writes curves for TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -67,7 +67,7 @@ class _TensorBoard:
 
 @contextmanager
 def tensorboard(folder: Path | None) -> Iterator[Curves | None]:
-    """Open a folder of curves for the time of a run; no folder, no curves."""
+    """Open a folder of curves for the duration of a run; yields None without a folder."""
     if folder is None:
         yield None
         return

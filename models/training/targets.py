@@ -1,4 +1,4 @@
-"""Labelled examples → the arrays that a loss compares a network's logits with.
+"""Turn labelled examples into the arrays that a loss compares with a network's logits.
 
 Shapes: N examples, K labels, H horizons, J next items. Start at make_targets.
 """
@@ -16,22 +16,22 @@ from models.network.inputs import Vocabulary
 from models.network.survival import Exposures, exposures
 from schemas.errors import TrainingError
 
-MIN_HORIZON_EXAMPLES = 30  # a horizon whose bin fewer training examples were watched in is left out
+MIN_HORIZON_EXAMPLES = 30  # observed in a horizon's bin; a horizon with fewer is left out
 UNKNOWN = -1
 
 
 class Targets(NamedTuple):
-    """Labels of N examples; what is unknown teaches nothing."""
+    """Labels of N examples; unknown ones do not contribute to the loss."""
 
     categories: NDArray[np.float32]  # (N, K) multi-hot, NaN is unknown
-    next_category: NDArray[np.int64]  # (N,) the first of them, UNKNOWN where there is none or it is no label
+    next_category: NDArray[np.int64]  # (N,) the first of them; UNKNOWN if there is none or it is not a label
     exposure: NDArray[np.float32]  # (N, H)
     returned: NDArray[np.float32]  # (N, H)
     items: NDArray[np.int64]  # (N, J) vocabulary rows from 0, in order, UNKNOWN beyond the last
 
 
 def make_targets(examples: Sequence[Example], known: Vocabulary, horizons: Sequence[int], next_items: int) -> Targets:
-    """Lay out the labels of examples; items that are not in the vocabulary are left out."""
+    """Build the targets of examples; items outside the vocabulary are left out."""
     n = len(examples)
     categories = np.full((n, len(known.labels)), np.nan, np.float32)
     next_category, items = np.full(n, UNKNOWN, np.int64), np.full((n, next_items), UNKNOWN, np.int64)
@@ -43,64 +43,64 @@ def make_targets(examples: Sequence[Example], known: Vocabulary, horizons: Seque
             if example.categories and example.categories[0] in known.labels:
                 next_category[row] = places[0]
         if example.items is not None and next_items:
-            met = [known.items[item] - 1 for item in example.items[:next_items] if item in known.items]
-            items[row, : len(met)] = met
-    seen = seen_returns(examples, horizons)
-    return Targets(categories, next_category, seen.exposure.astype(np.float32), seen.returned.astype(np.float32), items)
+            rows = [known.items[item] - 1 for item in example.items[:next_items] if item in known.items]
+            items[row, : len(rows)] = rows
+    bins = observed_returns(examples, horizons)
+    return Targets(categories, next_category, bins.exposure.astype(np.float32), bins.returned.astype(np.float32), items)
 
 
-def seen_returns(examples: Sequence[Example], horizons: Sequence[int] = HORIZONS_DAYS) -> Exposures:
-    """Cut what was seen of examples' returns into bins; a user who was not seen to begin an absence shows nothing."""
+def observed_returns(examples: Sequence[Example], horizons: Sequence[int] = HORIZONS_DAYS) -> Exposures:
+    """Cut the observed returns of examples into bins; a user without an observed start of absence has no exposure."""
     absent = [np.nan if example.absent_ms is None else example.absent_ms for example in examples]
     observed = [example.observed_ms for example in examples]
     return exposures(absent, observed, [silent_ms(example) for example in examples], horizons)
 
 
 def choose_labels(examples: Sequence[Example], *, at_most: int, least: int) -> list[str]:
-    """Return the categories that follow most often, in alphabetical order; each follows `least` examples.
+    """Return the categories that follow most often, in alphabetical order; each follows at least `least` examples.
 
     Raises:
         TrainingError: there is none.
     """
     counts = Counter(category for example in examples for category in example.categories or ())
-    labels = sorted(category for category in _commonest(counts, at_most) if counts[category] >= least)
+    labels = sorted(category for category in _most_frequent(counts, at_most) if counts[category] >= least)
     if not labels:
         raise TrainingError(
-            f"found no category that follows {least} training examples, expected some: give a longer log, or make the "
-            "dataset with --cluster-categories where its items have titles but no category"
+            f"found no category that follows {least} training examples, expected some: use a longer log, or create the "
+            "dataset with --cluster-categories if its items have titles but no category"
         )
     return labels
 
 
 def choose_items(examples: Sequence[Example], *, at_most: int, least: int) -> list[str]:
-    """Return the items met by at least `least` users, before or after a look at them: the most met first."""
+    """Return the items in the history or next items of at least `least` users: those of most users first."""
     users: dict[str, set[str]] = {}
     for example in examples:
-        met = {entry.item_id for entry in example.request.history if entry.item_id is not None} | set(example.items or ())
-        for item in met:
+        found = {entry.item_id for entry in example.request.history if entry.item_id is not None} | set(example.items or ())
+        for item in found:
             users.setdefault(item, set()).add(example.request.user_id)
-    counts = Counter({item: len(found) for item, found in users.items()})
-    return [item for item in _commonest(counts, at_most) if counts[item] >= least]
+    counts = Counter({item: len(user_ids) for item, user_ids in users.items()})
+    return [item for item in _most_frequent(counts, at_most) if counts[item] >= least]
 
 
 def choose_horizons(examples: Sequence[Example]) -> list[int]:
-    """Return the horizons whose bins enough training examples were watched in: of longer ones nothing can be learnt.
+    """Return the horizons in whose bins enough training examples were observed; longer ones cannot be learnt.
 
     Raises:
         TrainingError: there is none.
     """
-    watched = (seen_returns(examples).exposure > 0).sum(0)
+    observed = (observed_returns(examples).exposure > 0).sum(0)
     horizons = []
-    for days, count in zip(HORIZONS_DAYS, watched.tolist(), strict=True):
+    for days, count in zip(HORIZONS_DAYS, observed.tolist(), strict=True):
         if count < MIN_HORIZON_EXAMPLES:
             break
         horizons.append(days)
     if not horizons:
         raise TrainingError(
-            f"found {watched[0]} training examples watched on a first day, expected {MIN_HORIZON_EXAMPLES}: give a longer log"
+            f"found {observed[0]} training examples observed on a first day, expected {MIN_HORIZON_EXAMPLES}: use a longer log"
         )
     return horizons
 
 
-def _commonest(counts: Counter[str], at_most: int) -> list[str]:
+def _most_frequent(counts: Counter[str], at_most: int) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))[:at_most]

@@ -1,8 +1,8 @@
-"""A dataset's examples and reviews → a trained, blended, calibrated and measured user model, ready to be saved.
+"""Train a user model on a dataset's examples and reviews; blend, calibrate and measure it, ready to be saved.
 
 The text encoder stays frozen: every distinct text is encoded once, then the user model trains on cached vectors. The train
-slice teaches, the validation slice stops and picks the blend, the calibration slice calibrates, the test slice is only
-measured. Start at train.
+slice fits the weights, the validation slice stops training and chooses the blend, the calibration slice calibrates, and the
+test slice is only measured. Start at train.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ from schemas.errors import TrainingError
 
 
 class Trained(NamedTuple):
-    """What a checkpoint is made of, how it came about, and metrics of the test slice."""
+    """The contents of a checkpoint, how the run went, and metrics of the test slice."""
 
     network: Network
     contract: Contract
@@ -65,30 +65,30 @@ def train(
     curves: Curves | None = None,
     device: str = "cpu",
 ) -> Trained:
-    """Train a user model; with a `state_folder` a run that was cut off goes on. Progress is shown on a terminal.
+    """Train a user model; with a `state_folder`, an interrupted run resumes. Shows progress on a terminal.
 
-    Gradient steps are taken on `device`, all that follows on the CPU in float32.
+    Gradient steps run on `device`, all that follows on the CPU in float32.
 
-    Events without a category are read as of the one that `item_categories` names for their item.
+    Events without a category get the one that `item_categories` gives for their item.
 
     Raises:
-        TrainingError: there are no training examples, no category is met often enough, or no user is watched for long.
+        TrainingError: there are no training examples, no category is frequent enough, or no user is observed long enough.
     """
     examples = [example for example in examples if example.slice is not Slice.TRAIN or _is_kept(example, config)]
     if item_categories:
         requests = with_item_categories([example.request for example in examples], item_categories)
         examples = [replace(example, request=request) for example, request in zip(examples, requests, strict=True)]
-    taught = [example for example in examples if example.slice is Slice.TRAIN]
-    if not taught:
-        raise TrainingError("found no training examples, expected some: give more --landmarks or a longer log")
+    training = [example for example in examples if example.slice is Slice.TRAIN]
+    if not training:
+        raise TrainingError("found no training examples, expected some: use more --landmarks or a longer log")
     labels, horizons = (
-        choose_labels(taught, at_most=config.max_labels, least=config.least_label_examples),
-        choose_horizons(taught),
+        choose_labels(training, at_most=config.max_labels, least=config.least_label_examples),
+        choose_horizons(training),
     )
-    items = choose_items(taught, at_most=config.items, least=config.least_item_users) if config.items else []
-    examples += changed_copies(taught, config.copies, config.loop.seed)
+    items = choose_items(training, at_most=config.items, least=config.least_item_users) if config.items else []
+    examples += changed_copies(training, config.copies, config.loop.seed)
     data = prepare(examples, labels, items, horizons, encoder, max_events=config.max_events, next_items=config.next_items)
-    prior = count_items(taught, vocabulary(labels, items), config.fade_days) if items else None
+    prior = count_items(training, vocabulary(labels, items), config.fade_days) if items else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
         network = Network(_network_config(data, len(items), config), dropout=config.dropout)
@@ -107,11 +107,12 @@ def train(
     catalogue = None
     if prior is not None:
         mixture = choose_mixture(prior, network, data).mix
-        counted = taught + [example for example in examples if example.slice is Slice.VALIDATION]  # now it may count too
+        # validation may be counted too, now that the mixture is chosen
+        counted = training + [example for example in examples if example.slice is Slice.VALIDATION]
         catalogue = Catalogue(items, count_items(counted, vocabulary(labels, items), config.fade_days)._replace(mix=mixture))
         choices["items"] = dict(zip(PARTS, np.round(mixture.astype(float), 4).tolist(), strict=True))
     calibration, test = data.slices[Slice.CALIBRATION], data.slices[Slice.TEST]
-    late = predict_logits(network, data, calibration)
+    calibration_logits = predict_logits(network, data, calibration)
     contract = Contract(
         spec_version=FEATURE_SPEC.version,
         rhythm=list(RHYTHM_NAMES),
@@ -123,10 +124,10 @@ def train(
         network=network.config,
         normalisation=data.normalisation,
         calibration=fit_calibration(
-            late.interest.double().numpy(),
+            calibration_logits.interest.double().numpy(),
             data.targets.categories[calibration].astype(np.float64),
-            late.hazards,
-            data.seen(calibration),
+            calibration_logits.hazards,
+            data.exposures(calibration),
             moods(network, texts[Slice.CALIBRATION], mood_terms).double().numpy(),
             texts[Slice.CALIBRATION].positive.double().numpy(),
         ),
@@ -146,18 +147,18 @@ def train(
 
 
 def start_at_base_rates(network: Network, data: Data) -> None:
-    """Set the biases of interest and hazards so that training starts where nothing is known of anybody."""
+    """Set the biases of interest and hazards to the base rates, so that training starts from these."""
     picked = data.slices[Slice.TRAIN]
     known = ~np.isnan(data.targets.categories[picked])
     share = (np.nansum(data.targets.categories[picked], axis=0) + 0.5) / (known.sum(0) + 1)
     interest = np.log(share) if network.config.decoder else np.log(share / (1 - share))
     with torch.no_grad():
         network.interest.bias.copy_(torch.from_numpy(interest))
-        network.hazards.bias.copy_(torch.from_numpy(prior_logits(data.seen(picked))))
+        network.hazards.bias.copy_(torch.from_numpy(prior_logits(data.exposures(picked))))
 
 
 def _is_kept(example: Example, config: TrainConfig) -> bool:
-    """Keep whole users, so that fewer labels are fewer people's."""
+    """Return whether to keep a user's labels; whole users are kept, so that fewer labels mean fewer users."""
     digest = xxhash.xxh64_intdigest(example.request.user_id.encode(), config.loop.seed)
     return digest % 10_000 < config.label_share * 10_000
 
@@ -187,9 +188,9 @@ def _fit(
     curves: Curves | None,
     device: str,
 ) -> Fitted:
-    """Train on the train slice; the validation slice, where there is one, says when it is enough."""
-    taught, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
-    held_out = held_out if len(held_out) else taught
+    """Train on the train slice, with early stopping on the validation slice, or on the train slice if that is empty."""
+    training, held_out = data.slices[Slice.TRAIN], data.slices[Slice.VALIDATION]
+    held_out = held_out if len(held_out) else training
     network.plain.requires_grad_(False)
     network.sentiment.requires_grad_(False)
     network.to(device)
@@ -203,7 +204,7 @@ def _fit(
 
     fitted = fit(
         network,
-        plan=lambda epoch: _batches([config.loop.seed, epoch], taught, data.rows.lengths, config.batch_rows),
+        plan=lambda epoch: _batches([config.loop.seed, epoch], training, data.rows.lengths, config.batch_rows),
         loss=loss,
         validate=validate,
         loop=config.loop,
@@ -218,7 +219,7 @@ def _fit(
 
 
 def _batches(seeds: Sequence[int], rows: Indices, lengths: Indices, batch_rows: int) -> list[Indices]:
-    """Cut shuffled rows into batches of like length, to pad little."""
+    """Cut shuffled rows into batches of similar length, to reduce padding."""
     rng = np.random.default_rng(list(seeds))
     order = rng.permutation(rows)
     pool = 16 * batch_rows

@@ -1,4 +1,4 @@
-"""All examples and reviews of a dataset as arrays, slice by slice, and what a network says of them.
+"""Hold a dataset's examples and reviews as arrays, slice by slice, and compute a network's logits for them.
 
 Every distinct text is encoded once. Start at prepare.
 """
@@ -37,13 +37,13 @@ class Data(NamedTuple):
         """Collate the picked examples and move them to a device."""
         return Batch(*(part.to(device) for part in collate(self.rows, picked, self.table, self.normalisation)))
 
-    def seen(self, picked: Indices) -> Exposures:
-        """Return what was seen of the picked examples' returns."""
+    def exposures(self, picked: Indices) -> Exposures:
+        """Return the observed returns of the picked examples, in bins."""
         return Exposures(self.targets.exposure[picked].astype(np.float64), self.targets.returned[picked].astype(np.float64))
 
 
 class Reviews(NamedTuple):
-    """M reviews' texts, their vectors (M, D) and moods (M,): 1 is good, 0 bad."""
+    """M reviews' texts, their vectors (M, D) and sentiment (M,): 1 is positive, 0 negative."""
 
     texts: list[str]
     vectors: Tensor
@@ -60,7 +60,7 @@ def prepare(
     max_events: int,
     next_items: int,
 ) -> Data:
-    """Lay out the examples of all slices; what is normalised is measured on the train slice alone."""
+    """Arrange the examples of all slices as arrays; normalisation is fitted on the train slice alone."""
     known = vocabulary(labels, items)
     rows, texts = arrange([example.request for example in examples], known, max_events)
     slices = {kind: np.flatnonzero([example.slice is kind for example in examples]) for kind in Slice}
@@ -69,7 +69,7 @@ def prepare(
 
 
 def rated_reviews(encoder: Encoder, reviews: Sequence[ReviewExample], kind: Slice) -> Reviews:
-    """Encode the reviews of a slice whose mood is known."""
+    """Encode the reviews of a slice whose sentiment is known."""
     rated = [review for review in reviews if review.slice is kind and review.positive is not None]
     texts = [review.text for review in rated]
     vectors = encoder.encode(texts) if rated else np.zeros((0, encoder.dimension), np.float32)
@@ -77,7 +77,7 @@ def rated_reviews(encoder: Encoder, reviews: Sequence[ReviewExample], kind: Slic
 
 
 def predict_logits(network: Network, data: Data, picked: Indices) -> Logits:
-    """Return the blended logits of the picked rows, items left out."""
+    """Return the blended logits of the picked rows, without items."""
     network.eval()
     parts = []
     with torch.inference_mode():
@@ -86,6 +86,6 @@ def predict_logits(network: Network, data: Data, picked: Indices) -> Logits:
             user = network.now(network.states(batch), batch)
             parts.append(network.plain.blend(network.unblended(user, batch), batch.numbers))
     if not parts:
-        nothing, config = torch.zeros(0, 0), network.config
-        return Logits(torch.zeros(0, config.labels), torch.zeros(0, config.horizons), torch.zeros(0), nothing, nothing)
+        empty, config = torch.zeros(0, 0), network.config
+        return Logits(torch.zeros(0, config.labels), torch.zeros(0, config.horizons), torch.zeros(0), empty, empty)
     return Logits(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -1,7 +1,7 @@
-"""A dataset and a preset → the settings that validate best, trial by trial, in a file that the next run goes on from.
+"""Search hyperparameters for a preset on a dataset, trial by trial; the study is a file from which the next run resumes.
 
-Trials are drawn by optuna's TPE from their forerunners; one that falls behind the middle of them is ended early. Only the
-train and validation slices are looked at. Start at tune.
+Optuna's TPE draws each trial from earlier ones; a trial that is worse than their median is pruned. Uses only the train and
+validation slices. Start at tune.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,11 @@ from models.training.train_user_model import train
 if TYPE_CHECKING:
     import optuna
 
-WARM_TRIALS = 4  # trials that are never ended early
+WARM_TRIALS = 4  # trials that are never pruned
 
 
 class Tuned(Struct, frozen=True, kw_only=True):
-    """The best settings so far and their validation loss; `trials` counts all of the study, also those of earlier runs."""
+    """The best settings so far and their validation loss; `trials` counts the whole study, earlier runs included."""
 
     settings: TrainConfig
     loss: float
@@ -32,14 +32,14 @@ class Tuned(Struct, frozen=True, kw_only=True):
 
 
 class TrialCurves:
-    """Tells optuna how a trial validates, and ends it where optuna says so."""
+    """Reports a trial's validation loss to optuna, and ends the trial if optuna prunes it."""
 
     def __init__(self, trial: "optuna.Trial") -> None:
         """Follow one trial."""
         self._trial = trial
 
     def add(self, name: str, value: float, step: int) -> None:
-        """Take a point of a curve."""
+        """Report one point of a curve."""
         from optuna import TrialPruned
 
         if name == "loss/validation":
@@ -62,11 +62,11 @@ def tune(
     item_categories: Mapping[str, str] | None = None,
     after_trial: Callable[[int, float | None], None] = lambda number, loss: None,
 ) -> Tuned:
-    """Run trials until so many are in the study or so many minutes are over; the first one is `start` as it is.
+    """Run trials until the study has `trials` of them or `minutes` have passed; the first one is `start` itself.
 
     Raises:
-        TrainingError: the examples teach nothing.
-        ValueError: no trial was finished in the time given.
+        TrainingError: the examples cannot train a model.
+        ValueError: no trial finished in time.
     """
     import optuna
 
@@ -81,13 +81,11 @@ def tune(
     )
     if not found.trials:
         found.enqueue_trial(_as_drawn(start))
-    learnt_from = [example for example in examples if example.slice in (Slice.TRAIN, Slice.VALIDATION)]
+    fitted_on = [example for example in examples if example.slice in (Slice.TRAIN, Slice.VALIDATION)]
 
     def value(trial: "optuna.Trial") -> float:
         config, curves = draw(trial, start), TrialCurves(trial)
-        return train(
-            learnt_from, [], returns, encoder, config, item_categories=item_categories, curves=curves
-        ).fitted.best_value
+        return train(fitted_on, [], returns, encoder, config, item_categories=item_categories, curves=curves).fitted.best_value
 
     left = trials - sum(trial.state.is_finished() for trial in found.trials)
     if left > 0:
@@ -95,13 +93,13 @@ def tune(
         found.optimize(value, n_trials=left, timeout=minutes * 60, callbacks=callbacks)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in found.trials)
     if not any(trial.state == optuna.trial.TrialState.COMPLETE for trial in found.trials):
-        raise ValueError(f"found no finished trial after {minutes:g} minutes: give more --minutes")
+        raise ValueError(f"found no finished trial after {minutes:g} minutes, expected one: increase --minutes")
     best = found.best_trial
     return Tuned(settings=draw(best, start), loss=best.values[0], trials=len(found.trials), ended_early=pruned)
 
 
 def draw(trial: "optuna.Trial | optuna.trial.FrozenTrial", start: TrainConfig) -> TrainConfig:
-    """Draw what is searched for; everything else is as `start` has it."""
+    """Draw the hyperparameters of a trial; everything else comes from `start`."""
     return replace(
         start,
         optimiser=replace(

@@ -15,7 +15,7 @@ from models.evaluation.baselines.category_baselines import rank_categories
 from models.evaluation.baselines.churn_baselines import rfm_logistic
 from models.evaluation.baselines.item_baselines import rank_items
 from models.evaluation.candidates import Candidate, Setup
-from models.evaluation.churn_evaluation import asked_alike
+from models.evaluation.churn_evaluation import matching_examples
 from models.evaluation.evaluate_model import Evaluated, evaluate
 from models.evaluation.outcomes import stayed_away
 from models.evaluation.report_diff import diff_reports
@@ -133,9 +133,9 @@ def test_baselines_learn_from_questions_asked_as_the_tests_are(examples: list[Ex
     train, test = parts(examples)
     drawn = [msgspec.structs.replace(one, request=msgspec.structs.replace(one.request, due=LANDMARK)) for one in test]
 
-    assert asked_alike([*train, *drawn], test) == [*train, *drawn]
-    assert asked_alike([*train, *drawn], drawn) == drawn
-    assert asked_alike(train, drawn) == train
+    assert matching_examples([*train, *drawn], test) == [*train, *drawn]
+    assert matching_examples([*train, *drawn], drawn) == drawn
+    assert matching_examples(train, drawn) == train
 
 
 def test_a_model_of_shuffled_scores_loses(examples: list[Example]) -> None:

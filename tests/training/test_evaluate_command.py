@@ -91,7 +91,7 @@ def test_bad_input_ends_with_2_and_names_the_next_command(
 def test_a_model_that_learnt_from_the_time_of_the_test_slice_is_not_measured_on_it(folder: Path, tmp_path: Path) -> None:
     succeed("dataset", folder / "log", "--out", tmp_path / "earlier", "--landmarks", "1", "--shares", "0.2,0.1,0.1,0.6")
     code, _, stderr = run("evaluate", folder / "model", tmp_path / "earlier", "--out", tmp_path / "report")
-    assert (code, "learnt from what happened until" in stderr) == (2, True), stderr
+    assert (code, "was trained on data until" in stderr) == (2, True), stderr
 
 
 def test_few_label_curves_of_users_and_of_texts_become_lines_of_a_plot() -> None:

@@ -234,7 +234,7 @@ def test_reviews_that_teach_nothing_are_refused() -> None:
     parts = load_parts(RANDOM_TINY, torch.float32)
     with pytest.raises(TrainingError, match="found no test reviews"):
         prepare([e for e in reviews() if e.slice is not Slice.TEST], parts, 32)
-    with pytest.raises(TrainingError, match="without stars, mood and category"):
+    with pytest.raises(TrainingError, match="without stars, sentiment and category"):
         prepare([structs.replace(e, stars=None, positive=None, category=None) for e in reviews()], parts, 32)
 
 
@@ -309,7 +309,7 @@ def test_reviews_are_read_from_json_lines_and_parquet_alike(tmp_path: Path) -> N
 
     assert load_reviews(lines).examples == load_reviews(tmp_path).examples == expected
     lines.write_text("{}")
-    with pytest.raises(TrainingError, match=r"reviews\.jsonl:1 is no review"):
+    with pytest.raises(TrainingError, match=r"reviews\.jsonl:1 is not a review"):
         load_reviews(lines)
     with pytest.raises(TrainingError, match="footfall dataset"):
         load_reviews(tmp_path / "nowhere")

@@ -1,8 +1,8 @@
-"""How often and until when users bought → how many purchases the BG/NBD model expects of them.
+"""Predict churn with the BG/NBD model, from how often and until when users bought.
 
 Purchases are Poisson with gamma rates, and after each a user may leave with a beta probability: Fader, Hardie and Lee,
 "Counting your customers the easy way", Marketing Science 24 (2005), equations 6 and 10. Users are ranked by expected
-purchases, never by 1 - P(alive), which calls everybody who bought once alive. Start at bg_nbd.
+purchases, never by 1 - P(alive), because P(alive) is 1 for every one-time buyer. Start at bg_nbd.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ RECENCY, TENURE, SPAN = 1, 2, 3  # columns of rfm_features
 
 
 class Parameters(NamedTuple):
-    """Shape and rate of the purchase rates' gamma, and the beta of the chance to leave."""
+    """Shape and rate of the gamma of purchase rates, and the parameters of the beta of leaving."""
 
     r: float
     alpha: float
@@ -29,7 +29,7 @@ class Parameters(NamedTuple):
 
 
 def bg_nbd(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
-    """Return (N,) probabilities to stay away, by logistic regression on the log of expected purchases.
+    """Return (N,) churn probabilities, by logistic regression on the log of expected purchases.
 
     The parameters are fitted on each training user's newest example.
 
@@ -48,14 +48,14 @@ def bg_nbd(train: Sequence[Example], test: Sequence[Example], horizon_days: int)
 
 
 def fit(repeats: Floats, last: Floats, tenure: Floats) -> Parameters:
-    """Maximise the penalised likelihood of (N,) repeat purchases, days from first to last one, days from first to now.
+    """Maximise the penalised likelihood of (N,) repeat purchases, days from first to last purchase, and days from first to now.
 
     Raises:
-        CannotFit: the search failed, or ended at parameters that say nothing.
+        CannotFit: the optimiser failed, or stopped at a bound of a parameter.
     """
     from scipy.optimize import minimize
 
-    scale = 10 / max(float(tenure.max()), 1e-9)  # the search wants times of about 1 to 10
+    scale = 10 / max(float(tenure.max()), 1e-9)  # the optimiser needs times of about 1 to 10
 
     def loss(logs: Floats) -> float:
         likelihood = log_likelihood(Parameters(*np.exp(logs)), repeats, last * scale, tenure * scale)
@@ -67,7 +67,7 @@ def fit(repeats: Floats, last: Floats, tenure: Floats) -> Parameters:
     if not found.success or not np.isfinite(found.fun) or np.abs(found.x).max() > 9.99:
         raise CannotFit(
             f"BG/NBD does not converge on {len(repeats)} users ({found.message}, r {r:.3g}, alpha {alpha / scale:.3g}, "
-            f"a {a:.3g}, b {b:.3g}): most bought once, or leave in ways the model does not know"
+            f"a {a:.3g}, b {b:.3g}): most users bought only once, or leave in ways the model cannot describe"
         )
     return Parameters(float(r), float(alpha / scale), float(a), float(b))
 
@@ -90,7 +90,7 @@ def expected_purchases(parameters: Parameters, repeats: Floats, last: Floats, te
 
     r, alpha, a, b = parameters
     x, t = repeats, horizon_days
-    a = a + 1e-6 if abs(a - 1) < 1e-6 else a  # the formula's limit at 1
+    a = a + 1e-6 if abs(a - 1) < 1e-6 else a  # take the formula's limit at a = 1
     series = hyp2f1(r + x, b + x, a + b + x - 1, t / (alpha + tenure + t))
     grown = 1 - ((alpha + tenure) / (alpha + tenure + t)) ** (r + x) * series
     odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + tenure) / (alpha + last)) ** (r + x), 0.0)

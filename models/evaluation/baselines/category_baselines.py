@@ -1,6 +1,7 @@
-"""Labelled examples → which categories simple scorers expect next: popularity, personal shares, co-occurrence, logistic.
+"""Rank the next categories of test users with simple baselines, fitted on labelled examples.
 
-Each returns (N, K) scores of the labels, of which several may be wanted. Start at rank_categories.
+The baselines are popularity, personal shares, co-occurrence and logistic regression. Each returns (N, K) scores of the
+labels; several labels of a row can be relevant. Start at rank_categories.
 """
 
 from collections import defaultdict
@@ -11,47 +12,47 @@ import numpy as np
 from models.data.examples import Example
 from models.evaluation.bootstrap import Floats
 
-POPULARITY_SHARE = 1e-3  # what popularity counts beside a user's own shares
-HISTORY_DECAY = 0.9  # per remembered event, where interest is read off the items
-MIN_WANTED = 5  # of a label in training: with fewer its logistic regression is its share
+POPULARITY_SHARE = 1e-3  # weight of popularity beside a user's own shares
+HISTORY_DECAY = 0.9  # per remembered event, where interest is derived from the items
+MIN_POSITIVES = 5  # of a label in training: with fewer, its base rate replaces its logistic regression
 
 
 def rank_categories(
     train: Sequence[Example], test: Sequence[Example], labels: Sequence[str], clusters: Mapping[str, str]
 ) -> dict[str, Floats]:
-    """Return (N, K) scores of every baseline, learnt from the training examples whose next categories are known.
+    """Return (N, K) scores of every baseline, fitted on the training examples whose next categories are known.
 
-    `clusters` names the category of items whose events carry none.
+    `clusters` maps an item to its category, for items whose events carry none.
     """
     known = [example for example in train if example.categories is not None]
-    wanted, shares = wanted_labels(known, labels), own_shares(known, labels, clusters)
-    asked = own_shares(test, labels, clusters)
-    popular = np.nan_to_num(wanted.mean(0)) if len(known) else np.zeros(len(labels))
-    following = (shares.T @ wanted) / np.maximum(shares.sum(0), 1e-9)[:, None]  # (K, K)
+    relevant, shares = relevant_labels(known, labels), own_shares(known, labels, clusters)
+    test_shares = own_shares(test, labels, clusters)
+    popular = np.nan_to_num(relevant.mean(0)) if len(known) else np.zeros(len(labels))
+    following = (shares.T @ relevant) / np.maximum(shares.sum(0), 1e-9)[:, None]  # (K, K)
     return {
         "popularity": np.tile(popular, (len(test), 1)),
-        "personal_frequency": asked + POPULARITY_SHARE * popular,
-        "co_occurrence": asked @ following + POPULARITY_SHARE * popular,
-        "logistic": _logistic(shares, wanted, asked, popular),
+        "personal_frequency": test_shares + POPULARITY_SHARE * popular,
+        "co_occurrence": test_shares @ following + POPULARITY_SHARE * popular,
+        "logistic": _logistic(shares, relevant, test_shares, popular),
     }
 
 
-def wanted_labels(examples: Sequence[Example], labels: Sequence[str]) -> Floats:
-    """Return (N, K): 1 where the label is among the next categories; a row is NaN where they are unknown."""
+def relevant_labels(examples: Sequence[Example], labels: Sequence[str]) -> Floats:
+    """Return (N, K): 1 where the label is among the next categories; a row is NaN if they are unknown."""
     place = {label: column for column, label in enumerate(labels)}
-    wanted = np.zeros((len(examples), len(labels)))
+    relevant = np.zeros((len(examples), len(labels)))
     for row, example in enumerate(examples):
         if example.categories is None:
-            wanted[row] = np.nan
+            relevant[row] = np.nan
         else:
-            wanted[row, [place[category] for category in example.categories if category in place]] = 1
-    return wanted
+            relevant[row, [place[category] for category in example.categories if category in place]] = 1
+    return relevant
 
 
 def own_shares(examples: Sequence[Example], labels: Sequence[str], clusters: Mapping[str, str]) -> Floats:
     """Return (N, K): each label's share of the user's decayed interest so far.
 
-    Of a user without categories it is what the remembered items belong to, newer ones more.
+    A user without categories gets those of the remembered items, weighted towards newer ones.
     """
     place = {label: column for column, label in enumerate(labels)}
     shares = np.zeros((len(examples), len(labels)))
@@ -71,15 +72,15 @@ def _clustered(example: Example, clusters: Mapping[str, str]) -> dict[str, float
     return weights
 
 
-def _logistic(shares: Floats, wanted: Floats, asked: Floats, popular: Floats) -> Floats:
+def _logistic(shares: Floats, relevant: Floats, test_shares: Floats, popular: Floats) -> Floats:
     """Fit one logistic regression per label on the log shares of all."""
     from sklearn.linear_model import LogisticRegression
 
-    scores = np.tile(popular, (len(asked), 1))
-    x, rows = np.log1p(1000 * shares), np.log1p(1000 * asked)
-    for column in range(wanted.shape[1]):
-        ones = wanted[:, column].sum()
-        if min(ones, len(wanted) - ones) >= MIN_WANTED:
-            model = LogisticRegression(max_iter=300, C=0.1).fit(x, wanted[:, column])
+    scores = np.tile(popular, (len(test_shares), 1))
+    x, rows = np.log1p(1000 * shares), np.log1p(1000 * test_shares)
+    for column in range(relevant.shape[1]):
+        ones = relevant[:, column].sum()
+        if min(ones, len(relevant) - ones) >= MIN_POSITIVES:
+            model = LogisticRegression(max_iter=300, C=0.1).fit(x, relevant[:, column])
             scores[:, column] = model.predict_proba(rows)[:, 1]
     return scores

@@ -1,7 +1,7 @@
-"""Labelled examples → the churn risk that simple scorers see: majority, recency, RFM logistic, gradient boosting.
+"""Predict churn with simple baselines: majority, recency, RFM logistic regression and gradient boosting.
 
-Each is fitted on examples whose outcome at the horizon is known and returns (N,) probabilities that the test users
-stay away. "Purchases" are all events where the log has no purchases. Start at rfm_features.
+Each is fitted on examples whose outcome at the horizon is known, and returns (N,) churn probabilities of the test users.
+If a log has no purchases, every event counts as one. Start at rfm_features.
 """
 
 from collections.abc import Sequence
@@ -15,30 +15,30 @@ from models.features.spec import FEATURE_SPEC, KINDS
 from schemas.errors import CannotFit
 from schemas.time_units import DAY_MS
 
-MIN_OUTCOMES = 10  # of each kind: fewer teach nothing
+MIN_OUTCOMES = 10  # of each class: fewer cannot train a model
 _AT = {name: place for place, name in enumerate(FEATURE_SPEC.names)}
 
 
 def majority(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
-    """Give every user the share of training users who stayed away."""
+    """Predict the churn rate of the training users for every user."""
     _, away = known_outcomes(train, horizon_days)
     return np.full(len(test), away.mean())
 
 
 def recency(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
-    """Rank by the time since the last event, as a probability by logistic regression on its logarithm."""
+    """Predict churn from the time since the last event, by logistic regression on its logarithm."""
     fitted, away = known_outcomes(train, horizon_days)
     return logistic(np.log1p(silent_days(fitted))[:, None], away, np.log1p(silent_days(test))[:, None])
 
 
 def rfm_logistic(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
-    """Fit logistic regression on recency, frequency and money."""
+    """Fit logistic regression on recency, frequency and monetary value."""
     fitted, away = known_outcomes(train, horizon_days)
     return logistic(rfm_features(fitted), away, rfm_features(test))
 
 
 def gradient_boosting(train: Sequence[Example], test: Sequence[Example], horizon_days: int) -> Floats:
-    """Fit boosted trees on every feature of the vector, the RFM features and the silence."""
+    """Fit boosted trees on the whole feature vector, the RFM features and the silence."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     fitted, away = known_outcomes(train, horizon_days)
@@ -52,10 +52,10 @@ def gradient_boosting(train: Sequence[Example], test: Sequence[Example], horizon
 
 
 def known_outcomes(train: Sequence[Example], horizon_days: int) -> tuple[list[Example], Floats]:
-    """Return the examples whose outcome at the horizon is known, and it.
+    """Return the examples whose outcome at the horizon is known, and those outcomes: 1 is churn.
 
     Raises:
-        CannotFit: fewer than MIN_OUTCOMES stayed away, or came back.
+        CannotFit: fewer than MIN_OUTCOMES users stayed away, or returned.
     """
     away = stayed_away(train, horizon_days)
     known = ~np.isnan(away)
@@ -63,14 +63,14 @@ def known_outcomes(train: Sequence[Example], horizon_days: int) -> tuple[list[Ex
     back = int(known.sum()) - gone
     if min(gone, back) < MIN_OUTCOMES:
         raise CannotFit(
-            f"found {gone} training users known to stay away for {horizon_days} days and {back} to return, expected "
-            f"{MIN_OUTCOMES} of each: the training slices are too short for this horizon, give a longer log"
+            f"found {gone} training users who stayed away for {horizon_days} days and {back} who returned, expected "
+            f"{MIN_OUTCOMES} of each: the training slices are too short for this horizon, use a longer log"
         )
     return [example for example, is_known in zip(train, known, strict=True) if is_known], away[known]
 
 
 def logistic(x: Floats, labels: Floats, test: Floats) -> Floats:
-    """Fit logistic regression on standardised columns; an unknown number is the column's median."""
+    """Fit logistic regression on standardised columns; missing values become the column's median."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -86,8 +86,8 @@ def logistic(x: Floats, labels: Floats, test: Floats) -> Floats:
 def rfm_features(examples: Sequence[Example]) -> Floats:
     """Return (N, 10): log frequency, recency, tenure, span, mean gap, recency/gap, log money, purchase days in 30/60/90 d.
 
-    Days are as of the landmark. The purchase days rest on a history that is bounded per kind, so of a busy user the
-    longer windows count fewer than there were. Who bought once has a gap as long as the tenure.
+    Days are as of the landmark. The purchase days come from a history that is bounded per kind, so the longer windows
+    undercount busy users. The gap of a one-time buyer is the tenure.
     """
     rows = np.zeros((len(examples), 10))
     for row, (example, silent) in enumerate(zip(examples, silent_days(examples), strict=True)):
@@ -113,7 +113,7 @@ def rfm_features(examples: Sequence[Example]) -> Floats:
 
 
 def purchase_frequency(examples: Sequence[Example]) -> Floats:
-    """Return (N,) how many purchases each user made, or events where they made none."""
+    """Return (N,): each user's number of purchases, or of events if there is no purchase."""
     return np.array([_frequency(example.request.features) for example in examples])
 
 
@@ -123,7 +123,7 @@ def _frequency(values: Sequence[float | None]) -> float:
 
 
 def _action_days(example: Example) -> list[float]:
-    """Return how many days ago each remembered purchase was, newest first; each event where there is no purchase."""
+    """Return the days since each remembered purchase, newest first; since each event if there is no purchase."""
     history = example.request.history
     bought = [entry for entry in history if entry.kind == "purchase" and entry.amount >= 0] or history
     return [(example.landmark_ms - entry.event_time_ms) / DAY_MS for entry in reversed(bought)]

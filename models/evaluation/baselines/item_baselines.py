@@ -1,7 +1,7 @@
-"""What users did so far → the items that simple scorers expect next, best first, of the whole catalogue.
+"""Rank the whole catalogue for each test user with simple baselines, best item first.
 
-Popularity, personal frequency, decayed co-occurrence and nearest sessions all learn from sequences of item ids, oldest
-first; `sequences_of` makes them of training examples. All counts are sparse matrices. Start at rank_items.
+Popularity, personal frequency, decayed co-occurrence and nearest sessions learn from sequences of item ids, oldest first;
+`sequences_of` builds them from training examples. All counts are sparse matrices. Start at rank_items.
 """
 
 from collections import defaultdict
@@ -19,99 +19,101 @@ if TYPE_CHECKING:
 
 TOP = 20
 DISTANCE_DECAY = 0.6  # per place between two items of one sequence
-RECENCY_DECAY = 0.5  # per place from the end of the sequence that is asked about
-BACKWARD = 0.5  # what an item just before counts beside one just after
-HALF_LIFE_DAYS = 30  # of what training sequences count, by their newest landmark
+RECENCY_DECAY = 0.5  # per place from the end of the query sequence
+BACKWARD = 0.5  # weight of an item just before, relative to one just after
+HALF_LIFE_DAYS = 30  # of a training sequence's weight, by its newest landmark
 MAX_SEQUENCE = 50
 NEIGHBOURS, MAX_NEIGHBOUR_SEQUENCES = 100, 20_000
-ROWS = 512  # of one product of sparse matrices
-POPULARITY_SHARE = 1e-6  # breaks ties, and fills lists that know too little
+ROWS = 512  # per product of sparse matrices
+POPULARITY_SHARE = 1e-6  # breaks ties, and fills lists that are too short
 
 
 def rank_items(train: Sequence[Example], test: Sequence[Example]) -> dict[str, list[list[str]]]:
     """Return the TOP items of every baseline for every test example.
 
-    Personal frequency counts what the request remembers, as a live model could. All that ask what goes together, and
-    personal frequency with memory, also count what training examples of the user held and what followed them, whose labels
-    end before the test slice: no live request carries that.
+    `personal_frequency` counts only the items of the request's history, as a live model could. The baselines based on
+    co-occurrence or neighbours, and `personal_frequency_with_memory`, also use the user's training examples and what
+    followed them. Those labels end before the test slice, but no live request carries them.
     """
     known = sequences_of(train)
     newest = {example.request.user_id: example.landmark_ms for example in sorted(train, key=_landmark)}
     users = sorted(known, key=newest.__getitem__)
     last_ms = max(newest.values(), default=0)
     weights = [0.5 ** ((last_ms - newest[user]) / DAY_MS / HALF_LIFE_DAYS) for user in users]
-    carried = [_remembered(example) for example in test]
-    asked = [_joined(known.get(example.request.user_id, []), seen) for example, seen in zip(test, carried, strict=True)]
-    learnt = [known[user] for user in users]
+    request_items = [_remembered(example) for example in test]
+    queries = [
+        _joined(known.get(example.request.user_id, []), items) for example, items in zip(test, request_items, strict=True)
+    ]
+    training = [known[user] for user in users]
     return {
-        "popularity": popularity(learnt, asked),
-        "personal_frequency": personal_frequency(learnt, carried),
-        "personal_frequency_with_memory": personal_frequency(learnt, asked),
-        "co_occurrence": co_occurrence(learnt, asked, weights),
-        "nearest_sequences": nearest_sequences(learnt, asked),
+        "popularity": popularity(training, queries),
+        "personal_frequency": personal_frequency(training, request_items),
+        "personal_frequency_with_memory": personal_frequency(training, queries),
+        "co_occurrence": co_occurrence(training, queries, weights),
+        "nearest_sequences": nearest_sequences(training, queries),
     }
 
 
 def sequences_of(examples: Sequence[Example]) -> dict[str, list[str]]:
-    """Return user → items in order: of the history of all their examples, and what followed the newest."""
-    seen: dict[str, dict[tuple[int, str], None]] = defaultdict(dict)
+    """Return user → items in order: the history of all their examples, then what followed the newest."""
+    histories: dict[str, dict[tuple[int, str], None]] = defaultdict(dict)
     followed: dict[str, tuple[str, ...]] = {}
     for example in sorted(examples, key=_landmark):
         user = example.request.user_id
         for entry in example.request.history:
             if entry.item_id is not None:
-                seen[user][entry.event_time_ms, entry.item_id] = None
+                histories[user][entry.event_time_ms, entry.item_id] = None
         for item in followed.pop(user, ()):
-            seen[user].setdefault((example.landmark_ms - 1, item))
+            histories[user].setdefault((example.landmark_ms - 1, item))
         followed[user] = example.items or ()
-    return {user: [item for _, item in sorted(seen.get(user, {}))] + list(after) for user, after in followed.items()}
+    return {user: [item for _, item in sorted(histories.get(user, {}))] + list(after) for user, after in followed.items()}
 
 
-def popularity(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Rank items by how many training users met them, the same for everybody."""
-    place, popular = _catalogue(learnt)
+def popularity(training: Sequence[Sequence[str]], queries: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rank items by how many training users have them in their sequence; the ranking is the same for every user."""
+    place, popular = _catalogue(training)
     names = list(place)
     best = [names[row] for row in np.argsort(-popular, kind="stable")[:TOP]]
-    return [best for _ in asked]
+    return [best for _ in queries]
 
 
-def personal_frequency(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Rank the items that the user met most often, then the popular ones."""
-    place, popular = _catalogue(learnt, asked)
-    counts = _matrix(asked, place, [np.ones(len(sequence)) for sequence in asked])
+def personal_frequency(training: Sequence[Sequence[str]], queries: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rank the items that occur most often in the user's sequence, then the popular ones."""
+    place, popular = _catalogue(training, queries)
+    counts = _matrix(queries, place, [np.ones(len(sequence)) for sequence in queries])
     return _best(counts, place, popular)
 
 
 def co_occurrence(
-    learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]], weights: Sequence[float] | None = None
+    training: Sequence[Sequence[str]], queries: Sequence[Sequence[str]], weights: Sequence[float] | None = None
 ) -> list[list[str]]:
-    """Rank what stood near the user's newest items in other sequences, each of which counts as its weight says.
+    """Rank items that stand near the user's newest items in the training sequences, weighted by `weights`.
 
-    Near counts more than far and after more than before: the decays are those that did best on public click sessions.
+    Near counts more than far, and after more than before. These decays did best on public click sessions.
     """
-    place, popular = _catalogue(learnt)
-    together = _together(learnt, place, [1.0] * len(learnt) if weights is None else weights)
-    recent = _matrix(asked, place, [_recency(len(sequence)) for sequence in asked])
-    return _best(recent, place, popular, together)
+    place, popular = _catalogue(training)
+    co_occurrences = _co_occurrences(training, place, [1.0] * len(training) if weights is None else weights)
+    recent = _matrix(queries, place, [_recency(len(sequence)) for sequence in queries])
+    return _best(recent, place, popular, co_occurrences)
 
 
-def nearest_sequences(learnt: Sequence[Sequence[str]], asked: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Rank the items of the NEIGHBOURS sequences most like the user's newest items, by cosine.
+def nearest_sequences(training: Sequence[Sequence[str]], queries: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rank the items of the NEIGHBOURS training sequences closest to the user's newest items, by cosine.
 
-    The newest item itself, which all neighbours tend to hold, goes last.
+    The newest item itself goes last, because nearly all neighbours contain it.
     """
-    learnt = learnt[-MAX_NEIGHBOUR_SEQUENCES:]
-    place, popular = _catalogue(learnt)
-    others = _matrix(learnt, place, [np.ones(len(sequence)) for sequence in learnt])
+    training = training[-MAX_NEIGHBOUR_SEQUENCES:]
+    place, popular = _catalogue(training)
+    others = _matrix(training, place, [np.ones(len(sequence)) for sequence in training])
     others.data[:] = 1
     lengths = np.sqrt(np.maximum(others.sum(1), 1))
     normed = others.multiply(1 / lengths[:, None]).tocsr()
-    recent = _matrix(asked, place, [_recency(len(sequence)) for sequence in asked])
+    recent = _matrix(queries, place, [_recency(len(sequence)) for sequence in queries])
     transposed, neighbours = normed.T.tocsr(), []
-    for start in range(0, len(asked), ROWS):
+    for start in range(0, len(queries), ROWS):
         neighbours.append(_strongest(recent[start : start + ROWS] @ transposed, NEIGHBOURS))
     return _best(
-        _stack(neighbours), place, popular, normed, [place.get(sequence[-1]) if sequence else None for sequence in asked]
+        _stack(neighbours), place, popular, normed, [place.get(sequence[-1]) if sequence else None for sequence in queries]
     )
 
 
@@ -119,10 +121,10 @@ def _remembered(example: Example) -> list[str]:
     return [entry.item_id for entry in example.request.history if entry.item_id is not None]
 
 
-def _joined(known: Sequence[str], seen: list[str]) -> list[str]:
-    """Put what a test user's request remembers after what training knew of them; what both hold counts once."""
-    remembered = set(seen)
-    return [item for item in known if item not in remembered] + seen
+def _joined(known: Sequence[str], items: list[str]) -> list[str]:
+    """Append the items of a test request to the user's training items; an item of both counts once."""
+    remembered = set(items)
+    return [item for item in known if item not in remembered] + items
 
 
 def _landmark(example: Example) -> int:
@@ -130,7 +132,7 @@ def _landmark(example: Example) -> int:
 
 
 def _catalogue(*parts: Sequence[Sequence[str]]) -> tuple[dict[str, int], Floats]:
-    """Number the items of all parts, and count of the first part how many sequences hold each."""
+    """Number the items of all parts, and count how many sequences of the first part contain each."""
     place: dict[str, int] = {}
     for sequences in parts:
         for sequence in sequences:
@@ -147,7 +149,7 @@ def _recency(length: int) -> Floats:
 
 
 def _matrix(sequences: Sequence[Sequence[str]], place: Mapping[str, int], weights: Sequence[Floats]) -> "csr_array[Any, Any]":
-    """Return (sequences, items): the summed weights of each item's places in a sequence; unknown items are left out."""
+    """Return (sequences, items): the summed weights of each item's places in a sequence; unknown items are dropped."""
     from scipy.sparse import csr_array
 
     rows, columns, values = [], [], []
@@ -162,8 +164,10 @@ def _matrix(sequences: Sequence[Sequence[str]], place: Mapping[str, int], weight
     return matrix
 
 
-def _together(sequences: Sequence[Sequence[str]], place: Mapping[str, int], weights: Sequence[float]) -> "csr_array[Any, Any]":
-    """Return (items, items): how often and how near the second stood to the first in one sequence."""
+def _co_occurrences(
+    sequences: Sequence[Sequence[str]], place: Mapping[str, int], weights: Sequence[float]
+) -> "csr_array[Any, Any]":
+    """Return (items, items): how often and how near the second item stood to the first in one sequence."""
     from scipy.sparse import csr_array
 
     rows, columns, values = [], [], []
@@ -183,22 +187,22 @@ def _together(sequences: Sequence[Sequence[str]], place: Mapping[str, int], weig
 
 
 def _best(
-    asked: "csr_array[Any, Any]",
+    queries: "csr_array[Any, Any]",
     place: Mapping[str, int],
     popular: Floats,
-    learnt: "csr_array[Any, Any] | None" = None,
+    training: "csr_array[Any, Any] | None" = None,
     last: Sequence[int | None] = (),
 ) -> list[list[str]]:
-    """Return the TOP items of every row of `asked`, times `learnt` where given; popularity breaks ties.
+    """Return the TOP items of every row of `queries`, multiplied by `training` if given; popularity breaks ties.
 
-    `last` names an item per row, by its place, that goes last.
+    `last` gives the column of one item per row that goes last.
     """
     names = np.array(list(place), dtype=object)
     ties = POPULARITY_SHARE * popular / max(popular.max(initial=0), 1)
     ranked: list[list[str]] = []
-    for start in range(0, asked.shape[0], ROWS):
-        part = asked[start : start + ROWS]
-        scores = (part if learnt is None else part @ learnt).toarray() + ties
+    for start in range(0, queries.shape[0], ROWS):
+        part = queries[start : start + ROWS]
+        scores = (part if training is None else part @ training).toarray() + ties
         for row, item in enumerate(last[start : start + ROWS]):
             if item is not None:
                 scores[row, item] = -1

@@ -1,7 +1,7 @@
-"""Reviews as counts of characters or words → class probabilities, by logistic regression; and by the class shares alone.
+"""Predict the class of a review by TF-IDF with logistic regression, or by the class shares alone.
 
-What a transformer must beat to be worth its cost. The regression's strength is chosen on the validation slice, as fair play
-demands. Start at tf_idf.
+A transformer must beat these baselines to justify its cost. The regularisation strength is chosen on the validation slice, so
+that the comparison is fair. Start at tf_idf.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from schemas.errors import CannotFit
 
 
 def majority(classes: Indices, count: int, rows: int) -> Floats:
-    """Return (rows, count) copies of the classes' shares, UNKNOWN ones left out."""
+    """Return (rows, count) copies of the class shares, ignoring UNKNOWN."""
     shares = np.bincount(classes[classes != UNKNOWN], minlength=count).astype(np.float64)
     return np.tile(shares / shares.sum(), (rows, 1))
 
 
 def tf_idf(train: Labelled, validation: Labelled, texts: Sequence[str], count: int, cut: Cut = characters) -> Floats:
-    """Fit on texts and classes of the training slice, return (N, count) probabilities of `texts`.
+    """Fit on texts and classes of the training slice; return (N, count) class probabilities of `texts`.
 
-    The classes' shares answer where that slice is of one class, or no two of its texts share a term.
+    Falls back to the class shares if that slice has only one class, or no two of its texts share a term.
     """
     try:
         return best_terms(train, validation, (cut,)).terms.probabilities(texts, count)

@@ -9,7 +9,7 @@ from models.data.examples import Example, Slice
 from models.evaluation.baselines import bg_nbd as bg_nbd_model
 from models.evaluation.baselines import item_baselines as item_baselines
 from models.evaluation.baselines.bg_nbd import Parameters, bg_nbd, expected_purchases
-from models.evaluation.baselines.category_baselines import own_shares, rank_categories, wanted_labels
+from models.evaluation.baselines.category_baselines import own_shares, rank_categories, relevant_labels
 from models.evaluation.baselines.churn_baselines import gradient_boosting, majority, recency, rfm_features, rfm_logistic
 from models.evaluation.baselines.review_baselines import majority as text_majority
 from models.evaluation.baselines.review_baselines import tf_idf
@@ -68,7 +68,7 @@ def test_majority_gives_everybody_the_training_share(examples: list[Example]) ->
 
 def test_a_horizon_longer_than_the_training_slices_is_refused_with_what_was_found(examples: list[Example]) -> None:
     train, test = split(examples)
-    with pytest.raises(CannotFit, match="found 0 training users known to stay away for 360 days"):
+    with pytest.raises(CannotFit, match="found 0 training users who stayed away for 360 days"):
         rfm_logistic(train, test, 360)
 
 
@@ -113,7 +113,7 @@ def test_bg_nbd_says_so_when_it_does_not_converge() -> None:
 def test_category_baselines_rank_what_a_user_bought_above_what_is_popular(examples: list[Example]) -> None:
     train, test = split(examples)
     asked = [example for example in test if example.categories]
-    wanted = wanted_labels(asked, LABELS)
+    wanted = relevant_labels(asked, LABELS)
     scores = rank_categories(train, asked, LABELS, {})
     first = {name: (wanted[np.arange(len(asked)), found.argmax(1)]).mean() for name, found in scores.items()}
     assert min(first["personal_frequency"], first["logistic"], first["co_occurrence"]) > first["popularity"] + 0.1

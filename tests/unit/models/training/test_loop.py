@@ -109,7 +109,7 @@ def test_a_state_of_another_network_or_of_two_saves_is_refused(tmp_path: Path) -
     with pytest.raises(TrainingError, match="expected 2 of this run"):
         run(nn.Linear(5, 1), LoopConfig(epochs=1), state=tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"of a later save")
-    with pytest.raises(TrainingError, match="begin anew"):
+    with pytest.raises(TrainingError, match="start over"):
         run(network(), LoopConfig(epochs=1), state=tmp_path)
 
 
