@@ -1,14 +1,21 @@
 # make demo: the whole system on an embedded broker · make test: all tests · both install what they need into .venv
 PYTHON ?= python3
 BIN := .venv/bin
+MINOR = import sys; print("%d.%d" % sys.version_info[:2])
+ASKED = $(if $(filter file,$(origin PYTHON)),,$(shell $(PYTHON) -c '$(MINOR)' || echo none))
 
-.PHONY: install demo test lint types docs docs-links bench chaos clean
+.PHONY: install python demo test lint types docs docs-links bench chaos clean
 .DEFAULT_GOAL := demo
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Footfall needs Python 3.11 or newer: run make PYTHON=/path/to/python3.11")'
+# refuse a .venv made by another Python than PYTHON names, or by one that was removed
+python:
+	@test ! -e .venv || { has=$$($(BIN)/python -c '$(MINOR)') && test "$$has" = "$(or $(ASKED),$$has)"; } || \
+	{ echo ".venv has Python $${has:-(removed)}, PYTHON is $(or $(ASKED),any): run make clean, or leave PYTHON out" >&2; exit 1; }
+
+.venv/installed: pyproject.toml constraints.txt | python
+	test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Footfall needs Python 3.11 or newer: run make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[local,train,docs,dev]'
