@@ -44,7 +44,7 @@ class Example(Struct, frozen=True, kw_only=True):
 
 
 class ReviewExample(Struct, frozen=True, kw_only=True):
-    """A review's text and what its author thought: stars from 1 to 5, the mood that they mean, the kind of article."""
+    """A review's text and what its author thought: stars from 1 to 5, the sentiment that they mean, the kind of article."""
 
     text: str
     slice: Slice

@@ -15,7 +15,7 @@ from models.data.examples import Example, ReviewExample, Slice
 from models.evaluation.bootstrap import Floats
 from models.evaluation.candidates import Candidate
 from models.evaluation.predict import predict_with
-from models.evaluation.text_evaluation import MOODS, STAR_NAMES
+from models.evaluation.text_evaluation import SENTIMENTS, STAR_NAMES
 from models.network.encoder import Encoder
 from models.serving.checkpoint import LEARNT_UNTIL_MS, Catalogue, encoder_address, load_checkpoint
 from models.serving.item_prior import PARTS
@@ -74,11 +74,11 @@ def load_candidates(
         )
     candidates = {SERVED: _user_candidate(scorer, test, asked, horizons_days)}
     shares, catalogue = checkpoint.network.plain.shares, checkpoint.catalogue
-    terms = checkpoint.mood_terms
+    terms = checkpoint.sentiment_terms
     if bool((shares < 1).any()) or (catalogue is not None and catalogue.prior.mix[0] < 1) or terms is not None:
         network = deepcopy(checkpoint.network)
         network.plain.shares.fill_(1.0)
-        bare = checkpoint._replace(network=network, catalogue=_without_counting(catalogue), mood_terms=None)
+        bare = checkpoint._replace(network=network, catalogue=_without_counting(catalogue), sentiment_terms=None)
         candidates[ALONE] = _user_candidate(Scorer(bare, encoder), test, asked if terms else [], horizons_days)
     manifest = checkpoint.manifest
     facts = {
@@ -179,7 +179,7 @@ def _frozen(encoder: Encoder, train: Sequence[ReviewExample], texts: Sequence[st
     drawn = np.random.default_rng(0).permutation(len(train))[:FROZEN_TEXTS]
     taught = [train[place] for place in drawn.tolist()]
     vectors, asked = encoder.encode([review.text for review in taught]), encoder.encode(list(texts))
-    positive = _regression(vectors, [None if r.positive is None else MOODS[r.positive] for r in taught], asked, MOODS)
+    positive = _regression(vectors, [None if r.positive is None else SENTIMENTS[r.positive] for r in taught], asked, SENTIMENTS)
     stars = _regression(vectors, [None if r.stars is None else str(round(r.stars)) for r in taught], asked, STAR_NAMES)
     found = _regression(vectors, [r.category if r.category in kinds else None for r in taught], asked, kinds)
     return Candidate(positive=None if positive is None else positive[:, 1], stars=stars, kind_labels=kinds, kinds=found)

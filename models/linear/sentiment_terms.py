@@ -1,6 +1,6 @@
-"""A network's logit of a review's mood, and the review's words → the logit of both together; ↔ two files of a checkpoint.
+"""A network's logit of a review's sentiment, and the review's words → the logit of both together; ↔ two files of a checkpoint.
 
-Knows what of the terms is served, not how they were chosen. Start at MoodTerms.blend.
+Knows what of the terms is served, not how they were chosen. Start at SentimentTerms.blend.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ CUTS = {"characters": characters, "words": words}
 SUREST = 1e-9  # no blend is surer, so that its logit stays finite
 
 
-class MoodTerms(NamedTuple):
-    """What the terms of a text say of its mood, and the network's share of the blend with them, 0 to below 1."""
+class SentimentTerms(NamedTuple):
+    """What the terms of a text say about its sentiment, and the network's share of the blend with them, 0 to below 1."""
 
     terms: Terms
     network_share: float
@@ -49,12 +49,12 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True):
     terms: list[str]
 
 
-def terms_contents(mood: MoodTerms) -> dict[str, bytes]:
+def terms_contents(blended: SentimentTerms) -> dict[str, bytes]:
     """Return the content of each file."""
-    terms = mood.terms
+    terms = blended.terms
     (cut,) = (name for name, function in CUTS.items() if function is terms.cut)
     ordered = sorted(terms.columns, key=lambda term: terms.columns[term])
-    share = np.array([mood.network_share])
+    share = np.array([blended.network_share])
     return {
         TERMS: msgspec.json.encode(_Table(cut, ordered)),
         TERM_WEIGHTS: safetensors.numpy.save(
@@ -63,7 +63,7 @@ def terms_contents(mood: MoodTerms) -> dict[str, bytes]:
     }
 
 
-def read_terms(contents: Mapping[str, bytes]) -> MoodTerms:
+def read_terms(contents: Mapping[str, bytes]) -> SentimentTerms:
     """Read what `terms_contents` wrote.
 
     Raises:
@@ -91,4 +91,4 @@ def read_terms(contents: Mapping[str, bytes]) -> MoodTerms:
     if not 0 <= share < 1:
         raise ModelError(f"found the network's share {share} of a blend with terms, expected 0 to below 1")
     terms = Terms(CUTS[cut], columns, found["idf"], found["weights"][None], found["bias"], np.array([0, 1]))
-    return MoodTerms(terms, share)
+    return SentimentTerms(terms, share)

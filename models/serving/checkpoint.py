@@ -2,7 +2,7 @@
 
 A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; of a network that ranks items their names and
 what was counted of them, the categories of items where events do not say them, and the terms of reviews where they tell their
-moods; all files are in the manifest. Knows what a checkpoint must say about itself (feature spec, encoder, labels,
+sentiments; all files are in the manifest. Knows what a checkpoint must say about itself (feature spec, encoder, labels,
 calibration), not how it was trained. Nothing is unpickled.
 Start at load_checkpoint.
 """
@@ -18,7 +18,7 @@ import safetensors.torch
 from msgspec import Struct
 
 from models.features.spec import FEATURE_SPEC
-from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
+from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, SentimentTerms, read_terms, terms_contents
 from models.network.inputs import Normalisation
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
@@ -94,13 +94,13 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(NamedTuple):
-    """A network in eval mode, what its folder says about it, items it ranks, items' categories, terms that tell moods."""
+    """A network in eval mode, what its folder says about it, items it ranks, items' categories, terms of sentiment."""
 
     network: Network
     manifest: Manifest
     catalogue: "Catalogue | None" = None
     item_categories: Mapping[str, str] = {}
-    mood_terms: MoodTerms | None = None
+    sentiment_terms: SentimentTerms | None = None
 
 
 class Catalogue(NamedTuple):
@@ -119,7 +119,7 @@ def save_checkpoint(
     provenance: Provenance,
     catalogue: Catalogue | None = None,
     item_categories: Mapping[str, str] | None = None,
-    mood_terms: MoodTerms | None = None,
+    sentiment_terms: SentimentTerms | None = None,
 ) -> Manifest:
     """Write weights first and the manifest last, each by renaming; `name` begins the model version.
 
@@ -134,8 +134,8 @@ def save_checkpoint(
         contents[ITEM_PRIOR] = safetensors.numpy.save(catalogue.prior._asdict())
     if item_categories:
         contents[ITEM_CATEGORIES] = msgspec.json.encode(item_categories, order="sorted")
-    if mood_terms is not None:
-        contents |= terms_contents(mood_terms)
+    if sentiment_terms is not None:
+        contents |= terms_contents(sentiment_terms)
     files = {
         file: FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content)) for file, content in contents.items()
     }
@@ -173,7 +173,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     network.load_state_dict(checked_weights(folder / WEIGHTS, manifest.files[WEIGHTS], network.state_dict()))
     network.eval().requires_grad_(False)
     catalogue, item_categories = _read_catalogue(folder, manifest), _read_item_categories(folder, manifest)
-    return Checkpoint(network, manifest, catalogue, item_categories, _read_mood_terms(folder, manifest))
+    return Checkpoint(network, manifest, catalogue, item_categories, _read_sentiment_terms(folder, manifest))
 
 
 def encoder_address(folder: Path, contract: Contract) -> str:
@@ -262,8 +262,8 @@ def _read_item_categories(folder: Path, manifest: Manifest) -> dict[str, str]:
         raise ModelError(f"{folder} holds categories that cannot be read ({error}): {RETRAIN}") from error
 
 
-def _read_mood_terms(folder: Path, manifest: Manifest) -> MoodTerms | None:
-    """Read the terms that tell the moods of reviews, where they have a share in it."""
+def _read_sentiment_terms(folder: Path, manifest: Manifest) -> SentimentTerms | None:
+    """Read the terms that tell the sentiment of reviews, where they have a share in it."""
     if TERMS not in manifest.files:
         return None
     try:

@@ -22,7 +22,7 @@ CURRENCY = "GBP"
 
 Duration = Annotated[str, Meta(pattern=r"^\d+[dhm]( \d+[dhm])*$")]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-Mood = Literal["positive", "negative"]
+Sentiment = Literal["positive", "negative"]
 
 
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,7 +65,7 @@ class Story(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     script: Annotated[list[Step], Meta(min_length=1)]
     risk: list[RiskBounds] = []
     interest: list[TopInterest] = []
-    sentiment: Mood | None = None
+    sentiment: Sentiment | None = None
 
     def kinds(self) -> frozenset[str]:
         """Return the kinds of events that the shopper causes."""

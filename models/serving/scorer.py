@@ -62,7 +62,7 @@ class Scorer:
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Raise ModelError when the encoder is not the one the checkpoint was trained with."""
-        self._network, manifest, self._catalogue, self._item_categories, self._mood_terms = checkpoint
+        self._network, manifest, self._catalogue, self._item_categories, self._sentiment_terms = checkpoint
         contract = self._contract = manifest.contract
         if encoder.encoder_id != contract.encoder_id:
             raise ModelError(
@@ -165,9 +165,9 @@ class Scorer:
             for batch in plan_batches(rows.lengths.tolist(), max_padded_tokens=BATCH_PADDED_EVENTS, max_rows=BATCH_ROWS):
                 picked = np.array(batch)
                 logits = self._network(collate(rows, picked, table, contract.normalisation))
-                if self._mood_terms is not None:
+                if self._sentiment_terms is not None:
                     reviews = [texts[place - 1] if place else None for place in rows.reviews[picked].tolist()]
-                    logits = logits._replace(sentiment=self._mood_terms.blend(logits.sentiment, reviews))
+                    logits = logits._replace(sentiment=self._sentiment_terms.blend(logits.sentiment, reviews))
                 found = calibrate(logits, contract.calibration)
                 interest[picked], hazards[picked], positive[picked] = found.interest, found.hazards, found.positive
                 if self._catalogue is not None:

@@ -280,15 +280,15 @@ def _with_typo(rng: Random, text: str) -> str:
 
 def review(rng: Random, item: Item, stars: int) -> str:
     """Write a review of one to three sentences: 4 and 5 stars praise, 1 and 2 complain, 3 does both."""
-    mood = "positive" if stars >= 4 else "mixed" if stars == 3 else "negative"
+    sentiment = "positive" if stars >= 4 else "mixed" if stars == 3 else "negative"
     one, two = rng.sample(VOCABULARY[item.category].aspects, 2)
-    opening = rng.choice(OPENINGS[mood]).format(noun=item.noun)
-    if mood == "mixed":
+    opening = rng.choice(OPENINGS[sentiment]).format(noun=item.noun)
+    if sentiment == "mixed":
         body = f"{rng.choice(LIKED).format(aspect=one)}, but {rng.choice(DISLIKED).format(aspect=two)}"
     else:
-        phrases = LIKED if mood == "positive" else DISLIKED
+        phrases = LIKED if sentiment == "positive" else DISLIKED
         first, second = rng.sample(phrases, 2)
         body = first.format(aspect=one)
         if rng.random() < 0.5:
             body += f" and {second.format(aspect=two)}"
-    return f"{opening}. {body[0].upper()}{body[1:]}. {rng.choice(CLOSINGS[mood])}".rstrip()
+    return f"{opening}. {body[0].upper()}{body[1:]}. {rng.choice(CLOSINGS[sentiment])}".rstrip()
