@@ -31,7 +31,7 @@ from models.training.optimisation import OptimiserConfig
 from models.training.presets import TrainConfig
 from models.training.train_user_model import Trained, train
 from models.training.training_data import Reviews, rated_reviews
-from schemas.errors import CannotFit, ModelError
+from schemas.errors import ModelError
 from tests.builders import score_request
 from tests.checkpoints import flip_a_byte
 from tests.made_examples import made_examples, made_reviews
@@ -298,14 +298,14 @@ def test_terms_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], t
     contents = terms_contents(SentimentTerms(terms, 0.5))
     arrays = safetensors.numpy.load(contents[TERM_WEIGHTS])
 
-    with pytest.raises(CannotFit, match=text):
+    with pytest.raises(ModelError, match=text):
         read_terms(contents | {TERM_WEIGHTS: safetensors.numpy.save(arrays | changes)})
-    with pytest.raises(CannotFit, match="BF16"):
+    with pytest.raises(ModelError, match="BF16"):
         read_terms(contents | {TERM_WEIGHTS: safetensors.torch.save({"idf": torch.ones(2, dtype=torch.bfloat16)})})
-    with pytest.raises(CannotFit, match="cannot be read"):
+    with pytest.raises(ModelError, match="cannot be read"):
         read_terms(contents | {TERMS: b'{"cut": "words", "terms": ["\xff"]}'})
     for table in (b"{}", b'{"cut": "characters", "terms": ["a", "a"]}', b'{"cut": "eval", "terms": ["a", "b"]}'):
-        with pytest.raises(CannotFit, match="cannot be read|cut by"):
+        with pytest.raises(ModelError, match="cannot be read|cut by"):
             read_terms(contents | {TERMS: table})
 
 
@@ -314,5 +314,5 @@ def test_no_terms_and_more_than_the_limit_are_refused(count: int) -> None:
     columns = {str(column): column for column in range(count)}
     terms = Terms(words, columns, np.ones(count), np.ones((1, count)), np.ones(1), np.array([0, 1]))
 
-    with pytest.raises(CannotFit, match=f"found {count} terms cut by 'words', expected 1 to {MAX_TERMS}"):
+    with pytest.raises(ModelError, match=f"found {count} terms cut by 'words', expected 1 to {MAX_TERMS}"):
         read_terms(terms_contents(SentimentTerms(terms, 0.5)))
