@@ -191,7 +191,7 @@ def test_a_run_leaves_a_folder_that_says_what_it_is_and_is_refused_once_altered(
     assert list((tmp_path / "tensorboard").iterdir())
     assert not list(tmp_path.glob("state-*"))
     (tmp_path / "heads.safetensors").write_bytes(b"altered")
-    with pytest.raises(ModelError, match="fetch it again"):
+    with pytest.raises(ModelError, match="download it again"):
         load_tuned(tmp_path)
     with pytest.raises(ModelError, match="footfall train texts"):
         load_tuned(tmp_path / "nowhere")
