@@ -1,4 +1,4 @@
-"""Derive ids from a source event, so that a crash, a replay or another speed gives the same output ids.
+"""Derive deterministic ids from a source event, equal after a crash, in a replay and at any speed.
 
 Start at output_id.
 """

@@ -1,4 +1,4 @@
-"""Save a trained network as a checkpoint folder, and load it, unless any byte of it was altered.
+"""Save a trained network as a checkpoint folder, and load it; refuse one with any altered byte.
 
 The folder holds model.safetensors and manifest.json, which lists every file. Optional files: a tuned encoder (`encoder/`),
 the item head's items and counts, item categories, sentiment terms. Knows a checkpoint's contract (feature spec, encoder,

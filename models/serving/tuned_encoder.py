@@ -1,4 +1,4 @@
-"""Save a fine-tuned encoder and its heads as a folder, and load it, unless any file was altered.
+"""Save a fine-tuned encoder and its heads as a folder, and load it; refuse one with any altered file.
 
 The folder holds encoder/, heads.safetensors and manifest.json with all hashes. `encoder/` is an ordinary encoder folder that
 Encoder.load reads. Start at load_tuned.
