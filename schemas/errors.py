@@ -4,8 +4,10 @@ An error's text says what was found, what was expected and what to do next. Star
 """
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from schemas.dead_letter import Reason
+if TYPE_CHECKING:  # the command line imports this file before it prints help
+    from schemas.dead_letter import Reason
 
 
 class FootfallError(Exception):
@@ -15,7 +17,7 @@ class FootfallError(Exception):
 class DecodeError(FootfallError):
     """A record cannot be decoded and goes to the dead-letter topic. `reason` is its closed code."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: "Reason", detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 

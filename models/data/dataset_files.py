@@ -6,7 +6,6 @@ role sends, which gives it back bit for bit; the columns beside it are for queri
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from msgspec import Struct
 from models.data.examples import Example, ReviewExample, Slice
 from models.data.labels import Labelling
 from models.data.landmarks import Period, Sampling
+from models.data.parquet_files import ParquetFiles
 from schemas.errors import DatasetError
 from schemas.scoring import ScoreRequest
 
@@ -87,8 +87,12 @@ def write_examples(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DatasetError(f"{directory} is not an empty directory: choose another or delete it")
     directory.mkdir(parents=True, exist_ok=True)
-    _write_parquet(directory / EXAMPLES, _EXAMPLE_COLUMNS, map(_example_row, examples))
-    _write_parquet(directory / REVIEWS, _REVIEW_COLUMNS, map(msgspec.structs.asdict, reviews))
+    with ParquetFiles(directory, {EXAMPLES: _EXAMPLE_COLUMNS, REVIEWS: _REVIEW_COLUMNS}) as files:
+        for example in examples:
+            files.add(EXAMPLES, _example_row(example))
+        for review in reviews:
+            row = msgspec.structs.asdict(review) | {"slice": str(review.slice)}
+            files.add(REVIEWS, tuple(row[name] for name in _REVIEW_COLUMNS))
     if categories:
         (directory / CATEGORIES).write_bytes(msgspec.json.format(msgspec.json.encode(categories)) + b"\n")
 
@@ -161,41 +165,24 @@ def read_categories(directory: Path) -> dict[str, str]:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.is_file() else {}
 
 
-def _example_row(example: Example) -> dict[str, Any]:
+def _example_row(example: Example) -> tuple[Any, ...]:
     request = example.request
-    return {
-        "slice": example.slice,
+    row = {
+        "slice": str(example.slice),
         "user_id": request.user_id,
         "landmark_ms": example.landmark_ms,
         "since_ms": example.since_ms,
         "observed_ms": example.observed_ms,
         "absent_ms": example.absent_ms,
-        "categories": example.categories,
-        "items": example.items,
+        "categories": None if example.categories is None else list(example.categories),
+        "items": None if example.items is None else list(example.items),
         "event_time_ms": request.event_time_ms,
         "kind": request.kind,
         "due": request.due,
         "request_id": request.request_id,
         "request": msgspec.json.encode(request).decode(),
     }
-
-
-def _write_parquet(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows through a file of JSON lines, which DuckDB reads faster than it takes rows one by one."""
-    import duckdb
-
-    encode = msgspec.json.Encoder().encode
-    with TemporaryDirectory(prefix="footfall-dataset-") as folder, duckdb.connect() as database:
-        lines = Path(folder) / "rows.jsonl"
-        with lines.open("wb") as file:
-            file.writelines(encode(row) + b"\n" for row in rows)
-        types = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in columns.items()) + "}"
-        database.execute("SET threads = 1")  # one thread keeps the order and the row groups the same
-        database.execute(
-            f"COPY (SELECT {', '.join(columns)} FROM read_json(?, format = 'newline_delimited', columns = {types}, "
-            "maximum_object_size = 33554432)) TO '" + str(path).replace("'", "''") + "' (FORMAT parquet, COMPRESSION zstd)",
-            [str(lines)],
-        )
+    return tuple(row[name] for name in _EXAMPLE_COLUMNS)
 
 
 def _rows(path: Path, columns: Sequence[str], slices: Sequence[Slice] | None) -> list[tuple[Any, ...]]:

@@ -174,6 +174,8 @@ class LogWriter:
         Raises:
             LogError: an event's kind is none of a log.
         """
+        from models.data.parquet_files import copy_to_parquet
+
         if self._waiting:
             self._write_waiting()
         sorted_events = f"CREATE TABLE sorted AS SELECT {COLUMNS} FROM arrived ORDER BY record_ms, rowid"
@@ -184,8 +186,7 @@ class LogWriter:
         ).fetchall()
         for (day,) in days:
             of_day = f"SELECT {COLUMNS} FROM sorted WHERE record_ms BETWEEN {day * DAY_MS} AND {(day + 1) * DAY_MS - 1}"
-            path = str(self._directory / day_file(day)).replace("'", "''")
-            self._database.execute(f"COPY ({of_day} ORDER BY rowid) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+            copy_to_parquet(self._database, f"{of_day} ORDER BY rowid", self._directory / day_file(day))
         manifest = LogManifest(
             source=source,
             events={kind: self._counts[kind] for kind in KINDS if self._counts[kind]},

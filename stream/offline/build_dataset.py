@@ -1,7 +1,7 @@
-"""An event log → labelled examples: the live fold, looked at when a landmark passes, then told what came of it.
+"""Turn an event log into labelled examples: fold it live, sample users at landmarks, label from later events.
 
-One pass over the log. A look at a landmark sees what had arrived by then, as the features role would have sent it; a
-look at an event is the request that the live role sends for it. Start at cut_dataset.
+Makes one pass over the log. A sample at a landmark is the request that the features role would have sent from what had
+arrived by then. A sample at an event is the request that the live role sends for that event. Start at cut_dataset.
 """
 
 import hashlib
@@ -31,47 +31,47 @@ from stream.process.settings import Settings
 from stream.roles.build import features_fold
 from stream.roles.features_fold import FeaturesFold
 
-AT_EVENT = "event"  # a sort of look, beside LANDMARK
-AFTER_ALL_MS = 1 << 62
+AT_EVENT = "event"  # a kind of sample, beside LANDMARK
+END_OF_LOG_MS = 1 << 62
 
 
-class Taken(NamedTuple):
-    """What a fold made of one record: the event unless refused or repeated, whether the rows show it, the requests caused."""
+class FoldedRecord(NamedTuple):
+    """The result of one fold: the event unless refused or repeated, whether the rows include it, the requests caused."""
 
     event: Event | None
     applied: bool = False
     requests: Sequence[ScoreRequest] = ()
 
 
-class Followed:
-    """The users of a log as its records are folded one by one: their rows, and the newest event of each."""
+class LiveFold:
+    """Folds a log's records one by one, and keeps each user's row and newest event."""
 
     def __init__(self, fold: FeaturesFold) -> None:
-        """Follow nobody yet."""
+        """Start without rows."""
         self._fold, self._totals, self._rows = fold, PartitionTotals(), dict[bytes, bytes | UserState]()
         self._newest: dict[bytes, tuple[int, Event, LogRecord]] = {}
         self._decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
         self.refused: Counter[str] = Counter()
 
-    def fold(self, kind: str, record: LogRecord) -> Taken:
-        """Fold one record; a late event is one that the rows do not show and that happened all the same."""
+    def fold(self, kind: str, record: LogRecord) -> FoldedRecord:
+        """Fold one record; a late event is returned although the rows do not include it."""
         count = self._totals.events
         applied, late = count.applied, count.late_dropped
         outputs = self._fold.fold(self._rows, self._totals, [record], record.timestamp).outputs
         if count.applied == applied and count.late_dropped == late:
             self.refused.update(output.message.reason for output in outputs if isinstance(output.message, DeadLetter))
-            return Taken(None)
+            return FoldedRecord(None)
         event = self._decoders[kind](record.key, record.value)
         if count.applied > applied and record.key is not None:
             newest = self._newest.get(record.key)
             if newest is None or event.event_time_ms >= newest[1].event_time_ms:
                 self._newest[record.key] = KINDS.index(kind), event, record
-        return Taken(
+        return FoldedRecord(
             event, count.applied > applied, [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
         )
 
-    def look(self, key: bytes) -> ScoreRequest | None:
-        """Return the request that a user's newest event would make now; None before their first event."""
+    def snapshot(self, key: bytes) -> ScoreRequest | None:
+        """Return the request that a user's newest event would cause now; None before their first event."""
         if key not in self._newest:
             return None
         kind, event, record = self._newest[key]
@@ -80,8 +80,8 @@ class Followed:
         return self._fold.request(kind, event, record, state, LANDMARK, record.timestamp)
 
 
-class Watch(Struct):
-    """What the log has shown so far, beside the rows: what to label with, by user or by item."""
+class LabelSources(Struct):
+    """Collects from the log, by user or by item, what labels need beside the rows."""
 
     activities: dict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
     bought_ms: dict[str, int] = {}
@@ -89,12 +89,12 @@ class Watch(Struct):
     reviews: dict[tuple[str, str], Review] = {}
     ratings: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
 
-    def see(self, event: Event, arrived_ms: int, *, seen: bool) -> None:
-        """Take one event that happened; one that came too late for the rows is not `seen`."""
+    def add(self, event: Event, arrived_ms: int, *, applied: bool) -> None:
+        """Add one event; one that came too late for the rows is not `applied`."""
         user = event.user_id
         self.activities[user].extend(activities_of(event))
         if isinstance(event, Purchase):
-            if seen and not all(line.returned for line in event.lines):
+            if applied and not all(line.returned for line in event.lines):
                 self.bought_ms[user] = max(self.bought_ms.get(user, 0), event.event_time_ms)
             for line in event.lines:
                 self._title(line.item_id, line.category, line.title, arrived_ms)
@@ -111,7 +111,7 @@ class Watch(Struct):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """How a log is cut: slices of time, looks, labels, and how many clusters of titles stand in for categories."""
+    """How a log is cut: time slices, sampling, labels, and how many clusters of titles replace missing categories."""
 
     periods: tuple[Period, ...]
     sampling: Sampling
@@ -120,9 +120,9 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Cut(NamedTuple):
-    """The examples of a log in order of slice, landmark and user; what was made of items; the log's fingerprint.
+    """The examples of a log in order of slice, landmark and user; derived item categories; the log's fingerprint.
 
-    `refused` counts events that no role would fold, by reason.
+    `refused` counts by reason the events that the features role refuses.
     """
 
     examples: list[Example]
@@ -134,60 +134,62 @@ class Cut(NamedTuple):
 
 
 def cut_dataset(events: Iterable[LoggedEvent], settings: Settings, plan: Plan) -> Cut:
-    """Replay a log, look at its users as the plan says, and label what was seen.
+    """Replay a log, sample its users as the plan says, and label the samples.
 
     Raises:
-        ValueError: a cut lies in no slice, or there are too few titles to cluster.
+        ValueError: a cut is in no slice, or there are too few titles to cluster.
     """
-    digest, watch, followed = hashlib.sha256(), Watch(), Followed(features_fold(settings))
-    is_asked_for = matcher(plan.sampling.users)
-    lookout = Lookout(plan, followed, watch)
+    digest, sources, live = hashlib.sha256(), LabelSources(), LiveFold(features_fold(settings))
+    is_selected = matcher(plan.sampling.users)
+    sampler = Sampler(plan, live, sources)
     for kind, record in numbered(events, settings, digest):
         if record.key is not None:
-            if not is_asked_for(record.key.decode(errors="replace")):
+            if not is_selected(record.key.decode(errors="replace")):
                 continue
-            lookout.before(record.key, record.timestamp)
-        taken = followed.fold(kind, record)
-        if taken.event is not None and record.key is not None:
-            watch.see(taken.event, record.timestamp, seen=taken.applied)
-            lookout.after(record.key, taken.event, record.timestamp, taken.requests)
-    looks = lookout.looks()
-    categories = _categories(watch, plan)
-    done = {user: by_time(watch.activities[user]) for user in {look.request.user_id for look in looks}}
+            sampler.before(record.key, record.timestamp)
+        folded = live.fold(kind, record)
+        if folded.event is not None and record.key is not None:
+            sources.add(folded.event, record.timestamp, applied=folded.applied)
+            sampler.after(record.key, folded.event, record.timestamp, folded.requests)
+    samples = sampler.samples()
+    categories = _categories(sources, plan)
+    activities = {user: by_time(sources.activities[user]) for user in {sample.request.user_id for sample in samples}}
     ends = {period.slice: period.end_ms for period in plan.periods}
     order = {period.slice: place for place, period in enumerate(plan.periods)}
-    examples = [label(look, done[look.request.user_id], ends[look.slice], plan.labelling, categories) for look in looks]
+    examples = [
+        label(sample, activities[sample.request.user_id], ends[sample.slice], plan.labelling, categories) for sample in samples
+    ]
     examples.sort(key=lambda e: (order[e.slice], e.landmark_ms, e.request.user_id, e.request.due, e.request.request_id))
-    reviews, left_out = label_reviews(watch.reviews.values(), watch.ratings, plan.periods)
+    reviews, left_out = label_reviews(sources.reviews.values(), sources.ratings, plan.periods)
     reviews.sort(key=lambda review: order[review.slice])  # stable: by time within a slice
-    return Cut(examples, reviews, left_out, categories, digest.hexdigest(), dict(followed.refused))
+    return Cut(examples, reviews, left_out, categories, digest.hexdigest(), dict(live.refused))
 
 
-class Lookout:
-    """Looks at users while a log passes: at their landmarks and cuts, and at the events that the live role scores."""
+class Sampler:
+    """Samples users during a replay: at their landmarks and cuts, and at the events that the live role scores."""
 
-    def __init__(self, plan: Plan, followed: Followed, watch: Watch) -> None:
-        """Look at nobody yet."""
-        self._sampling, self._periods, self._followed, self._watch = plan.sampling, plan.periods, followed, watch
+    def __init__(self, plan: Plan, live: LiveFold, sources: LabelSources) -> None:
+        """Start without samples."""
+        self._sampling, self._periods, self._live, self._sources = plan.sampling, plan.periods, live, sources
         self._by_cuts = check_cuts(plan.periods, plan.sampling.cuts_ms)
         sizes = {LANDMARK: plan.sampling.landmarks, AT_EVENT: plan.sampling.at_events}
         self._draws = Draws(sizes=sizes, limit=plan.sampling.max_examples)
         self._waiting: dict[bytes, list[int]] = {}
         self._cuts: list[Look] = []
         self._arrived_ms: dict[bytes, int] = {}
-        self._now: Look | None = None  # at the user of the record that comes next
+        self._before_record: Look | None = None  # the user of the next record, just before it
         self._before_last: dict[tuple[bytes, Slice], Look] = {}
 
     def before(self, key: bytes, record_ms: int) -> None:
-        """Look at a user at every landmark that passed before a record of theirs arrived."""
+        """Sample a user at every landmark that passed before their next record arrived."""
         landmarks = self._waiting.get(key, [])
         while landmarks and landmarks[-1] < record_ms:
-            self._look(key, landmarks.pop())
+            self._sample_landmark(key, landmarks.pop())
         if self._sampling.before_last_item:
-            self._now = self._look_now(key)
+            self._before_record = self._sample_now(key)
 
     def after(self, key: bytes, event: Event, record_ms: int, requests: Iterable[ScoreRequest]) -> None:
-        """Take what a record caused; a user seen for the first time has only the landmarks that are yet to come."""
+        """Add a record's requests as samples; draw a new user's landmarks and keep only those still to come."""
         user, seed = event.user_id, self._sampling.seed
         if key not in self._waiting:
             drawn = draw_landmarks(user, self._periods, self._sampling)
@@ -200,58 +202,58 @@ class Lookout:
             if period is None or period.slice in self._by_cuts or not period.start_ms <= record_ms < period.end_ms:
                 continue
             if self._eligible(user):
-                look = Look(request, at_ms, period.slice, self._watch.bought_ms.get(user))
-                self._draws.offer(AT_EVENT, priority(seed, request.request_id), look)
+                sample = Look(request, at_ms, period.slice, self._sources.bought_ms.get(user))
+                self._draws.offer(AT_EVENT, priority(seed, request.request_id), sample)
 
-    def looks(self) -> list[Look]:
-        """Return the looks kept, once the log has passed: what is still to come of landmarks is looked at now."""
+    def samples(self) -> list[Look]:
+        """Return the samples kept; call at the end of the log, since it first samples all remaining landmarks."""
         for key in self._waiting:
-            self.before(key, AFTER_ALL_MS)
+            self.before(key, END_OF_LOG_MS)
         return self._cuts + list(self._before_last.values()) + self._draws.kept()
 
-    def _look(self, key: bytes, at_ms: int) -> None:
+    def _sample_landmark(self, key: bytes, at_ms: int) -> None:
         user, period = key.decode(), period_at(self._periods, at_ms)
         by_cut = period is not None and period.slice in self._by_cuts
         rank = priority(self._sampling.seed, user, at_ms)
         if period is None or not self._eligible(user) or not (by_cut or self._draws.wants(LANDMARK, rank)):
             return
-        request = self._followed.look(key)
+        request = self._live.snapshot(key)
         if request is None or seen_until_ms(request) > at_ms:  # a producer's clock ran ahead
             return
-        look = Look(request, at_ms, period.slice, self._watch.bought_ms.get(user))
+        sample = Look(request, at_ms, period.slice, self._sources.bought_ms.get(user))
         if by_cut:
-            self._cuts.append(look)
+            self._cuts.append(sample)
         else:
-            self._draws.offer(LANDMARK, rank, look)
+            self._draws.offer(LANDMARK, rank, sample)
 
-    def _look_now(self, key: bytes) -> Look | None:
-        """Look at a user who has met an item, at the arrival of what is known of them."""
-        user, request = key.decode(), self._followed.look(key) if key in self._arrived_ms else None
+    def _sample_now(self, key: bytes) -> Look | None:
+        """Sample a user whose history has an item, at the time their newest record arrived."""
+        user, request = key.decode(), self._live.snapshot(key) if key in self._arrived_ms else None
         if request is None or not self._eligible(user) or all(entry.item_id is None for entry in request.history):
             return None
         at_ms = max(seen_until_ms(request), self._arrived_ms[key])
         period = period_at(self._periods, at_ms)
         if period is None or period.slice in self._by_cuts:
             return None
-        return Look(request, at_ms, period.slice, self._watch.bought_ms.get(user))
+        return Look(request, at_ms, period.slice, self._sources.bought_ms.get(user))
 
     def _keep_before_last(self, key: bytes, event: Event) -> None:
-        """Keep the look just before an event with an item in the same slice, until a later one follows."""
-        look = self._now
-        if look is None or event.event_time_ms <= look.landmark_ms:
+        """Keep the sample just before an event with an item in the same slice; a later one replaces it."""
+        sample = self._before_record
+        if sample is None or event.event_time_ms <= sample.landmark_ms:
             return
         period = period_at(self._periods, event.event_time_ms)
-        if period is not None and period.slice is look.slice and any(done.item_id for done in activities_of(event)):
-            self._before_last[key, look.slice] = look
+        if period is not None and period.slice is sample.slice and any(activity.item_id for activity in activities_of(event)):
+            self._before_last[key, sample.slice] = sample
 
     def _eligible(self, user: str) -> bool:
-        return self._sampling.eligible == "seen" or user in self._watch.bought_ms
+        return self._sampling.eligible == "seen" or user in self._sources.bought_ms
 
 
 def numbered(
     events: Iterable[LoggedEvent], settings: Settings, digest: "hashlib._Hash | None" = None
 ) -> Iterator[tuple[str, LogRecord]]:
-    """Yield a log's records in the order of a replay, each with the partition and offset it has there, and its kind."""
+    """Yield a log's records in replay order: each kind, and the record with its partition and offset in the replay."""
     replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
     for event in aligned(events):
         if digest is not None:
@@ -259,18 +261,21 @@ def numbered(
         yield event.kind, replay.number(event)
 
 
-def _categories(watch: Watch, plan: Plan) -> dict[str, str]:
-    """Name categories for items whose events carry none: by title; where no event carries one, each item is its own."""
+def _categories(sources: LabelSources, plan: Plan) -> dict[str, str]:
+    """Derive categories for items without one: by title clusters, or, if no event has a category, one per item."""
     train_end_ms = plan.periods[0].end_ms
     if not plan.cluster_categories:
-        done = [activity for of_user in watch.activities.values() for activity in of_user if activity.item_id is not None]
-        if any(activity.category for activity in done):
+        activities = [
+            activity for of_user in sources.activities.values() for activity in of_user if activity.item_id is not None
+        ]
+        if any(activity.category for activity in activities):
             return {}
         return {
-            item: item for item in sorted({one.item_id for one in done if one.item_id and one.event_time_ms < train_end_ms})
+            item: item
+            for item in sorted({one.item_id for one in activities if one.item_id and one.event_time_ms < train_end_ms})
         }
-    known = {item: title for item, (at_ms, title) in watch.titles.items() if at_ms < train_end_ms}
-    later = {item: title for item, (at_ms, title) in watch.titles.items() if at_ms >= train_end_ms}
+    known = {item: title for item, (at_ms, title) in sources.titles.items() if at_ms < train_end_ms}
+    later = {item: title for item, (at_ms, title) in sources.titles.items() if at_ms >= train_end_ms}
     return cluster_titles(known, later, clusters=plan.cluster_categories, seed=plan.sampling.seed)
 
 

@@ -1,7 +1,7 @@
-"""A sample of examples, made again from nothing but what was known: the records that had arrived by their landmark.
+"""Rebuild some of a dataset's examples from only the records that had arrived by their landmark.
 
-Each is folded from an empty row, by the live fold, over its user's records up to the landmark alone, and labelled from
-the events before the end of its slice alone. What a dataset holds beyond that is a leak. Start at make_again.
+The live fold starts from an empty row and folds the user's records up to the landmark. Labels use only events before
+the end of the slice. Anything else in the dataset's example is a leak. Start at make_again.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from models.data.examples import LANDMARK, Example, seen_until_ms
 from models.data.labels import Activity, Labelling, activities_of, by_time, label
 from models.data.landmarks import Look, Period, priority
 from stream.logs.event_log import LoggedEvent
-from stream.offline.build_dataset import Followed, Watch, numbered
+from stream.offline.build_dataset import LabelSources, LiveFold, numbered
 from stream.offline.replay_log import LogRecord
 from stream.process.settings import Settings
 from stream.roles.build import features_fold
@@ -32,7 +32,7 @@ def make_again(
     sample: int = SAMPLE,
     fingerprint: str | None = None,
 ) -> dict[int, Example | None]:
-    """Return what the log gives for `sample` of the examples, by their place; None where it gives no such request.
+    """Rebuild `sample` of the examples from the log, by their index; None where the log gives no such request.
 
     Raises:
         ValueError: the events are not those of `fingerprint`.
@@ -46,42 +46,45 @@ def make_again(
         if record.key in users:
             records[record.key].append((kind, record))
     if fingerprint not in (None, digest.hexdigest()):
-        raise ValueError(f"this is not the log that the dataset was cut from, which is {fingerprint}: give that one")
+        raise ValueError(
+            f"found a log with fingerprint {digest.hexdigest()}, expected {fingerprint}, which the dataset was cut from: "
+            "give that log"
+        )
     ends = {period.slice: period.end_ms for period in periods}
-    done = {user: by_time(_activities(of_user, settings)) for user, of_user in records.items()}
-    again: dict[int, Example | None] = {}
+    activities = {user: by_time(_activities(of_user, settings)) for user, of_user in records.items()}
+    rebuilt: dict[int, Example | None] = {}
     for place in places:
         example, until_ms = examples[place], ends[examples[place].slice]
         user = example.request.user_id.encode()
-        look = _look(example, records[user], settings)
-        known = [activity for activity in done.get(user, ()) if activity.event_time_ms < until_ms]
-        again[place] = None if look is None else label(look, known, until_ms, labelling, categories)
-    return again
+        unlabelled = _resample(example, records[user], settings)
+        known = [activity for activity in activities.get(user, ()) if activity.event_time_ms < until_ms]
+        rebuilt[place] = None if unlabelled is None else label(unlabelled, known, until_ms, labelling, categories)
+    return rebuilt
 
 
-def _look(example: Example, records: Sequence[tuple[str, LogRecord]], settings: Settings) -> Look | None:
-    """Look at a user of whom nothing is known but the records that had arrived by the landmark, or by the event scored."""
+def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settings: Settings) -> Look | None:
+    """Sample a user again, from only the records that had arrived by the landmark, or by the event scored."""
     wanted = example.request
     at_landmark = wanted.due == LANDMARK
     until_ms = example.landmark_ms if at_landmark else wanted.source.timestamp_ms
-    followed, watch = Followed(features_fold(settings)), Watch()
+    live, sources = LiveFold(features_fold(settings)), LabelSources()
     for kind, record in records:
         if record.timestamp > until_ms:
             break
-        taken = followed.fold(kind, record)
-        if taken.event is not None:
-            watch.see(taken.event, record.timestamp, seen=taken.applied)
-        request = next((found for found in taken.requests if found.request_id == wanted.request_id), None)
+        folded = live.fold(kind, record)
+        if folded.event is not None:
+            sources.add(folded.event, record.timestamp, applied=folded.applied)
+        request = next((found for found in folded.requests if found.request_id == wanted.request_id), None)
         if request is not None and not at_landmark:
-            bought_ms = watch.bought_ms.get(request.user_id)
+            bought_ms = sources.bought_ms.get(request.user_id)
             return Look(request, seen_until_ms(request), example.slice, bought_ms)
-    request = followed.look(wanted.user_id.encode()) if at_landmark else None
+    request = live.snapshot(wanted.user_id.encode()) if at_landmark else None
     if request is None:
         return None
-    return Look(request, example.landmark_ms, example.slice, watch.bought_ms.get(wanted.user_id))
+    return Look(request, example.landmark_ms, example.slice, sources.bought_ms.get(wanted.user_id))
 
 
 def _activities(records: Iterable[tuple[str, LogRecord]], settings: Settings) -> list[Activity]:
-    followed = Followed(features_fold(settings))
-    events = (followed.fold(kind, record).event for kind, record in records)
+    live = LiveFold(features_fold(settings))
+    events = (live.fold(kind, record).event for kind, record in records)
     return [activity for event in events if event is not None for activity in activities_of(event)]

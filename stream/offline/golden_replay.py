@@ -1,7 +1,7 @@
-"""A model and the stories of golden users → findings: the real fold makes the requests, the real scorer scores them.
+"""Check a model against the stories of golden users: fold their events, score the requests, compare with expectations.
 
-Also plays every story in ways that must not matter: with duplicates, among other users, topic after topic, a day
-later. No broker, no clock. Start at check_golden.
+The fold and the scorer are those of production. Replays every story also in ways that must not change its scores: with
+duplicates, among other users, topic after topic, a day later. Needs neither broker nor clock. Start at check_golden.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,16 +25,16 @@ from stream.roles.scoring_policy import ScoringPolicy
 if TYPE_CHECKING:
     from models.serving.scorer import Scorer, Scores
 
-BATCH_TOLERANCE = 2e-3  # what batch mates move in a forward pass
+BATCH_TOLERANCE = 2e-3  # how much the other rows of a batch change a score
 DAY_TOLERANCE = 0.02
-BLIND_SHARE = 0.2  # an encoder that does not know so many of a text's tokens cannot read it
+UNREADABLE_SHARE = 0.2  # with more unknown tokens than this share, the encoder cannot read a text
 EVERY_EVENT = ScoringPolicy(arrivals=frozenset({VISIT, BROWSE, CLICK}), pause_ms=-1, every_clicks=1, min_gap_ms=0)
 
 Events = Sequence[tuple[EventKind, Event]]
 
 
 def check_golden(scorer: "Scorer", golden: Golden) -> list[Finding]:
-    """Score all stories and their variants, and compare: `failed` findings speak against the model. Takes seconds."""
+    """Score all stories and their variants, and compare; a `failed` finding is a reason against promotion. Takes seconds."""
     stories = {name: events_of(story) for name, story in golden.stories.items()}
     scores = _scored(scorer, {name: request_of(events) for name, events in stories.items()})
     findings = check_stories(golden, scores, reads_of(scorer, golden)) + check_probabilities(scores, scorer.horizons_days)
@@ -66,18 +66,18 @@ def request_of(events: Events) -> ScoreRequest:
 
 
 def reads_of(scorer: "Scorer", golden: Golden) -> Reads:
-    """Say what a model was trained on, and which stories its encoder cannot read."""
+    """Return what a model was trained on, and which stories its encoder cannot read."""
 
-    def blind(story: Story) -> bool:
+    def unreadable(story: Story) -> bool:
         texts = [step.text for step in story.script if step.do == "review"]
-        return bool(texts) and max(scorer.encoder.unk_ratio(texts)) > BLIND_SHARE
+        return bool(texts) and max(scorer.encoder.unk_ratio(texts)) > UNREADABLE_SHARE
 
     return Reads(
         labels=frozenset(scorer.labels),
         horizons_days=scorer.horizons_days,
         kinds=scorer.kinds_read,
         reviews=scorer.knows_reviews,
-        unreadable=frozenset(name for name, story in golden.stories.items() if blind(story)),
+        unreadable=frozenset(name for name, story in golden.stories.items() if unreadable(story)),
     )
 
 
@@ -90,12 +90,12 @@ def _doubled(events: Events) -> Events:
 
 
 def _among_others(events: Events) -> Events:
-    """Let somebody else do just before, and just after, what the shopper does."""
+    """Add another user's copy of each event just before it and just after it."""
     others = [(kind, replace(event, user_id="neighbour")) for kind, event in events]
     return [each for pair in zip(others, events, others, strict=True) for each in pair]
 
 
 def _topic_after_topic(events: Events) -> Events:
-    """Read every topic to its end, one after the other, the one with the shopper's newest event last."""
+    """Order events topic after topic, the topic with the shopper's newest event last."""
     last = max(events, key=lambda event: (event[1].user_id == SHOPPER, event[1].event_time_ms))[0]
     return sorted(events, key=lambda event: (event[0] == last, -KINDS.index(event[0])))

@@ -1,7 +1,6 @@
-"""A checkpoint → the model that serves, or a refusal with a named reason.
+"""Promote a checkpoint to serve in production, or refuse with a named reason.
 
-What serves must be whole, beat every baseline of its report, and say of golden users what everybody would. Start at
-promote.
+A model must be intact, beat every baseline of its evaluation report, and pass the golden users' checks. Start at promote.
 """
 
 from enum import StrEnum
@@ -23,7 +22,7 @@ from stream.offline.golden_replay import check_golden
 class Ground(StrEnum):
     """Why a model is not promoted."""
 
-    UNUSABLE = "unusable"  # altered, of another feature spec, or without the horizon that signals need
+    UNUSABLE = "unusable"  # altered, built by another feature spec, or without the horizon that signals need
     NO_REPORT = "no_report"
     BAD_REPORT = "bad_report"
     BASELINE_WINS = "baseline_wins"
@@ -31,7 +30,7 @@ class Ground(StrEnum):
 
 
 class Promoted(Struct, frozen=True, kw_only=True):
-    """What a promotion did."""
+    """The result of a promotion."""
 
     model_version: str
     production: Production
@@ -48,32 +47,32 @@ def promote(
     report: Path | None = None,
     without_report: str | None = None,
 ) -> Promoted:
-    """Let a version of the registry, or a checkpoint folder that is then added to it, serve from now on.
+    """Make a registry version, or a checkpoint folder that is then added to the registry, the production model.
 
-    `report` is kept beside the model, in place of the one there. `without_report` is the reason for which none is needed;
-    one that is there, or named, counts all the same.
+    `report` replaces the report kept beside the model. `without_report` is the reason why none is needed; a report that
+    exists, or is passed, is checked all the same.
 
     Raises:
-        PromotionRefused: what served before goes on, and the registry is as it was.
+        PromotionRefused: the previous model keeps serving, and the registry is unchanged.
         RegistryError: there is no such model, or production.json cannot be used.
     """
     try:
         outside = model not in registry.versions() and Path(model).is_dir()
         folder = Path(model) if outside else registry.checkpoint(model)
         version = load_checkpoint(folder).manifest.model_version
-        kept = registry.folder / version / REPORT  # of a version that was added before
+        kept = registry.folder / version / REPORT  # exists if the version was added before
         own = folder / REPORT
         path = report or (own if own.is_file() or not kept.is_file() else kept)
         _check_report(path, version, without_report if report is None else None)
-        judged = None if report is None else report.read_bytes()  # adding the folder may write over it
+        judged = None if report is None else report.read_bytes()  # adding the folder may overwrite it
         findings = check_golden(load_scorer(folder), golden)
     except ModelError as error:
         raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
     if failed := [finding for finding in findings if finding.outcome == "failed"]:
-        told = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
+        shown = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise PromotionRefused(Ground.GOLDEN_USER, f"{told}{more}: see footfall models check {model}")
-    registry.production()  # what nothing can be promoted in is left as it is
+        raise PromotionRefused(Ground.GOLDEN_USER, f"{shown}{more}: see footfall models check {model}")
+    registry.production()  # raises before anything is written if nothing can be promoted
     try:
         if outside:
             registry.add(folder)

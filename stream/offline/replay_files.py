@@ -1,4 +1,4 @@
-"""A replay → Parquet files: what each role would have sent, the rows it would have left, and a summary.
+"""Write a replay as Parquet files: each role's outputs, the final rows, and a JSON summary.
 
 Start at write_replay.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from models.data.parquet_files import Columns, ParquetFiles
 from models.features.row_codec import decode_row, encode_row
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC, SENTIMENT
@@ -22,7 +23,6 @@ from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, ReviewSentiment, Signal, Suppression
 from stream.fold.records import Output, Totals
 from stream.logs.event_log import LoggedEvent
-from stream.logs.parquet import Columns, ParquetFiles
 from stream.offline.replay_log import Replay
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ TABLES: dict[str, Columns] = {
 
 
 class ReplaySummary(Struct, frozen=True, kw_only=True):
-    """What a replay did: totals of the log's events, outputs by kind, dead letters by reason."""
+    """The result of a replay: totals of the log's events, outputs by kind, dead letters by reason."""
 
     totals: Totals
     declared_dropped: int
@@ -87,10 +87,10 @@ class ReplaySummary(Struct, frozen=True, kw_only=True):
 
 
 def write_replay(replay: Replay, events: Iterable[LoggedEvent], scorer: "Scorer | None", directory: Path) -> ReplaySummary:
-    """Run a replay and write its files; without a scorer it ends at the score requests.
+    """Run a replay and write its files; without a scorer it stops at the score requests.
 
     Raises:
-        LogError: the directory is in use.
+        LogError: the directory is not empty.
     """
     refuse_used(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -117,17 +117,17 @@ def write_replay(replay: Replay, events: Iterable[LoggedEvent], scorer: "Scorer 
 
 
 def refuse_used(directory: Path) -> None:
-    """Say that files cannot be written to a directory, before there is any work to lose.
+    """Check that a directory is new or empty, before there is any work to lose.
 
     Raises:
-        LogError: it holds something, or is none.
+        LogError: it is not empty, or not a directory.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise LogError(f"{directory} is not an empty directory: choose another or delete it")
 
 
 def table_row(output: Output) -> tuple[str, tuple[Any, ...]]:
-    """Turn an output into the name of its file and its row there."""
+    """Return the name of an output's file and its row there."""
     match output.message:
         case ScoreRequest() as request:
             return SCORE_REQUESTS, _request_row(request)

@@ -1,8 +1,8 @@
-"""A recorded log → the same rows, score requests, signals and decisions as the live roles, without a broker.
+"""Replay a recorded log, without a broker, into the same rows, score requests, signals and decisions as the live roles.
 
-Recorded events keep their partition and offset; others get what `footfall send` into empty topics gives them. They are
-folded in the order of aligned topics: by arrival time, then topic, then offset. Time is theirs; no clock is read. Start at
-Replay.
+Recorded events keep their partition and offset; others get those that `footfall send` gives them in empty topics. Events
+are folded in the order of aligned topics: by arrival time, then topic, then offset. Time comes from the events; no clock
+is read. Start at Replay.
 """
 
 from collections import defaultdict
@@ -30,11 +30,11 @@ from stream.roles.trigger_row import TriggerState
 if TYPE_CHECKING:  # a replay without a model never loads torch
     from models.serving.scorer import Scorer
 
-DECODED_ROWS = 20_000  # users whose rows are held decoded, 12 to 35 kB each, before all go back to bytes
+DECODED_ROWS = 20_000  # users whose rows are held decoded, 12 to 35 kB each, before all are encoded again
 
 
 class LogRecord(Struct, frozen=True, gc=False):
-    """A logged event, or a message of ours, as the Kafka record it was or will be."""
+    """A logged event, or an output of a role, as the Kafka record it was or will be."""
 
     topic: str
     partition: int
@@ -62,7 +62,7 @@ class Replay:
         self.trigger_totals: dict[int, PartitionTotals] = defaultdict(PartitionTotals)
 
     def number(self, event: LoggedEvent) -> LogRecord:
-        """Return an event as the record it was, or will be."""
+        """Return an event as the Kafka record it was, or will be."""
         if event.partition is None or event.offset is None:
             record = self.record(event.kind, self.partition_of(event.key), event.record_ms, event.key, event.value)
             return replace(record, headers=event.headers) if event.headers else record
@@ -77,11 +77,11 @@ class Replay:
         return LogRecord(topic, partition, offset, timestamp_ms, key, value)
 
     def partition_of(self, key: bytes | None) -> int:
-        """Choose the partition of a key among this replay's."""
+        """Return the partition of a key."""
         return partition_of(key, self._partitions)
 
     def fold(self, events: Iterable[LoggedEvent]) -> Iterator[Output]:
-        """Fold a log's events in order and yield what role features sends: score requests and dead letters."""
+        """Fold a log's events in order and yield the outputs of role features: score requests and dead letters."""
         touched, fold = set[bytes | None](), self.features.fold
         for event in aligned(events):
             record = self.number(event)
@@ -93,7 +93,7 @@ class Replay:
                 touched.clear()
 
     def pack(self) -> None:
-        """Put decoded rows of role features back to bytes: no output depends on when."""
+        """Encode the decoded rows of role features again, to save memory; no output depends on when."""
         for rows in self.rows.values():
             for key, row in rows.items():
                 if isinstance(row, UserState):
@@ -102,17 +102,17 @@ class Replay:
     def signals(self, events: Iterable[LoggedEvent], scorer: "Scorer", *, batch: int = 64) -> Iterator[Output]:
         """Yield every output of all roles: requests, signals, decisions and dead letters, signals in micro-batches.
 
-        Sentiment joins its user's row when its micro-batch is scored, as it would live: soon, not at once.
+        Sentiment is folded into its user's row when its micro-batch is scored: soon, but not at once, as in a live run.
         """
-        waiting: list[ScoreRequest] = []
+        unscored: list[ScoreRequest] = []
         for output in self.fold(events):
             yield output
             if isinstance(output.message, ScoreRequest):
-                waiting.append(output.message)
-                if len(waiting) >= batch:
-                    yield from self._score(waiting, scorer)
-                    waiting = []
-        yield from self._score(waiting, scorer)
+                unscored.append(output.message)
+                if len(unscored) >= batch:
+                    yield from self._score(unscored, scorer)
+                    unscored = []
+        yield from self._score(unscored, scorer)
 
     def _score(self, requests: list[ScoreRequest], scorer: "Scorer") -> Iterator[Output]:
         for request, scores in zip(requests, scorer.score(requests), strict=True):
@@ -136,7 +136,7 @@ class Replay:
                     yield from self.triggers.fold(rows, totals, [record], at).with_rows
 
     def summed(self) -> Totals:
-        """Sum what became of the log's events over all partitions."""
+        """Sum the totals of the log's events over all partitions."""
         total = Totals()
         for partition in self.totals.values():
             total.add(partition.events)
@@ -144,7 +144,7 @@ class Replay:
 
 
 def score_requests(log: Path, settings: Settings) -> Iterator[ScoreRequest]:
-    """Yield every score request that a log causes, in order, without scoring it."""
+    """Yield every score request that a log causes, in order; nothing is scored."""
     for output in Replay(settings, partitions=1).fold(read_log(log)):
         if isinstance(output.message, ScoreRequest):
             yield output.message

@@ -1,6 +1,6 @@
-"""A recorded log of a live run → verification.parquet, a row for each score request, and what they come to in sum.
+"""Verify a recorded live run: write one row per score request to verification.parquet, and sum up the verdicts.
 
-Users are taken a share at a time, so that memory grows with PASS_RECORDS and not with the log. Start at
+Reads the log once per share of its users, so that memory grows with PASS_RECORDS and not with the log. Start at
 write_verification.
 """
 
@@ -14,13 +14,13 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct, field
 
+from models.data.parquet_files import Columns, ParquetFiles
 from schemas.codec import decode_keyed
 from schemas.errors import DecodeError, LogError
 from schemas.scoring import ScoreRequest
 from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from schemas.topics import SIGNALS, SOURCES
 from stream.logs.event_log import read_log, read_manifest
-from stream.logs.parquet import Columns, ParquetFiles
 from stream.offline.replay_files import refuse_used
 from stream.offline.replay_log import LogRecord, Replay
 from stream.offline.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
@@ -58,27 +58,27 @@ class Verification(Struct, kw_only=True):
     requests: int = 0
     equal: int = 0
     mismatched: int = 0
-    unverifiable: Counter[str] = field(default_factory=Counter)  # by why
+    unverifiable: Counter[str] = field(default_factory=Counter)  # by reason
     differing: Counter[str] = field(default_factory=Counter)  # by feature or field
-    repeated: int = 0  # their id had come before: outputs go out at least once
-    undecodable: int = 0  # records of the request topic that are no request
+    repeated: int = 0  # requests with the id of an earlier one: outputs are sent at least once
+    undecodable: int = 0  # records that do not decode as a request or signal
     ids_missing: int = 0
     ids_extra: int = 0
     ids_not_reached: int = 0
     ids_not_comparable: int = 0
-    some_ids: list[str] = []  # of those missing or extra
+    some_ids: list[str] = []  # the first ids missing or extra
     scored: int = 0
-    unscored: int = 0  # no signal of theirs is in the log
+    unscored: int = 0  # requests without a signal in the log
     score_difference: float = 0.0
     score_tolerance: float = TOLERANCE
     batch_sizes: tuple[int, ...] = BATCHES
     model_version: str | None = None
     made_by: Counter[str] = field(default_factory=Counter)  # by model version
     orphans: int = 0  # signals whose request is not in the log
-    agrees: bool = False  # no mismatch, no id missing or extra
+    agrees: bool = False  # no mismatch, no missing or extra id
 
     def count(self, verdict: Verdict, why: str, differing: Sequence[str], scored: Scored) -> None:
-        """Count what came of one request."""
+        """Count one request by its verdict and scores."""
         self.requests += 1
         self.equal += verdict is Verdict.EQUAL
         self.mismatched += verdict is Verdict.MISMATCH
@@ -93,7 +93,7 @@ class Verification(Struct, kw_only=True):
 
 
 class UserRecords(Struct):
-    """What a log holds of one user in one partition: `folded` by kind, requests and signals as they were sent."""
+    """One user's records in one partition: `folded` by kind, requests and signals as they were sent."""
 
     folded: dict[str, list[LogRecord]] = {}
     requests: list[LogRecord] = []
@@ -103,30 +103,30 @@ class UserRecords(Struct):
 def write_verification(
     log: Path, settings: Settings, scorer: "Scorer | None", directory: Path, progress: Progress = lambda done, total: None
 ) -> Verification:
-    """Verify every score request of a recorded log and write what came of each.
+    """Verify every score request of a recorded log and write each verdict.
 
     Without a scorer, features and ids are verified and scores are not.
 
     Raises:
         LogError: there is no log.
-        LogError: the directory is in use.
-        LogError: the log is none of a live run, or of one with other topics than the settings name.
+        LogError: the directory is not empty.
+        LogError: the log is not of a live run, or the live run used other topics than the settings name.
     """
     counts = read_manifest(log).events
     refuse_used(directory)
-    spans = _survey(log, counts, settings)
+    spans = _recorded_spans(log, counts, settings)
     directory.mkdir(parents=True, exist_ok=True)
     found, ids = Verification(model_version=None if scorer is None else scorer.model_version), Ids()
     replay, passes = Replay(settings, partitions=1), -(-sum(counts.values()) // PASS_RECORDS)
     with ParquetFiles(directory, {FILE: COLUMNS}) as files:
         for number in range(passes):
-            waiting: list[tuple[ScoreRequest, Checked, list[Signal]]] = []
+            verified: list[tuple[ScoreRequest, Checked, list[Signal]]] = []
             for key, records in _users(log, replay, number, passes):
-                waiting += verify_user(key, records, replay.features, spans, ids, found)
-                if len(waiting) >= SCORED_AT_ONCE:
-                    _add(waiting, scorer, files, found)
+                verified += verify_user(key, records, replay.features, spans, ids, found)
+                if len(verified) >= SCORED_AT_ONCE:
+                    _score_and_write(verified, scorer, files, found)
                     progress(found.requests, counts["score-request"])
-            _add(waiting, scorer, files, found)
+            _score_and_write(verified, scorer, files, found)
     found.ids_missing, found.ids_extra = len(ids.missing), len(ids.extra)
     found.ids_not_reached, found.ids_not_comparable = ids.not_reached, ids.not_comparable
     found.some_ids = [*ids.missing, *ids.extra][:SHOWN]
@@ -137,25 +137,25 @@ def write_verification(
 def verify_user(
     key: bytes, records: UserRecords, fold: FeaturesFold, spans: Spans, ids: Ids, found: Verification
 ) -> Iterator[tuple[ScoreRequest, Checked, list[Signal]]]:
-    """Verify one user's requests in the order they were sent, each with the signals that were made of it."""
+    """Verify one user's requests in the order they were sent; yield each with the signals that answered it."""
     requests = list(_decoded(records.requests, found))
     signals: dict[tuple[str, bytes], list[Signal]] = defaultdict(list)
     for signal in _signals(records.signals, found):
-        signals[_evidence(signal)].append(signal)
+        signals[_identity(signal)].append(signal)
     ids.add(requests, plain_requests(fold, records.folded), spans)
     user, seen = UserFold(fold, key, records.folded), set[str]()
     answered = set[tuple[str, bytes]]()
     for request in requests:
         found.repeated += request.request_id in seen
         seen.add(request.request_id)
-        evidence = _evidence(request)
-        answered.add(evidence)
-        yield request, user.check(request, spans), signals.get(evidence, [])
-    found.orphans += sum(len(made) for evidence, made in signals.items() if evidence not in answered)
+        identity = _identity(request)
+        answered.add(identity)
+        yield request, user.check(request, spans), signals.get(identity, [])
+    found.orphans += sum(len(made) for identity, made in signals.items() if identity not in answered)
 
 
-def _evidence(message: ScoreRequest | Signal) -> tuple[str, bytes]:
-    """Name the request and the events it rests on: one that was sent again after a crash may rest on others."""
+def _identity(message: ScoreRequest | Signal) -> tuple[str, bytes]:
+    """Return a message's request id and guard; a request sent again after a crash may have another guard."""
     return message.request_id, msgspec.json.encode(message.guard, order="sorted")
 
 
@@ -175,11 +175,11 @@ def _signals(records: Iterable[tuple[str, LogRecord]], found: Verification) -> I
             found.undecodable += 1
 
 
-def _survey(log: Path, counts: dict[str, int], settings: Settings) -> dict[tuple[str, int], Span]:
-    """Return the offsets that a log holds, once it is known to be one of this deployment's live runs."""
+def _recorded_spans(log: Path, counts: dict[str, int], settings: Settings) -> dict[tuple[str, int], Span]:
+    """Check that a log records a live run of this deployment, and return the offsets that it holds."""
     if not counts.get("score-request"):
         raise LogError(
-            f"{log} holds no score requests, expected what a live run sent: record one with `footfall record`, "
+            f"{log} holds no score requests, expected those of a live run: record one with `footfall record`, "
             "or replay this log without --verify"
         )
     names = {kind: topic.name for kind, topic in settings.topics().items()}
@@ -192,8 +192,8 @@ def _survey(log: Path, counts: dict[str, int], settings: Settings) -> dict[tuple
             continue
         if request.source.topic != names[request.kind]:
             raise LogError(
-                f"{log} holds a score request of topic {request.source.topic}, the settings name {names[request.kind]}: verify "
-                "with the topic_prefix and topic_names of the live run"
+                f"{log} holds a score request caused by topic {request.source.topic}, the settings name "
+                f"{names[request.kind]}: verify with the topic_prefix and topic_names of the live run"
             )
         break
     if recorded := read_manifest(log).recorded:
@@ -202,7 +202,7 @@ def _survey(log: Path, counts: dict[str, int], settings: Settings) -> dict[tuple
 
 
 def _users(log: Path, replay: Replay, number: int, passes: int) -> Iterator[tuple[bytes, UserRecords]]:
-    """Yield the users of one pass, each with all that the log holds of them in one partition."""
+    """Yield the users of one pass, each with all their records of one partition."""
     users: dict[tuple[int, bytes], UserRecords] = {}
     for event in read_log(log, RECORDED):
         if event.key is None or crc32(event.key) % passes != number:
@@ -224,14 +224,18 @@ def _users(log: Path, replay: Replay, number: int, passes: int) -> Iterator[tupl
         yield key, user
 
 
-def _add(
-    waiting: list[tuple[ScoreRequest, Checked, list[Signal]]],
+def _score_and_write(
+    verified: list[tuple[ScoreRequest, Checked, list[Signal]]],
     scorer: "Scorer | None",
     files: ParquetFiles,
     found: Verification,
 ) -> None:
-    """Score what waits, write its rows and count it."""
-    requests, checked, signals = [request for request, _, _ in waiting], [c for _, c, _ in waiting], [s for _, _, s in waiting]
+    """Score verified requests, write their rows, count them, and clear the list."""
+    requests, checked, signals = (
+        [request for request, _, _ in verified],
+        [c for _, c, _ in verified],
+        [s for _, _, s in verified],
+    )
     for request, check, scored in zip(requests, checked, score_differences(requests, signals, scorer), strict=True):
         verdict, differing = check.verdict, check.differing
         if scored.difference is not None and scored.difference > TOLERANCE:
@@ -246,22 +250,22 @@ def _add(
                 *(scored.signals, scored.difference),
             ),
         )
-    waiting.clear()
+    verified.clear()
 
 
 def summary_tables(found: Verification) -> dict[str, list[tuple[str, str]]]:
-    """Render what was found as tables: title → rows of name and value."""
+    """Render a verification as tables: title → rows of name and value."""
     counts = [
         ("score requests", found.requests),
         ("equal", found.equal),
         ("mismatched", found.mismatched),
         *((f"unverifiable: {why}", count) for why, count in sorted(found.unverifiable.items())),
         ("sent again with the same id", found.repeated),
-        ("ids missing of those a plain replay gives", found.ids_missing),
-        ("ids in addition to them", found.ids_extra),
-        ("ids of events that the run had not come to", found.ids_not_reached),
+        ("ids that a replay gives and the live run lacks", found.ids_missing),
+        ("ids that the live run has and a replay does not give", found.ids_extra),
+        ("ids of events after the last one the live run answered", found.ids_not_reached),
         ("ids not comparable: their topic began before the log", found.ids_not_comparable),
-        ("records that are no message of ours", found.undecodable),
+        ("records that do not decode", found.undecodable),
     ]
     compared = [
         ("scores compared", str(found.scored)),

@@ -1,7 +1,7 @@
-"""A recorded score request and the events that its guard names → the request that they give, and what differs.
+"""Verify a recorded score request: refold the events its guard names, and compare the request that results.
 
-One user's records are folded by the live fold, kind after kind up to the guard's offsets: so that the result agrees shows
-as well that the interleaving of topics does not matter. Pure; start at UserFold.check.
+The live fold folds one user's records, kind after kind, up to the guard's offsets. Equal results therefore also show that
+the interleaving of topics does not matter. Pure. Start at UserFold.check.
 """
 
 from bisect import bisect_left, bisect_right
@@ -23,13 +23,13 @@ from stream.fold.records import Output, PartitionTotals, Record
 from stream.logs.event_log import LoggedEvent
 from stream.roles.features_fold import FeaturesFold
 
-NOT_COMPARED = ("features", "timings")  # features by name; timings are of the clock
-NO_REQUEST = "request"  # stands for every field where the events give no request at all
+NOT_COMPARED = ("features", "timings")  # features are compared by name; timings depend on the clock
+NO_REQUEST = "request"  # named as differing where the events give no request at all
 COMPARED = [name for name in ScoreRequest.__struct_fields__ if name not in NOT_COMPARED]
 
 
 class Verdict(StrEnum):
-    """What came of one recorded request."""
+    """The result for one recorded request."""
 
     EQUAL = "equal"
     MISMATCH = "mismatch"
@@ -37,7 +37,7 @@ class Verdict(StrEnum):
 
 
 class Span(Struct):
-    """The offsets of one partition that a log holds, from `first` up to, but not, `next`."""
+    """The offsets of one partition that a log holds, from `first` up to, but not including, `next`."""
 
     first: int
     next: int
@@ -56,41 +56,41 @@ class Checked(Struct, frozen=True):
 
 
 class UserFold:
-    """One user's records of one partition, folded as one guard after another asks; anew where a guard goes back."""
+    """Folds one user's records of one partition up to guard after guard; starts over if a guard is behind the last."""
 
     def __init__(self, fold: FeaturesFold, key: bytes, records: Mapping[str, Sequence[Record]]) -> None:
-        """Take the records of each kind in the order of their offsets."""
+        """Start without rows; `records` maps each kind to its records in order of offset."""
         self._fold, self._key, self._records = fold, key, records
         self._offsets = {kind: [record.offset for record in found] for kind, found in records.items()}
         self._rows: dict[bytes, bytes | UserState] = {}
         self._folded: dict[str, tuple[int, int, int]] = {}  # kind → since and last offset folded, records passed
 
     def check(self, request: ScoreRequest, spans: Spans) -> Checked:
-        """Hold a request against the events that its guard names; `spans` says what the log has of its partition."""
+        """Compare a request with the events that its guard names; `spans` are the offsets that the log holds."""
         if why := unverifiable(request, spans):
             return Checked(Verdict.UNVERIFIABLE, why=why)
-        again = self.again(request)
+        refolded = self.refold(request)
         state = self._rows.get(self._key)
         hashed = xxhash.xxh3_128_hexdigest(encode_row(state)) if isinstance(state, UserState) else None
-        differing = (NO_REQUEST,) if again is None else tuple(differences(request, again))
+        differing = (NO_REQUEST,) if refolded is None else tuple(differences(request, refolded))
         return Checked(Verdict.MISMATCH if differing else Verdict.EQUAL, differing, state_hash=hashed)
 
-    def again(self, request: ScoreRequest) -> ScoreRequest | None:
-        """Fold exactly what a request's guard names and return the request that its last event of the kind causes."""
+    def refold(self, request: ScoreRequest) -> ScoreRequest | None:
+        """Fold exactly the events in a request's guard, and return the request that its own event causes."""
         guard = request.guard
         if request.kind not in guard:
             return None
-        if not self._goes_on(request):
+        if not self._extends(request):
             self._rows.clear()
             self._folded.clear()
         outputs: list[Output] = []
-        for kind in sorted(guard, key=lambda kind: kind == request.kind):  # the kind of its own event last
+        for kind in sorted(guard, key=lambda kind: kind == request.kind):  # the kind of the request's own event last
             outputs = self._fold_to(kind, *guard[kind])
         found = [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
         return found[0] if found else None
 
-    def _goes_on(self, request: ScoreRequest) -> bool:
-        """Tell whether all that is folded is part of what a guard names, and the request's own event is yet to come."""
+    def _extends(self, request: ScoreRequest) -> bool:
+        """Return whether the guard includes all that is folded, and the request's own event is not yet folded."""
         for kind, (since, last, _) in self._folded.items():
             new_since, new_last = request.guard.get(kind, (-1, -1))
             if since != new_since or last > new_last or (kind == request.kind and last == new_last):
@@ -110,11 +110,11 @@ class UserFold:
 
 
 def unverifiable(request: ScoreRequest, spans: Spans) -> str:
-    """Say why a log cannot tell whether a request is right; empty where it can."""
+    """Return why a log cannot verify a request; empty where it can."""
     if request.spec_version != FEATURE_SPEC.version:
         return f"made by feature spec {request.spec_version}"
     newest_ms = request.history[-1].event_time_ms if request.history else 0
-    if request.kind not in request.guard and newest_ms - request.event_time_ms > WINDOW_DAYS * DAY_MS:  # a ttl is longer
+    if request.kind not in request.guard and newest_ms - request.event_time_ms > WINDOW_DAYS * DAY_MS:  # any ttl is longer
         return "its own topic had been silent for longer than the ttl"
     for kind, (since, last) in request.guard.items():
         span = spans.get((kind, request.source.partition))
@@ -125,23 +125,23 @@ def unverifiable(request: ScoreRequest, spans: Spans) -> str:
     return ""
 
 
-def differences(recorded: ScoreRequest, again: ScoreRequest) -> list[str]:
-    """Name the features that differ in any bit, then the fields that differ."""
-    if len(recorded.features) != len(again.features):
+def differences(recorded: ScoreRequest, refolded: ScoreRequest) -> list[str]:
+    """List the features that differ in any bit, then the fields that differ."""
+    if len(recorded.features) != len(refolded.features):
         differing = ["features"]
     else:
-        unequal = _bits(recorded.features) != _bits(again.features)
+        unequal = _bits(recorded.features) != _bits(refolded.features)
         differing = [FEATURE_SPEC.names[i] for i in np.flatnonzero(unequal)]
-    return differing + [name for name in COMPARED if getattr(recorded, name) != getattr(again, name)]
+    return differing + [name for name in COMPARED if getattr(recorded, name) != getattr(refolded, name)]
 
 
 def _bits(features: list[float | None]) -> NDArray[np.uint64]:
-    """Return (F,) the bits of each number; no number has those of null."""
+    """Return (F,) the bits of each number; null has bits that no number has."""
     return np.array(features, dtype=np.float64).view(np.uint64)
 
 
 def spans_of(events: Iterable[LoggedEvent]) -> dict[tuple[str, int], Span]:
-    """Return which offsets of each partition recorded events span."""
+    """Return the offsets of each partition that recorded events span."""
     spans: dict[tuple[str, int], Span] = {}
     for event in events:
         if event.partition is None or event.offset is None:
@@ -152,10 +152,11 @@ def spans_of(events: Iterable[LoggedEvent]) -> dict[tuple[str, int], Span]:
 
 
 class Ids(Struct):
-    """Request ids that a plain replay of the same events lacks, or has in addition.
+    """Compares the request ids of the live run with those of a replay of the same events.
 
-    `not_reached` were caused by events after the last one that the live run answered. `not_comparable` were caused by
-    topics that the log does not hold from their first record on, so that it cannot know what was due.
+    `extra` ids are not in the replay, `missing` ids are not in the live run. `not_reached` ids were caused by events after
+    the last one that the live run answered. `not_comparable` ids were caused by topics of which the log lacks the first
+    records, so that it cannot know which requests were due.
     """
 
     extra: list[str] = []
@@ -165,12 +166,12 @@ class Ids(Struct):
 
     @property
     def missing(self) -> list[str]:
-        """List the ids of requests that the live run should have sent."""
+        """List the ids of requests that the live run should have sent and did not."""
         return [name for kind, partition, offset, name in self.unanswered if offset < self.reached.get((kind, partition), -1)]
 
     @property
     def not_reached(self) -> int:
-        """Count the requests that the live run had not come to send."""
+        """Count the requests caused by events after the last one that the live run answered."""
         return len(self.unanswered) - len(self.missing)
 
     def add(self, recorded: Iterable[ScoreRequest], replayed: Iterable[ScoreRequest], spans: Spans) -> None:
@@ -192,13 +193,13 @@ class Ids(Struct):
 
 
 def _is_whole(request: ScoreRequest, spans: Spans) -> bool:
-    """Tell whether a log holds the topic that caused a request from its first record on, in the request's partition."""
+    """Return whether a log holds the request's source partition from its first record on."""
     span = spans.get((request.kind, request.source.partition))
     return span is not None and span.first == 0
 
 
 def plain_requests(fold: FeaturesFold, records: Mapping[str, Sequence[Record]]) -> list[ScoreRequest]:
-    """Return every request that one user's events cause; what is due does not depend on how topics interleave."""
+    """Return every request that one user's events cause; it does not depend on how topics interleave."""
     rows: dict[bytes, bytes | UserState] = {}
     outputs: list[Output] = []
     for kind in KINDS:

@@ -1,7 +1,7 @@
-"""Recorded requests and the signals made of them → how far the model's scores of today lie from those recorded.
+"""Score recorded requests again and measure how far the new scores differ from the recorded signals.
 
-Each request is scored again in batches of two sizes, since a forward pass depends on its batch mates in the last bits.
-Blocking; knows no log. Start at score_differences.
+Each request is scored in batches of two sizes, since in a forward pass the other rows of a batch change the last bits.
+Blocks while scoring; knows no log. Start at score_differences.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ if TYPE_CHECKING:  # a verification without a model never loads torch
 
 BATCHES = (8, 64)  # requests per batch
 TOLERANCE = 2e-3
-UNLIKE = 1.0  # the difference of signals that do not say the same thing
+NOT_COMPARABLE = 1.0  # the difference of two signals without the same labels, horizons or review
 
 
 class Scored(Struct, frozen=True):
-    """What became of a request's signals: whose they are, and how far they lie from today's scores.
+    """A request's recorded signals: which models made them, and how far they differ from new scores.
 
-    `difference` is the largest over signals and batch sizes; None where none was compared: no signal was recorded, no
-    model is at hand, or another model made them.
+    `difference` is the largest over signals and batch sizes. It is None where nothing was compared: no signal was
+    recorded, no model was loaded, or another model made the signals.
     """
 
     signals: int
@@ -56,7 +56,7 @@ def score_differences(
 
 
 def difference(request: ScoreRequest, scores: "Scores", recorded: Sequence[Signal], scorer: "Scorer") -> float:
-    """Return the largest difference of one request's scores to its recorded signals that the scorer's model made."""
+    """Return the largest difference between a request's scores and the recorded signals of the same model."""
     rendered = render_signals(
         request,
         scores,
@@ -65,22 +65,22 @@ def difference(request: ScoreRequest, scores: "Scores", recorded: Sequence[Signa
         received_ms=0,
         scored_ms=0,
     )
-    again = {output.message.signal_id: output.message for output in rendered if isinstance(output.message, Signal)}
+    rescored = {output.message.signal_id: output.message for output in rendered if isinstance(output.message, Signal)}
     own = [signal for signal in recorded if signal.model_version == scorer.model_version]
-    return max(distance(signal, again.get(signal.signal_id)) for signal in own)
+    return max(distance(signal, rescored.get(signal.signal_id)) for signal in own)
 
 
-def distance(recorded: Signal, again: Signal | None) -> float:
-    """Return the largest difference of any number of two signals, UNLIKE where they cannot be compared."""
-    match recorded, again:
+def distance(recorded: Signal, rescored: Signal | None) -> float:
+    """Return the largest difference between the numbers of two signals, NOT_COMPARABLE where they cannot be compared."""
+    match recorded, rescored:
         case Interest(), Interest():
             before = {score.label: score.probability for score in recorded.interests}
-            now = {score.label: score.probability for score in again.interests}
+            now = {score.label: score.probability for score in rescored.interests}
             if before.keys() == now.keys():
                 return max([abs(before[label] - now[label]) for label in now], default=0.0)
-        case ChurnRisk(), ChurnRisk() if recorded.horizons_days == again.horizons_days:
-            pairs = zip((*recorded.survival, recorded.probability), (*again.survival, again.probability), strict=False)
-            return max(abs(a - b) for a, b in pairs) if len(recorded.survival) == len(again.survival) else UNLIKE
-        case ReviewSentiment(), ReviewSentiment() if recorded.review_id == again.review_id:
-            return abs(recorded.sentiment - again.sentiment)
-    return UNLIKE
+        case ChurnRisk(), ChurnRisk() if recorded.horizons_days == rescored.horizons_days:
+            pairs = zip((*recorded.survival, recorded.probability), (*rescored.survival, rescored.probability), strict=False)
+            return max(abs(a - b) for a, b in pairs) if len(recorded.survival) == len(rescored.survival) else NOT_COMPARABLE
+        case ReviewSentiment(), ReviewSentiment() if recorded.review_id == rescored.review_id:
+            return abs(recorded.sentiment - rescored.sentiment)
+    return NOT_COMPARABLE

@@ -1,7 +1,7 @@
-"""Child processes that never outlive us: start them so, ask them to end, then end them.
+"""Start child processes that never outlive their parent, and end them.
 
-Knows nothing of Kafka or roles. On Linux the kernel kills a child when we die, however we die; elsewhere only an
-orderly end takes the children along. Start at die_with_parent.
+Knows nothing of Kafka or roles. On Linux the kernel kills a child when its parent dies, however it dies. Elsewhere
+children end only if the parent ends in order. Start at die_with_parent.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> Callable[[], None]:
-    """Return what a child runs between fork and exec, so that the kernel kills it when this process dies.
+    """Return the function that a child runs between fork and exec, so that the kernel kills it when this process dies.
 
-    Start such a child from the main thread: the kernel watches the thread that forked.
+    Start such a child from the main thread: the kernel kills it when the thread that forked it ends.
     """
     parent = os.getpid()
     prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
@@ -26,14 +26,14 @@ def die_with_parent() -> Callable[[], None]:
     def in_child() -> None:
         if prctl is not None:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:  # it died before the kernel was told
+            if os.getppid() != parent:  # the parent died before prctl was called
                 os._exit(1)
 
     return in_child
 
 
 def end_child(process: "subprocess.Popen[bytes]", seconds: float) -> int:
-    """Send SIGTERM, after `seconds` SIGKILL; returns the exit code. A child that has ended is left alone."""
+    """Send SIGTERM, after `seconds` SIGKILL, and return the exit code; a child that has ended gets no signal."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -44,13 +44,13 @@ def end_child(process: "subprocess.Popen[bytes]", seconds: float) -> int:
 
 
 def living(sessions: set[int]) -> list[int]:
-    """List the processes of these sessions that still run, zombies excepted; empty where there is no /proc."""
+    """List the processes of these sessions that still run, without zombies; empty where there is no /proc."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session = stat.read_bytes().rsplit(b")", 1)[1].split()[:4]
         except OSError:
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
         if int(session) in sessions and state not in (b"Z", b"X"):
             found.append(int(stat.parent.name))
     return sorted(found)

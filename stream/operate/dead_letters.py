@@ -1,7 +1,7 @@
-"""Dead-letter topics as an operator sees them: count, look, and send the original records back.
+"""Count and list dead letters, and send their original records to the source topics again.
 
-Reads committed records of every partition up to where it ends now, without a group: looking changes nothing, and what
-is refused again while records are sent back is not read again. Start at letters.
+Reads the committed records of every partition up to its current end, without a consumer group and without commits.
+Records that are refused again during a send are past that end and are not read again. Start at letters.
 """
 
 import time
@@ -28,16 +28,16 @@ from stream.process.settings import Settings
 
 Outcome = Literal["sent", "not_whole", "expired", "foreign"]
 WORDS: Mapping[Outcome, str] = {
-    "sent": "sent to their topic again",
-    "not_whole": "left: only size and hash were kept of a record over the limit",
-    "expired": "left: older than their topic keeps records",
-    "foreign": "left: they do not name the topic that their dead-letter topic belongs to",
+    "sent": "sent to their source topic again",
+    "not_whole": "left in the dead-letter topic: over the size limit, so only size and hash were kept",
+    "expired": "left in the dead-letter topic: older than the retention of their source topic",
+    "foreign": "left in the dead-letter topic: they name a source topic that their dead-letter topic does not belong to",
 }
-OUTSTANDING = 1000  # sends on their way before the oldest is waited for
+MAX_IN_FLIGHT = 1000  # in_flight without an acknowledgement, before the oldest is awaited
 
 
 class Found(Struct, frozen=True):
-    """One dead letter, the kind of its source topic, where it lies itself, and when it was refused."""
+    """One dead letter: the kind of its source topic, its own partition and offset, and when it was refused."""
 
     kind: str
     letter: DeadLetter
@@ -47,7 +47,7 @@ class Found(Struct, frozen=True):
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """Which dead letters are meant: of these kinds, for this reason, refused at or after a time."""
+    """Selects dead letters: of these kinds, for this reason, refused at or after a time."""
 
     kinds: Sequence[str] = DEAD_LETTERED
     reason: Reason | None = None
@@ -65,7 +65,7 @@ class Group(Struct):
 
 
 class Replayed(Struct):
-    """What became of the dead letters read for sending again."""
+    """Counts by outcome of the dead letters read for sending again."""
 
     outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WORDS, 0))
 
@@ -76,19 +76,19 @@ class Replayed(Struct):
 
 
 async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, None]:
-    """Yield the wanted dead letters that are there now: topic by topic, each partition in order.
+    """Yield the wanted dead letters up to the current ends: topic by topic, each partition in order.
 
-    Records that Footfall did not write are passed over.
+    Records that Footfall did not write are skipped.
 
     Raises:
         BrokerError: no broker answers, or a dead-letter topic is missing.
     """
     names = {kind: settings.topics()[dlq(kind)].name for kind in wanted.kinds}
-    async with _asking(settings) as client:
+    async with _admin(settings) as client:
         partitions = await _partitions(client, list(names.values()))
     for kind, topic in names.items():
         tps = [TopicPartition(topic, number) for number in range(partitions[topic])]
-        async with _reading(settings) as consumer:  # one each: a consumer that is assigned anew may stand still
+        async with _consumer(settings) as consumer:  # one per topic: a consumer that is reassigned may stop fetching
             reader = await open_reader(consumer, tps)
             async for record in reader.records():
                 found = _read(kind, record)
@@ -99,7 +99,7 @@ async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, N
 
 
 @asynccontextmanager
-async def _reading(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = plain_consumer(settings)
     try:
         await consumer.start()
@@ -111,7 +111,7 @@ async def _reading(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 @asynccontextmanager
-async def _asking(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     client = admin_client(settings)
     try:
         await client.start()
@@ -155,17 +155,17 @@ async def send_again(
 ) -> Replayed:
     """Send the original records of at most `limit` dead letters back to their topic and partition.
 
-    Key, value and headers are the original ones. So is the timestamp, but for records from the future, which are sent
-    as of now: as they came they would be refused again. An event without an id gets header `x-event-id`, the id of its
-    first position, so that it counts once however often it is sent. Nothing is taken out of the dead-letter topic.
+    Key, value and headers are the original ones. So is the timestamp, except for records from the future: they get the
+    current time, since the original one would be refused again. An event without an id gets header `x-event-id`, the id
+    of its first position, so that it counts once however often it is sent. The dead-letter topic stays as it is.
 
     Raises:
-        BrokerError: the broker does not answer, or refuses a record; what was counted as sent is acknowledged.
+        BrokerError: the broker does not answer, or refuses a record; some records counted as sent may lack an acknowledgement.
     """
     replayed = Replayed() if replayed is None else replayed
     keeps = await _oldest_kept(settings, wanted.kinds)
     producer = output_producer(settings)
-    sends: deque[Any] = deque()
+    in_flight: deque[Any] = deque()
     try:
         if not dry_run:
             await producer.start()
@@ -175,11 +175,11 @@ async def send_again(
                     break
                 outcome = outcome_of(found, settings.topics()[found.kind].name, keeps[found.kind])
                 if outcome == "sent" and not dry_run:
-                    sends.append(await _send(producer, found))
-                    if len(sends) >= OUTSTANDING:
-                        await sends.popleft()
+                    in_flight.append(await _send(producer, found))
+                    if len(in_flight) >= MAX_IN_FLIGHT:
+                        await in_flight.popleft()
                 replayed.outcomes[outcome] += 1
-        for send in sends:
+        for send in in_flight:
             await send
     except KafkaError as error:
         raise BrokerError(f"{broker_says(settings, error)}; not all records were sent") from error
@@ -189,7 +189,7 @@ async def send_again(
 
 
 def outcome_of(found: Found, topic: str, oldest_kept_ms: int) -> Outcome:
-    """Say what sending a dead letter again comes to; `topic` is the one that its dead-letter topic belongs to."""
+    """Return the outcome of sending a dead letter again; `topic` is the source of its dead-letter topic."""
     if found.letter.topic != topic:
         return "foreign"
     if not is_whole(found.letter):
@@ -212,7 +212,7 @@ async def _send(producer: Any, found: Found) -> Any:
 
 
 def headers_again(found: Found) -> tuple[tuple[str, bytes], ...]:
-    """Return a record's original headers, with the id of its first position where its event has none."""
+    """Return a record's original headers; an event without an id gets the id of its first position."""
     letter = found.letter
     known = any(name == EVENT_ID for name, _ in letter.headers)
     if known or found.kind not in SOURCES or _event_id(found) is not None:
@@ -228,9 +228,9 @@ def _event_id(found: Found) -> str | None:
 
 
 async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, int]:
-    """Return per kind the time before which its topic keeps no records; 0 where it keeps all, or nobody can say."""
+    """Return per kind the time before which its topic keeps no records; 0 where it keeps all or the broker does not say."""
     names = {settings.topics()[kind].name: kind for kind in kinds}
-    async with _asking(settings) as client:
+    async with _admin(settings) as client:
         await _partitions(client, list(names))
         configs = await topic_configs(client, list(names)) or {}
     oldest, now_ms = dict.fromkeys(kinds, 0), int(time.time() * 1000)
@@ -243,7 +243,7 @@ async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, in
 
 
 async def newest(settings: Settings, wanted: Wanted, limit: int) -> list[Found]:
-    """Return the wanted dead letters that were refused last, newest first."""
+    """Return the `limit` wanted dead letters that were refused last, newest first."""
     kept: list[Found] = []
     async for found in letters(settings, wanted):
         kept.append(found)

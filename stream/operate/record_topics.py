@@ -1,7 +1,7 @@
-"""Topics of a running broker → an event log: every record with its partition, offset, time and headers.
+"""Record topics of a running broker as an event log: every record with its partition, offset, timestamp and headers.
 
-An onlooker without a group: nothing is committed, nobody's partitions move. Reads committed records only where the
-broker has transactions. Start at record.
+Reads without a consumer group: commits nothing and causes no rebalance. Reads only committed records if the broker has
+transactions. Start at record.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from stream.kafka.topic_reader import TopicReader
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
 from stream.process.settings import Settings
 
-STALL_SECONDS = 60.0  # without a record, before the ends seen at the start are reached
+STALL_SECONDS = 60.0  # without progress, although the end offsets read at the start are not reached
 BATCH_RECORDS = 20_000
 
 
 class Recorded(Struct):
-    """What was recorded so far, for whoever watches: records by kind, offsets passed, and offsets there were at the start."""
+    """The progress of a recording: records by kind, offsets passed, and the offsets to pass as counted at the start."""
 
     events: Counter[str] = field(default_factory=Counter)
     passed: int = 0
@@ -43,12 +43,13 @@ async def record(
     stop: asyncio.Event,
     recorded: Recorded,
 ) -> list[RecordedPartition]:
-    """Give a writer what topics hold from their beginning, or from the first record of a time, up to their present ends.
+    """Write the records of topics from their beginning, or from the first record at or after a time, to their current ends.
 
-    With `follow`, goes on beyond the ends; in either case until `stop` is set. Returns what is recorded of each partition.
+    With `follow`, it continues beyond the ends. In either case it stops when `stop` is set. Returns the offsets recorded of
+    each partition.
 
     Raises:
-        BrokerError: no broker answers, a topic is missing, or its records do not come.
+        BrokerError: no broker answers, a topic is missing, or its records do not arrive.
     """
     names = {settings.topics()[kind].name: kind for kind in kinds}
     consumer = plain_consumer(settings, auto_offset_reset="none")
@@ -77,9 +78,9 @@ async def _write_until(
     *,
     embedded: bool,
 ) -> None:
-    """Write what a reader brings until every partition is at its end, or `stop` is set.
+    """Write the records of a reader until every partition is at its end, or `stop` is set.
 
-    The `embedded` broker counts batches where it is asked for ends; the high watermark of a fetch is right.
+    The end offsets of the `embedded` broker count batches, not records; the high watermark of a fetch is right.
     """
     moved_at, before = time.monotonic(), 0
     async for batches in reader.batches(BATCH_RECORDS):
@@ -94,7 +95,7 @@ async def _write_until(
         elif reader.end is not None and time.monotonic() - moved_at > STALL_SECONDS:
             behind = [f"{tp.topic}/{tp.partition} at {reader.position[tp]} of {reader.end[tp]}" for tp in reader.pending()]
             raise BrokerError(
-                f"found nothing for {STALL_SECONDS:g} s in {', '.join(behind)}: a transaction is open or a broker is away; "
+                f"found no record for {STALL_SECONDS:g} s in {', '.join(behind)}: a transaction is open or a broker is down; "
                 "try again"
             )
         if stop.is_set():
@@ -102,7 +103,7 @@ async def _write_until(
 
 
 def _reached(reader: TopicReader, tp: TopicPartition) -> int:
-    """Return the next offset of what is recorded of a partition: never beyond its end."""
+    """Return the offset after the last one recorded of a partition, never beyond its end."""
     at: int = reader.position[tp]
     return at if reader.end is None else min(at, reader.end[tp])
 
@@ -120,14 +121,14 @@ async def _partitions(settings: Settings, names: dict[str, str]) -> list[TopicPa
     finally:
         await client.close()
     if missing := [f"{name} ({kind})" for name, kind in names.items() if name not in counts]:
-        raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`, or name what there is by --kinds")
+        raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`, or name other --kinds")
     return [TopicPartition(name, number) for name in names for number in range(counts[name])]
 
 
 async def _begin(consumer: AIOKafkaConsumer, tps: list[TopicPartition], since_ms: int | None) -> dict[TopicPartition, int]:
-    """Find where to begin: at the oldest record there is, or at the first of a time; at the end where there is none.
+    """Return the first offsets to read: of the oldest record, or of the first at or after a time; the end if there is none.
 
-    The embedded broker knows no times and begins at the oldest.
+    The embedded broker does not look up times and begins at the oldest record.
     """
     if since_ms is None:
         return dict(await consumer.beginning_offsets(tps))

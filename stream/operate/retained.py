@@ -1,6 +1,6 @@
-"""What of a role's sources the broker still holds: what a state could be folded from again, and what it could not.
+"""Survey which offsets of a role's source topics the broker still retains, and which folded offsets are lost.
 
-Start at survey.
+Retained offsets can be folded into a state again, lost ones cannot. Start at survey.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,9 +18,10 @@ from stream.roles.table import INPUTS, Role
 
 
 class TopicRetention(Struct, frozen=True):
-    """Offsets of one source topic, summed over its partitions: what the state rests on and the broker no longer has.
+    """Offset counts of one source topic, summed over its partitions.
 
-    `retained` counts offsets, so records at most; `lost` those below the oldest retained one that the state has folded.
+    `retained` counts retained offsets, an upper bound of the records. `lost` counts the offsets that the state has folded
+    and the broker no longer retains.
     """
 
     topic: str
@@ -29,7 +30,7 @@ class TopicRetention(Struct, frozen=True):
 
 
 class Survey(Struct, frozen=True):
-    """The first retained and the next offset of every source partition, and what that means by topic."""
+    """The first retained offset and the end offset of every source partition, and the counts by topic."""
 
     begin: dict[TopicPartition, int]
     end: dict[TopicPartition, int]
@@ -47,7 +48,7 @@ class Survey(Struct, frozen=True):
 
 
 async def survey(settings: Settings, role: Role, state: Mapping[int, PartitionRows]) -> Survey:
-    """Ask the broker what it retains of a role's sources, against the offsets that its state has folded.
+    """Compare the offsets that the broker retains of a role's sources with those that its state has folded.
 
     Raises:
         BrokerError: a source topic is missing, or no broker answers.
@@ -84,7 +85,7 @@ def _topic(
 
 
 async def members(settings: Settings, role: Role) -> int:
-    """Count the workers in a role's group.
+    """Count the members of a role's consumer group.
 
     Raises:
         BrokerError: no broker answers.

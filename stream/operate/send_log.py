@@ -1,7 +1,7 @@
-"""Logged events → Kafka records, in order of arrival, at a chosen pace.
+"""Send logged events as Kafka records, in order of arrival, at a chosen pace.
 
-Each record keeps its bytes, headers and timestamp, gets the partition that Kafka's default partitioner chooses, and
-carries in header `sent-at-ms` when it was really sent. Order within a partition is the log's. Start at send_events.
+Each record keeps its bytes, headers, timestamp and its order within a partition. Kafka's default partitioner chooses the
+partition. Header `sent-at-ms` holds the time of the actual send. Start at send_events.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
 
 TICK_SECONDS = 0.005
-MAX_OUTSTANDING = 64  # batches on their way before the sender waits
-CHECK_EVERY = 512  # events between two looks at the clock without a pace
-BATCH_SECONDS = 0.05  # a batch without a pace waits no longer for more records
+MAX_IN_FLIGHT = 64  # batches without an acknowledgement, before the sender waits
+CHECK_EVERY = 512  # without a pace, read the clock once per this many events
+BATCH_SECONDS = 0.05  # without a pace, send a batch after this long even if it is not full
 
 Pace = Callable[[int, LoggedEvent], float]  # the n-th event → seconds after the start at which it is due
 
 
 class Sent(Struct):
-    """What was acknowledged by the broker: events by kind, and how long it took."""
+    """The events that the broker has acknowledged, by kind, and the time it took."""
 
     events: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -47,12 +47,12 @@ class Sent(Struct):
 
 
 def at_once(number: int, event: LoggedEvent) -> float:
-    """Pace: as fast as the broker takes them."""
+    """Pace: as fast as the broker accepts events."""
     return 0.0
 
 
 def at_rate(events_per_second: float) -> Pace:
-    """Pace: so many events a second, whatever their timestamps."""
+    """Pace: a fixed number of events per second, whatever their timestamps."""
     return lambda number, event: number / events_per_second
 
 
@@ -62,14 +62,14 @@ def at_speed(speed: float, first_ms: int) -> Pace:
 
 
 async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int, last_ms: int, now_ms: int) -> int:
-    """Make sure that the broker will take and keep records of this span; returns the partition count of the topics.
+    """Check that the broker will accept and keep records of this time span; return the partition count of the topics.
 
     Raises:
-        BrokerError: a topic is missing, counts differ, retention is too short, or the records lie in the future.
+        BrokerError: a topic is missing, counts differ, retention is too short, or records have future timestamps.
     """
     if last_ms > now_ms + HOUR_MS:
         raise BrokerError(
-            f"the last event lies {(last_ms - now_ms) / HOUR_MS:.0f} h in the future, expected at most 1 h, since Kafka "
+            f"the last event is {(last_ms - now_ms) / HOUR_MS:.0f} h in the future, expected at most 1 h, since Kafka "
             "refuses later timestamps: make the log end earlier"
         )
     names = [settings.topics()[kind].name for kind in kinds]
@@ -88,7 +88,7 @@ async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int
     if len(set(found.values())) > 1 or (settings.partitions is not None and set(found.values()) != {settings.partitions}):
         listed = ", ".join(f"{name} has {count}" for name, count in found.items())
         wanted = "equal counts" if settings.partitions is None else str(settings.partitions)
-        raise BrokerError(f"partitions: {listed}; expected {wanted}: run `footfall topics plan`")
+        raise BrokerError(f"found partition counts {listed}; expected {wanted}: run `footfall topics plan`")
     for name, config in (configs or {}).items():
         retention_ms = int(config.get("retention.ms", ("-1", False))[0])
         if retention_ms != -1 and first_ms < now_ms - retention_ms:
@@ -98,7 +98,7 @@ async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int
                 "--retention-ms -1`"
             )
         if config.get("message.timestamp.type", ("CreateTime", False))[0] != "CreateTime":
-            raise BrokerError(f"topic {name} has message.timestamp.type LogAppendTime, expected CreateTime: set it so")
+            raise BrokerError(f"topic {name} has message.timestamp.type LogAppendTime, expected CreateTime: set CreateTime")
     return next(iter(found.values()))
 
 
@@ -110,10 +110,10 @@ async def send_events(
     pace: Pace = at_once,
     sent: Sent | None = None,
 ) -> Sent:
-    """Send events in order, each when it is due; returns when the broker has acknowledged all that were begun.
+    """Send events in order, each when it is due; return when the broker has acknowledged all in-flight batches.
 
-    `sent` is counted up while sending, for whoever watches; cancelling stops between two events and flushes. Without
-    transactions (the embedded broker) an unsure record may be sent twice, else never.
+    `sent` is updated while sending, to show progress; cancelling stops between two events and flushes. A record with an
+    uncertain acknowledgement may be sent twice without transactions (the embedded broker), never with them.
 
     Raises:
         BrokerError: the broker refused a record.
@@ -150,15 +150,15 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 
 
 class _Batches:
-    """One open batch per topic and partition, and the batches on their way."""
+    """One open batch per topic and partition, and the batches in flight."""
 
     def __init__(self, producer: AIOKafkaProducer, names: dict[str, str], partitions: int, sent: Sent) -> None:
         self._producer, self._names, self._partitions, self._sent = producer, names, partitions, sent
-        self._open: dict[tuple[str, int], tuple[Any, float]] = {}  # builder, and when it was begun
-        self._outstanding: list[tuple[str, int, asyncio.Future[Any]]] = []
+        self._open: dict[tuple[str, int], tuple[Any, float]] = {}  # builder, and when it was created
+        self._in_flight: list[tuple[str, int, asyncio.Future[Any]]] = []
 
     async def add(self, event: LoggedEvent) -> None:
-        """Put an event into its batch; a full batch is sent first."""
+        """Append an event to its batch; send a full batch first."""
         key = event.key
         partition = partition_of(key, self._partitions)
         now = time.time()
@@ -172,7 +172,7 @@ class _Batches:
                 return
             await self._send(where)
         raise BrokerError(
-            f"found a {event.kind} of {len(event.value or b'')} bytes, expected one that fits a request: leave it out"
+            f"found a {event.kind} of {len(event.value or b'')} bytes, expected one that fits a produce request: remove it"
         )
 
     async def send_all(self) -> None:
@@ -180,15 +180,15 @@ class _Batches:
         for where in list(self._open):
             await self._send(where)
 
-    async def send_old(self, begun_before: float) -> None:
-        """Send the open batches that were begun before a time."""
-        for where in [where for where, (_, begun) in self._open.items() if begun < begun_before]:
+    async def send_old(self, created_before: float) -> None:
+        """Send the open batches that were created before a time."""
+        for where in [where for where, (_, created) in self._open.items() if created < created_before]:
             await self._send(where)
 
     async def flush(self) -> None:
         """Send every open batch and wait for every acknowledgement."""
         await self.send_all()
-        await self._settle(0)
+        await self._await_in_flight(0)
 
     async def _send(self, where: tuple[str, int]) -> None:
         kind, partition = where
@@ -196,13 +196,13 @@ class _Batches:
         count = builder.record_count()
         builder.close()
         future = await self._producer.send_batch(builder, self._names[kind], partition=partition)
-        self._outstanding.append((kind, count, future))
-        await self._settle(MAX_OUTSTANDING)
+        self._in_flight.append((kind, count, future))
+        await self._await_in_flight(MAX_IN_FLIGHT)
 
-    async def _settle(self, at_most: int) -> None:
-        """Count acknowledged batches; wait for the oldest while too many are on their way."""
-        while self._outstanding and (len(self._outstanding) > at_most or self._outstanding[0][2].done()):
-            kind, count, future = self._outstanding[0]
+    async def _await_in_flight(self, at_most: int) -> None:
+        """Count acknowledged batches; wait for the oldest while more than `at_most` are in flight."""
+        while self._in_flight and (len(self._in_flight) > at_most or self._in_flight[0][2].done()):
+            kind, count, future = self._in_flight[0]
             await future
-            del self._outstanding[0]
+            del self._in_flight[0]
             self._sent.events[kind] += count

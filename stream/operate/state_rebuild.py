@@ -1,7 +1,7 @@
-"""A role's retained source topics → a new changelog, folded again under the next generation while the old one serves.
+"""Rebuild a role's state from its retained source topics, into the next generation's changelog, while the old one serves.
 
-The role itself runs here, silently: its rows, totals and offsets are committed as ever, its messages are not sent, since
-the generation that serves has sent them or will. Interrupted, it goes on from its last commit. Start at rebuild.
+Runs the role itself: its rows, totals and offsets are committed as usual. Its messages are not sent, since the serving
+generation has sent them or will. After an interruption it continues from its last commit. Start at rebuild.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ POLL_SECONDS = 0.1
 
 
 class Rebuilt(Struct, frozen=True, kw_only=True):
-    """What a rebuild left, read back from the new changelog and compared with the rows that serve.
+    """The result of a rebuild, read back from the new changelog and compared with the serving rows.
 
-    `lost` counts offsets that the serving state rests on and the broker no longer has. `ahead` counts records that the
-    new generation has folded and the serving one has not committed: switch when it is 0.
+    `lost` counts offsets that the serving state has folded and the broker no longer retains. `ahead` counts records that
+    the new generation has folded and the serving one has not committed: switch when it is 0.
     """
 
     role: str
@@ -50,7 +50,7 @@ class Rebuilt(Struct, frozen=True, kw_only=True):
 
 
 class SilentFold:
-    """Folds as another fold does and sends nothing but what belongs to the changelog."""
+    """Wraps a fold and drops its outputs, except those that belong to the changelog."""
 
     def __init__(self, fold: Fold) -> None:
         self._fold = fold
@@ -58,14 +58,14 @@ class SilentFold:
     def fold(
         self, rows: Any, totals: PartitionTotals, records: Iterable[Record], folded_ms: int, folded: Folded | None = None
     ) -> Folded:
-        """Fold, and keep the messages back."""
+        """Fold, and drop the messages to send."""
         kept = self._fold.fold(rows, totals, records, folded_ms, folded)
         kept.outputs.clear()
         kept.with_rows[:] = [output for output in kept.with_rows if output.kind == DAMAGED_KIND]
         return kept
 
     def place(self, record: Record) -> tuple[str, bytes | None]:
-        """Name what the other fold names."""
+        """Return the kind of a record and the key of its row, as the wrapped fold does."""
         return self._fold.place(record)
 
 
@@ -76,7 +76,7 @@ def next_generation(settings: Settings, role: Role) -> Settings:
 
 
 async def plan_rebuild(settings: Settings, role: Role) -> tuple[dict[int, PartitionRows], Survey]:
-    """Read the serving state, and what of its sources is retained; changes nothing.
+    """Read the serving state and the retained offsets of its sources; changes nothing.
 
     Raises:
         BrokerError: the changelog cannot be read.
@@ -87,13 +87,13 @@ async def plan_rebuild(settings: Settings, role: Role) -> tuple[dict[int, Partit
 
 
 async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, int], None]) -> Rebuilt:
-    """Fold what is retained into the next generation's changelog, then read it back and compare.
+    """Fold the retained records into the next generation's changelog, then read it back and compare.
 
     Raises:
         BrokerError: the next generation already runs, or the fold ended with an error.
     """
     if not settings.transactions:
-        raise BrokerError("the embedded broker has no transactions: a state is rebuilt on Kafka only")
+        raise BrokerError("the embedded broker has no transactions: rebuild a state on Kafka only")
     new = next_generation(settings, role)
     if running := await members(new, role):
         raise BrokerError(f"group {new.group(role)} has {running} workers, expected none: this generation already serves")
@@ -107,8 +107,8 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
     found = await read_changelog(new, new.changelog(role), wait=True)
     if (read_back := _all_rows(found)) != rows:
         raise BrokerError(
-            f"changelog {new.changelog(role)}: read back {len(read_back)} rows that differ from the {len(rows)} folded: "
-            f"is something else writing to it?"
+            f"changelog {new.changelog(role)} holds {len(read_back)} rows, which differ from the {len(rows)} folded: stop "
+            f"the other process that writes to it"
         )
     totals, serving = Totals(), await read_changelog(settings, settings.changelog(role))
     for partition in found.values():
@@ -136,9 +136,9 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
 async def _fold_to(
     app: FootfallApp, sources: Survey, partitions: int, on_progress: Callable[[int, int], None]
 ) -> dict[bytes, bytes]:
-    """Run the app until everything that was retained at the start is committed; return its rows, encoded."""
+    """Run the app until all records retained at the start are committed; return its rows, encoded."""
     if app.store is None:
-        raise BrokerError(f"role {app.role} keeps no rows: rebuild features or triggers")
+        raise BrokerError(f"role {app.role} has no rows, expected one that has: rebuild features or triggers")
     await app.outbox_producer.start()
     starting = asyncio.create_task(app.start())
     try:
@@ -169,7 +169,7 @@ def _done(app: FootfallApp, tp: TopicPartition, sources: Survey) -> int:
 
 
 def _reached(app: FootfallApp, sources: Survey) -> bool:
-    """Tell whether every partition was folded to the end it had, or as far as there are records before it."""
+    """Return whether every partition is folded to its end offset at the start, or to the last record before it."""
     lag = lag_of(app.consumer, app.alignment)
     return all(
         _done(app, tp, sources) >= sources.end[tp] - sources.begin[tp] or lag.get((tp.topic, tp.partition)) == 0

@@ -1,8 +1,8 @@
-"""A role's rows and offsets → none, so that the role folds its sources again from the earliest retained record.
+"""Delete a role's rows and reset its offsets, so that the role folds its sources again from the earliest retained record.
 
-Per partition one transaction writes a tombstone for every row, a meta row that counts nothing and reads from the earliest
-retained records, and the group's offsets as it says. It takes the transactional id of the partition's worker, so a worker
-that was only away is refused by the broker from then on. Start at plan_reset.
+One transaction per partition writes a tombstone for every row, a meta row with zero totals and the earliest retained
+offsets, and the same offsets for the group. It uses the transactional id of the partition's worker, so the broker fences
+a worker that was only disconnected. Start at plan_reset.
 """
 
 import time
@@ -25,7 +25,7 @@ from stream.roles.table import Role
 
 
 class ResetPlan(Struct, frozen=True):
-    """What a reset would delete and what would be folded again."""
+    """The rows that a reset would delete and the sources that would be folded again."""
 
     role: Role
     group: str
@@ -41,7 +41,7 @@ class ResetPlan(Struct, frozen=True):
 
 
 async def plan_reset(settings: Settings, role: Role) -> ResetPlan:
-    """Read what a reset of a role would do; changes nothing.
+    """Read what a reset of a role would delete and fold again; changes nothing.
 
     Raises:
         BrokerError: the changelog cannot be read.
@@ -55,15 +55,15 @@ async def plan_reset(settings: Settings, role: Role) -> ResetPlan:
 
 
 async def apply_reset(settings: Settings, plan: ResetPlan) -> None:
-    """Delete a role's rows and set its offsets back, partition by partition; interrupted, run it again.
+    """Delete a role's rows and reset its offsets, partition by partition; run it again after an interruption.
 
     Raises:
-        BrokerError: the role's group has members, the broker has no transactions, or it refused.
+        BrokerError: the role's group has members, the broker has no transactions, or it refused a write.
     """
     if plan.members:
         raise BrokerError(f"group {plan.group} has {plan.members} workers, expected none: stop the role, then run it again")
     if not settings.transactions:
-        raise BrokerError("the embedded broker keeps nothing: restart it, that resets every role")
+        raise BrokerError("the embedded broker has no transactions and persists nothing: restart it to reset every role")
     try:
         for number, partition in plan.state.items():
             await _reset(settings, plan, number, partition)

@@ -1,7 +1,7 @@
-"""Runs the roles as child processes: starts them, starts again what dies, and takes all of them down at the end.
+"""Run the roles as child processes: start them, restart those that die, and end all of them on stop.
 
-A role that ends with 0 or 78 stays down: it was asked to, or its settings are wrong. Nothing outlives this process.
-Knows roles by name only. Start at Supervisor.
+A role that exits with 0 (asked to stop) or 78 (wrong settings) is not restarted. No child outlives this process. Knows
+roles by name only. Start at Supervisor.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from stream.process.settings import Settings
 ROLES = ("features", "scorer", "triggers")
 STATUS_FILE = "FOOTFALL_STATUS_FILE"
 EXIT_CONFIG = 78
-STAYS_DOWN = (0, EXIT_CONFIG)
-BACK_OFF_SECONDS = (1.0, 30.0)  # before the first restart, and at most
-STEADY_SECONDS = 60.0  # a role that lived so long starts over with the shortest back-off
-KILL_MARGIN_SECONDS = 3.0  # a role ends itself when it cannot drain in time; after this it is killed
+NOT_RESTARTED = (0, EXIT_CONFIG)
+BACK_OFF_SECONDS = (1.0, 30.0)  # before the first restart, and the maximum
+STEADY_SECONDS = 60.0  # a role that ran this long starts over with the shortest back-off
+KILL_MARGIN_SECONDS = 3.0  # a role exits by itself when it cannot drain in time; after this margin it is killed
 LAST_LINES, MAX_LINE = 8, 8000
 
 
 class RoleProcess(Struct):
-    """What is known of one role: `port` of its server once it listens, `failure` once it is down for good."""
+    """The state of one role: `port` of its server once it listens, `failure` once it is not restarted any more."""
 
     role: str
     pid: int = 0
@@ -44,7 +44,7 @@ class RoleProcess(Struct):
 
 
 class Supervisor:
-    """Keeps one process per role alive from start() to stop(); `roles` tells how each fares."""
+    """Keeps one process per role alive from start() to stop(); `roles` holds the state of each."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self.sessions: set[int] = set()  # of every process ever started
         self._stopping = asyncio.Event()
-        self.ended = asyncio.Event()  # a role is down for good
+        self.ended = asyncio.Event()  # a role has failed and is not restarted
 
     @property
     def restarts(self) -> int:
@@ -79,7 +79,7 @@ class Supervisor:
 
     @property
     def failures(self) -> list[str]:
-        """Say which roles are down for good, and why."""
+        """List the roles that have failed and are not restarted, each with its reason."""
         return [f"{role.role}: {role.failure}" for role in self.roles.values() if role.failure is not None]
 
     async def start(self) -> None:
@@ -88,7 +88,7 @@ class Supervisor:
             self._tasks.append(asyncio.create_task(self._keep(role)))
 
     async def stop(self) -> list[int]:
-        """End every role: SIGTERM, SIGKILL after the drain; returns the processes that are left, which should be none."""
+        """End every role: SIGTERM, SIGKILL after the drain; return the processes still running, which should be none."""
         self._stopping.set()
         for child in self._children.values():
             _send(child, signal.SIGTERM)
@@ -111,7 +111,7 @@ class Supervisor:
         return self._directory / f"{role.role}.json"
 
     async def _keep(self, role: RoleProcess) -> None:
-        """Run one role until it is down for good."""
+        """Run one role, with restarts, until it is stopped or has failed."""
         shortest, longest = self.back_off_seconds
         pause, in_a_row = shortest, 0
         while not self._stopping.is_set():
@@ -123,11 +123,11 @@ class Supervisor:
                 pause, in_a_row = shortest, 0
             in_a_row += 1
             given_up = self._restarts_at_most is not None and in_a_row > self._restarts_at_most
-            if role.exit_code in STAYS_DOWN or given_up:
-                role.failure = f"{_how(role.exit_code)}; it said: {last_words(role.last_lines)}"
+            if role.exit_code in NOT_RESTARTED or given_up:
+                role.failure = f"{_exit_text(role.exit_code)}; last output: {last_words(role.last_lines)}"
                 self.ended.set()
                 return
-            self._on_line(role.role, f"{role.role} {_how(role.exit_code)}: restart in {pause:g} s")
+            self._on_line(role.role, f"{role.role} {_exit_text(role.exit_code)}: restarting in {pause:g} s")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
                 return
@@ -162,7 +162,7 @@ class Supervisor:
         while True:
             try:
                 line = (await lines.readline()).decode(errors="replace").rstrip("\n")
-            except ValueError:  # longer than the limit: what was read is dropped
+            except ValueError:  # the line is longer than the limit and is dropped
                 continue
             if not line and lines.at_eof():
                 return
@@ -171,14 +171,14 @@ class Supervisor:
 
 
 def worker_command(role: str) -> list[str]:
-    """Return the command line of a role; -P keeps a directory that happens to hold a `stream` from being imported."""
+    """Return the command line of a role; -P stops Python from importing a `stream` in the current directory."""
     return [sys.executable, "-P", "-m", "stream.cli.main", "worker", role]
 
 
 def environment_of(settings: Settings, **changes: str) -> dict[str, str]:
-    """Return this process's environment with every setting in it, so that a child sees the same settings anywhere."""
+    """Return this process's environment plus every setting, so that a child gets the same settings in any directory."""
     environment = dict(os.environ)
-    environment["FOOTFALL_CONFIG"] = os.devnull  # what the file says is in the settings already
+    environment["FOOTFALL_CONFIG"] = os.devnull  # the settings already include the file
     for name, info in type(settings).model_fields.items():
         variable, value = info.alias or f"FOOTFALL_{name.upper()}", getattr(settings, name)
         environment.pop(variable, None)
@@ -196,26 +196,26 @@ def _as_text(value: object) -> str:
 
 
 def last_words(lines: Iterable[str]) -> str:
-    """Say why a role ended, from its last lines: its errors and whatever is no log line."""
-    words = []
+    """Summarise why a role ended, from its last lines: log lines of level error, and lines that are not log lines."""
+    errors = []
     for line in lines:
         try:
             fields = json.loads(line)
         except ValueError:
             fields = None
         if not isinstance(fields, dict):
-            words.append(line.strip())
+            errors.append(line.strip())
         elif fields.get("level") in ("error", "critical"):
-            words.append(": ".join(str(fields[name]) for name in ("event", "reason", "error") if name in fields))
-    return " | ".join(words) or "nothing"
+            errors.append(": ".join(str(fields[name]) for name in ("event", "reason", "error") if name in fields))
+    return " | ".join(errors) or "nothing"
 
 
 def _send(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """Send a signal to a child and to whatever it started, unless it has ended."""
+    """Send a signal to a child and to its own children, unless it has ended."""
     if child.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, number)
 
 
-def _how(exit_code: int) -> str:
+def _exit_text(exit_code: int) -> str:
     return f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"

@@ -1,4 +1,4 @@
-"""Follow topics as an onlooker: no group, no commits, every partition. Start at follow."""
+"""Follow every partition of some topics without a consumer group and without commits. Start at follow."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,8 +13,10 @@ from stream.process.settings import Settings
 
 
 @asynccontextmanager
-async def onlooker(settings: Settings, topics: Sequence[str], *, from_beginning: bool) -> AsyncIterator[AIOKafkaConsumer]:
-    """Build a consumer of every partition of some topics that begins at their beginning or end.
+async def groupless_consumer(
+    settings: Settings, topics: Sequence[str], *, from_beginning: bool
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Build a consumer of every partition of some topics that starts at their beginning or end.
 
     Raises:
         BrokerError: no broker answers, or a topic does not exist.
@@ -34,11 +36,11 @@ async def onlooker(settings: Settings, topics: Sequence[str], *, from_beginning:
 
 
 async def follow(settings: Settings, topics: Sequence[str], *, from_beginning: bool) -> "AsyncIterator[ConsumerRecord]":
-    """Yield records as they come, for ever.
+    """Yield records as they arrive; never returns.
 
     Raises:
         BrokerError: no broker answers, or a topic does not exist.
     """
-    async with onlooker(settings, topics, from_beginning=from_beginning) as consumer:
+    async with groupless_consumer(settings, topics, from_beginning=from_beginning) as consumer:
         async for record in consumer:
             yield record

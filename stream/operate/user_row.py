@@ -1,4 +1,4 @@
-"""One user's row → what a person or a program reads of it: features by name, last events, guard vector.
+"""Read one user's row from a changelog and render it: features by name, recent events, guard vector.
 
 Start at read_user.
 """
@@ -21,7 +21,7 @@ from stream.roles.trigger_row import decode_trigger_row
 
 
 class NamedFeature(Struct, frozen=True):
-    """One number of a feature vector with what it means."""
+    """One number of a feature vector, with its unit and window."""
 
     name: str
     value: float | None
@@ -30,9 +30,9 @@ class NamedFeature(Struct, frozen=True):
 
 
 class UserRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A user's row as committed; `guard` is topic kind → offsets of the first and the last record it rests on.
+    """A user's row as committed; `guard` is topic kind → offsets of the first and the last record folded into it.
 
-    `reset` tells that an earlier row of the user was damaged and that this one began anew; `damaged` says how. Features
+    `reset` is true if an earlier row of the user was damaged and this one started empty; `damaged` is the error. Features
     are as of `at_ms`, the row's newest event time. A row of role triggers has no features.
     """
 
@@ -52,7 +52,7 @@ class UserRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
-    """Read a user's row from the role's changelog, committed records only; joins no group and disturbs no worker.
+    """Read a user's row from the role's changelog, committed records only; joins no group and causes no rebalance.
 
     Raises:
         BrokerError: the user has no row, or the changelog cannot be read.
@@ -65,33 +65,35 @@ async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
     damaged = None if kept is None else msgspec.json.decode(kept, type=DamagedRow).detail
     row = found.rows.get(key)
     if row is None:
-        raise BrokerError(f"found no row of user {user_id!r} in {topic}: never seen, or silent for longer than ttl_days")
-    about: dict[str, Any] = {"user_id": user_id, "role": role, "partition": partition, "row_bytes": len(row)}
-    about |= {"reset": damaged is not None, "damaged": damaged}
-    return _features_row(row, settings, about) if role == "features" else _triggers_row(row, about)
+        raise BrokerError(
+            f"found no row of user {user_id!r} in {topic}: check the id; rows expire after ttl_days without events"
+        )
+    common: dict[str, Any] = {"user_id": user_id, "role": role, "partition": partition, "row_bytes": len(row)}
+    common |= {"reset": damaged is not None, "damaged": damaged}
+    return _features_row(row, settings, common) if role == "features" else _triggers_row(row, common)
 
 
-def _features_row(row: bytes, settings: Settings, about: dict[str, Any]) -> UserRow:
+def _features_row(row: bytes, settings: Settings, common: dict[str, Any]) -> UserRow:
     state = decode_row(row)
     if all(topic is None for topic in state.topics[:SENTIMENT]):
-        return UserRow(**about, at_ms=0, guard={})
-    seen = snapshot(state, round(settings.ttl_days * DAY_MS))
+        return UserRow(**common, at_ms=0, guard={})
+    current = snapshot(state, round(settings.ttl_days * DAY_MS))
     features = [
         NamedFeature(feature.name, value, feature.unit, feature.window)
-        for feature, value in zip(FEATURE_SPEC.features, seen.features, strict=True)
+        for feature, value in zip(FEATURE_SPEC.features, current.features, strict=True)
     ]
     return UserRow(
-        **about,
-        at_ms=seen.at_ms,
-        guard={GUARDED[index]: span for index, span in seen.guard.items()},
+        **common,
+        at_ms=current.at_ms,
+        guard={GUARDED[index]: span for index, span in current.guard.items()},
         spec_version=FEATURE_SPEC.version,
         features=features,
-        categories=seen.categories,
-        history=[msgspec.structs.asdict(entry) for entry in seen.history],
+        categories=current.categories,
+        history=[msgspec.structs.asdict(entry) for entry in current.history],
     )
 
 
-def _triggers_row(row: bytes, about: dict[str, Any]) -> UserRow:
+def _triggers_row(row: bytes, common: dict[str, Any]) -> UserRow:
     state = decode_trigger_row(row)
     guard: dict[str, tuple[int | None, int]] = {kind: (None, offset) for kind, offset in state.guard.items()}
-    return UserRow(**about, at_ms=state.newest_ms, guard=guard, last_fired_ms=state.last_fired_ms)
+    return UserRow(**common, at_ms=state.newest_ms, guard=guard, last_fired_ms=state.last_fired_ms)

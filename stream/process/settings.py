@@ -271,7 +271,7 @@ def _secret(setting: str, value: SecretStr | None, path: Path | None) -> str | N
             return path.read_text("utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "bytes that are no UTF-8"
-            raise SettingsError(f"{setting} ({setting.upper()}): found {path}, {said}; expected a readable text file") from None
+            raise ValueError(f"{setting} ({setting.upper()}): found {path}, {said}; expected a readable text file") from None
     return None if value is None else value.get_secret_value()
 
 

@@ -25,7 +25,7 @@ from models.training.optimisation import OptimiserConfig
 from models.training.presets import PRESETS, TrainConfig
 from models.training.train_user_model import Trained, train
 from models.training.training_data import prepare
-from schemas.errors import TrainingError
+from schemas.errors import ModelError, TrainingError
 from schemas.time_units import DAY_MS
 from tests.builders import NOW_MS, history_entry, score_request
 from tests.fakes import CutOff
@@ -312,7 +312,7 @@ def test_a_checkpoint_with_items_comes_back_and_refuses_other_ones(trained: Trai
     assert loaded.catalogue.items == trained.catalogue.items
     assert all((one == other).all() for one, other in zip(loaded.catalogue.prior, trained.catalogue.prior, strict=True))
     (tmp_path / "items.json").write_bytes(b"[]")
-    with pytest.raises(ValueError, match=r"items\.json has 2 bytes"):
+    with pytest.raises(ModelError, match=r"items\.json has 2 bytes"):
         load_checkpoint(tmp_path)
 
 

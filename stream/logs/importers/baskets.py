@@ -1,4 +1,4 @@
-"""Lines of a table, one item each → purchases of up to MAX_LINES lines, each perhaps with the visit it implies.
+"""Group order lines, one item each, into purchases of up to MAX_LINES lines, optionally with the visit each implies.
 
 Start at Baskets.
 """
@@ -10,25 +10,25 @@ from schemas.fields import MAX_LINES
 
 
 class Baskets:
-    """Lines put together by user and order, in the order of the first line of each; all of them held in memory."""
+    """Groups lines by user and order, in the order of each group's first line; holds all of them in memory."""
 
     def __init__(self, prefix: str) -> None:
-        """Begin without lines; event ids are `prefix`, the number of the basket, and that of its part."""
+        """Start without lines; event ids are made of `prefix`, the basket number and the part number."""
         self._prefix = prefix
-        self._found: dict[tuple[str, object], list[PurchaseLine]] = {}
+        self._lines: dict[tuple[str, object], list[PurchaseLine]] = {}
         self._heads: list[tuple[str, int, str, str | None]] = []
 
     def add(self, user_id: str, order: object, at_ms: int, currency: str, order_id: str | None, line: PurchaseLine) -> None:
-        """Put a line into its basket, whose time and currency are those of its first line."""
-        lines = self._found.get((user_id, order))
+        """Add a line to its basket; a basket has the time and currency of its first line."""
+        lines = self._lines.get((user_id, order))
         if lines is None:
-            lines = self._found[user_id, order] = []
+            lines = self._lines[user_id, order] = []
             self._heads.append((user_id, at_ms, currency, order_id))
         lines.append(line)
 
     def events(self, *, visits: bool) -> Iterator[Event]:
-        """Make the purchases, with `visits` each after a derived visit of the same time."""
-        baskets = zip(self._heads, self._found.values(), strict=True)
+        """Yield the purchases; with `visits`, yield a derived visit of the same time before each."""
+        baskets = zip(self._heads, self._lines.values(), strict=True)
         for number, ((user_id, at_ms, currency, order_id), lines) in enumerate(baskets, start=1):
             if visits:
                 yield Visit(user_id=user_id, event_time_ms=at_ms, event_id=f"{self._prefix}-{number}-visit", derived=True)

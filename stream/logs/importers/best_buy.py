@@ -1,8 +1,8 @@
-"""Best Buy queries and clicks (CSV, each line wrapped in quotes) → searches and clicks of an event log.
+"""Import Best Buy queries and clicks (CSV, each line wrapped in quotes) as searches and clicks.
 
-Input columns: user, sku (train only), category, query, click_time, query_time. A line is a click 3 to 299 s after its
-search; a search that led to several clicks stands in several lines and becomes one event. Times are taken as UTC; how
-many results a search had is not known. Start at import_best_buy.
+Input columns: user, sku (train only), category, query, click_time, query_time. Each line has a search and a click 3 to
+299 s later; a search repeated in several lines becomes one event. Times are read as UTC; result counts are not known.
+Start at import_best_buy.
 """
 
 import csv
@@ -17,7 +17,7 @@ from stream.logs.importers.tables import open_text
 from stream.logs.importers.times import ISO, time_reader
 
 SOURCE = "Best Buy mobile queries and clicks (ACM hackathon sample), times taken as UTC"
-FILES = {  # name → columns; what was clicked is not in the test file
+FILES = {  # name → columns; the test file lacks the item clicked
     "train.csv": ["user", "sku", "category", "query", "click_time", "query_time"],
     "test.csv": ["user", "category", "query", "click_time", "query_time"],
 }
@@ -25,9 +25,9 @@ read_time = time_reader(ISO)
 
 
 def import_best_buy(directory: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
-    """Read both files, train first; the number of a line in its file makes its event ids.
+    """Read both files, train first; event ids come from the file name and line number.
 
-    A line without sku is kept as its search. The counts are complete when the events are read.
+    A line without sku becomes a search only. The counts are complete once all events are read.
 
     Raises:
         LogError: a file is missing, or has other columns (when the events are read).
@@ -42,11 +42,11 @@ def _events(directory: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
         path = directory / name
         with open_text(path) as file:
             lines = enumerate(file, start=1)
-            if (heading := _twice(next(lines, (0, ""))[1])) != columns:
+            if (heading := _unwrapped(next(lines, (0, ""))[1])) != columns:
                 raise LogError(f"{path} has columns {heading}, expected {columns}: give the directory of the two files")
             for number, line in lines:
                 counts.lines_in += 1
-                found = _twice(line)
+                found = _unwrapped(line)
                 if len(found) != len(columns):
                     counts.drop("column_count")
                     continue
@@ -54,7 +54,7 @@ def _events(directory: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
 
 
 def _line(name: str, row: dict[str, str], searches: set[tuple[str, int, str]], counts: ImportCounts) -> Iterator[LoggedEvent]:
-    """Make the search of a line, unless it is known, and its click, if there is one; all or none."""
+    """Yield a line's search, unless it is known, and its click, if there is one; all or none."""
     searched_ms, clicked_ms = read_time(row["query_time"]), read_time(row["click_time"])
     if searched_ms is None or clicked_ms is None:
         counts.drop("unreadable_time")
@@ -84,8 +84,8 @@ def _line(name: str, row: dict[str, str], searches: set[tuple[str, int, str]], c
     yield from made
 
 
-def _twice(line: str) -> list[str]:
-    """Read a line whose only field, quoted once more, is the line that was meant."""
+def _unwrapped(line: str) -> list[str]:
+    """Parse a line that is wrapped in quotes: its only field is the real line."""
     try:
         outer = next(csv.reader([line.rstrip("\r\n")]), [])
         return next(csv.reader(outer), []) if len(outer) == 1 else outer

@@ -1,7 +1,7 @@
-"""Any shop's table, and a map of its columns → an event log. Start at import_csv.
+"""Import any shop's table as an event log, by a map of its columns.
 
-A row that cannot become an event is left out, by the reason its dead letter would have had, or one of: column_count,
-unmapped_kind, left_out (the map says so), unmapped_value, unreadable_time, unreadable_number.
+Drops a row that cannot become an event. The reason is that of its dead letter, or one of: column_count, unmapped_kind,
+left_out (excluded by the map), unmapped_value, unreadable_time, unreadable_number. Start at import_csv.
 """
 
 import hashlib
@@ -30,20 +30,20 @@ Row = dict[str, str]  # column → text
 
 
 def import_csv(path: Path, mapping: CsvMap, samples: Samples) -> tuple[Iterator[LoggedEvent], ImportCounts]:
-    """Read a table row by row; purchases alone are held in memory, to put the rows of an order together.
+    """Read a table row by row; only purchases are held in memory, to group the rows of an order.
 
-    Rows of purchases with one user and `order_id` are one purchase; without an `order_id` each row is one. A negative
-    quantity takes goods back. The counts are complete when the events are read.
+    Purchase rows with the same user and `order_id` are one purchase; without an `order_id` each row is one. A negative
+    quantity is a return. The counts are complete once all events are read.
 
     Raises:
-        LogError: the table lacks a column of the map, a format or zone is none, or it is not CSV.
+        LogError: the table lacks a column of the map, a format or zone is invalid, or it is not CSV.
     """
     counts = ImportCounts()
     return _Reader(mapping, counts, samples).events(path), counts
 
 
 class _Reader:
-    """What is known while a table is read: how to read times, and the orders so far."""
+    """Reads a table; holds its time format and the orders so far."""
 
     def __init__(self, mapping: CsvMap, counts: ImportCounts, samples: Samples) -> None:
         self._map, self._counts, self._samples = mapping, counts, samples
@@ -54,13 +54,13 @@ class _Reader:
     def events(self, path: Path) -> Iterator[LoggedEvent]:
         with open_table(path, delimiter=self._map.delimiter, encoding=self._map.encoding) as table:
             if missing := sorted(self._map.columns() - set(table.columns)):
-                raise LogError(f"{path} has columns {table.columns}, the map expects {', '.join(missing)} too: correct it")
+                raise LogError(f"{path} has columns {table.columns}, the map expects {', '.join(missing)} too: correct the map")
             for number, cells in table.rows:
                 self._counts.lines_in += 1
                 try:
                     if len(cells) != len(table.columns):
                         raise LineRefused("column_count", f"found {len(cells)} columns, expected {len(table.columns)}")
-                    made = self._made(number, dict(zip(table.columns, cells, strict=True)))
+                    made = self._row_event(number, dict(zip(table.columns, cells, strict=True)))
                 except (LineRefused, DecodeError) as error:
                     reject(self._counts, self._samples, number, error.reason, str(error))
                     continue
@@ -69,8 +69,8 @@ class _Reader:
         for purchase in self._orders.events(visits=False):
             yield logged(purchase, self._counts)
 
-    def _made(self, number: int, row: Row) -> LoggedEvent | None:
-        """Make the event of a row; a purchase's row joins its order, and none is made yet."""
+    def _row_event(self, number: int, row: Row) -> LoggedEvent | None:
+        """Return the event of a row; None for a purchase row, which is added to its order."""
         kind = _kind(self._map.kind, row)
         text = row[self._map.time.column]
         if (at_ms := self._time(text)) is None:
@@ -90,13 +90,13 @@ class _Reader:
             fields |= {"quantity": -quantity, "returned": True}
         line = {name: fields.pop(name) for name in LINE_FIELDS & set(fields)}
         alone = _event(Purchase, fields | {"lines": [line]})
-        encode_event(alone)  # refuses what would spoil the order
+        encode_event(alone)  # raises here, before a bad line is added to the order
         order = number if alone.order_id is None else alone.order_id
         self._counts.note("lines_returned", alone.lines[0].returned)
         self._orders.add(alone.user_id, order, alone.event_time_ms, alone.currency, alone.order_id, alone.lines[0])
 
     def _value(self, name: str, source: ValueFrom, row: Row) -> str | int | float | bool | None:
-        """Read a field of a row; null where the row leaves it empty."""
+        """Read a field of a row; None where it is empty."""
         if source.column is None:
             return source.constant
         text: str | None = row[source.column].strip()
@@ -129,7 +129,7 @@ def _kind(source: ValueFrom, row: Row) -> str:
     if text not in values:
         raise LineRefused("unmapped_kind", f"found {source.column} {text!r}, expected {', '.join(values)}")
     if (kind := values[text]) is None:
-        raise LineRefused("left_out", f"found {source.column} {text!r}, which the map leaves out")
+        raise LineRefused("left_out", f"found {source.column} {text!r}, which the map excludes")
     return kind
 
 

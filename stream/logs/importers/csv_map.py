@@ -1,6 +1,6 @@
-"""A mapping file (YAML) → what each column of any shop's table means, checked before the first row is read.
+"""Load a mapping file (YAML) that says what each column of a shop's table means, and check it.
 
-Knows the source events, not the table's rows. An example lies in example-map.yaml. Start at load_map.
+Knows the source events, not the table's rows. See example-map.yaml for an example. Start at load_map.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ OWN = {"event_time_ms", "schema_version", "lines"}  # fields that the map cannot
 
 
 class ValueFrom(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a field comes from: a column, or a constant.
+    """The source of a field: a column, or a constant.
 
-    `values` translates what the column holds (others are refused), `factor` multiplies a number, `hashed` replaces a
-    text by a hash of it, as a user id needs that is an address or a name.
+    `values` translates the column's values (others are refused), `factor` multiplies a number, `hashed` replaces a text
+    by its hash, which a user id needs if it is an address or a name.
     """
 
     column: str | None = None
@@ -33,7 +33,7 @@ class ValueFrom(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TimeFrom(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a time comes from: `format` is iso, seconds, milliseconds or as of strptime, `zone` that of times without."""
+    """The source of a time: `format` is iso, seconds, milliseconds or a strptime format, `zone` the default time zone."""
 
     column: str
     format: str = "iso"
@@ -41,9 +41,9 @@ class TimeFrom(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CsvMap(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a table means. `shared` are fields of every kind; a field named by a text alone is that column.
+    """The meaning of a table's columns. `shared` are fields of every kind; a bare text as a field's source is a column.
 
-    `kind.values` gives the kind of each row, null leaves it out.
+    `kind.values` gives the kind of each row; null excludes the row.
     """
 
     source: str
@@ -56,12 +56,12 @@ class CsvMap(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     decimal: Literal[".", ","] = "."
 
     def fields(self, kind: str) -> dict[str, ValueFrom]:
-        """Say where each field of a kind comes from."""
+        """Return the source of each field of a kind."""
         named = self.shared | self.kinds[kind]
         return {name: ValueFrom(column=found) if isinstance(found, str) else found for name, found in named.items()}
 
     def columns(self) -> set[str]:
-        """Name every column the map reads."""
+        """Return every column that the map reads."""
         sources = [self.kind, *(source for kind in self.kinds for source in self.fields(kind).values())]
         return {source.column for source in sources if source.column is not None} | {self.time.column}
 
@@ -70,25 +70,25 @@ def load_map(path: Path) -> CsvMap:
     """Read a mapping file.
 
     Raises:
-        LogError: there is none, it is not one, or it says what no event has; names every fault found.
+        LogError: there is no such file, it is not a mapping, or it does not fit the events; names every fault found.
     """
     try:
         found = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), CsvMap)
     except OSError as error:
         raise LogError(f"{path} cannot be read ({error.strerror}), expected a mapping file: check --map") from error
     except (yaml.YAMLError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise LogError(f"{path} is no mapping ({error}), expected one as docs/how-to/ shows: correct it") from error
+        raise LogError(f"{path} is not a mapping file ({error}), expected one as docs/how-to/ shows: correct it") from error
     if faults := list(_faults(found)):
         raise LogError(f"{path}: {'; '.join(faults)}: correct the map")
     return found
 
 
 def settable(kind: str) -> dict[str, bool]:
-    """Name the fields that a map may set of a kind, and whether it must."""
+    """Return the fields that a map may set for a kind, each with whether it must set it."""
     structs = (Purchase, PurchaseLine) if kind == "purchase" else (SOURCES[kind],)
     fields = {field.name: field.required for struct in structs for field in msgspec.structs.fields(struct)}
     if kind == "purchase":
-        del fields["event_id"]  # rows of one order are one purchase, whose id is made
+        del fields["event_id"]  # rows of one order are one purchase, whose id is generated
     return {name: required for name, required in fields.items() if name not in OWN}
 
 
@@ -99,7 +99,7 @@ def _faults(found: CsvMap) -> Iterator[str]:
     yield from _source_faults("kind", found.kind)
     given = found.kind.values.values() if found.kind.values is not None else [found.kind.constant]
     if found.kind.column is not None and found.kind.values is None:
-        yield "kind has a column without values, expected which value is which kind"
+        yield "kind has a column without values, expected the kind of each value"
     elif lost := sorted({str(kind) for kind in given if kind is not None} - set(found.kinds)):
         yield f"kind gives {', '.join(lost)}, expected one described under kinds ({', '.join(found.kinds)})"
     for kind in found.kinds:

@@ -1,7 +1,7 @@
-"""Amazon reviews of gift cards (JSON lines, gzipped) → reviews and ratings of an event log, linked by user.
+"""Import Amazon reviews of gift cards (JSON lines, gzipped) as reviews and ratings with real user ids.
 
-The time is that of a day, at midnight UTC; lines of one day keep their order. The summary of a review is left out: most
-are the stars in words, which the reviewer did not write. Start at import_gift_cards.
+Times have a resolution of one day, at midnight UTC; lines of one day keep their order. Review summaries are not imported:
+most only repeat the stars in words, which the reviewer did not write. Start at import_gift_cards.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SOURCE = "Amazon reviews of gift cards, to the day, midnight UTC"
 
 
 class Line(Struct, frozen=True, rename={"user": "reviewerID", "item": "asin", "text": "reviewText", "at_s": "unixReviewTime"}):
-    """What is read of a line."""
+    """The fields read from a line."""
 
     user: str
     item: str
@@ -30,9 +30,9 @@ class Line(Struct, frozen=True, rename={"user": "reviewerID", "item": "asin", "t
 
 
 def import_gift_cards(path: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
-    """Read the file; a line becomes a rating and, where it has a text, a review. A line that comes again is dropped.
+    """Read the file; a line becomes a rating and, if it has a text, a review. A repeated line is dropped.
 
-    The number of a line, from 1, makes its event ids. The counts are complete when the events are read.
+    Event ids come from the line number, from 1. The counts are complete once all events are read.
 
     Raises:
         LogError: there is no such file (when the events are read).
@@ -51,7 +51,7 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
                 if line in seen:
                     counts.drop("duplicate")
                     continue
-                made = _made(number, line, counts)
+                made = _line_events(number, line, counts)
             except (msgspec.DecodeError, UnicodeEncodeError):
                 counts.drop("unreadable")
                 continue
@@ -63,8 +63,8 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
             yield from made
 
 
-def _made(number: int, line: Line, counts: ImportCounts) -> list[LoggedEvent]:
-    """Make the events of a line, the review first."""
+def _line_events(number: int, line: Line, counts: ImportCounts) -> list[LoggedEvent]:
+    """Return the events of a line, the review first."""
     at_ms, text = line.at_s * 1000, (line.text or "").strip()
     rating = Rating(user_id=line.user, event_time_ms=at_ms, event_id=f"rating-{number}", item_id=line.item, rating=line.overall)
     if not text:

@@ -1,7 +1,7 @@
-"""Our own events as JSON lines, each with its `kind` → an event log.
+"""Import Footfall's own events, written as JSON lines, as an event log.
 
-A line is an event of the contract with `kind` beside its fields, and perhaps `record_ms`, when it arrived (else: when it
-happened). A line that a role would refuse is left out, by the reason its dead letter would have. Start at import_jsonl.
+A line is an event of the contract plus its `kind` and optionally `record_ms`, its arrival time (default: its event time).
+A line that a role would refuse is dropped with the reason its dead letter would have. Start at import_jsonl.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class _Head(Struct):
 
 
 def import_jsonl(path: Path, samples: Samples) -> tuple[Iterator[LoggedEvent], ImportCounts]:
-    """Read a file, gzipped or not, line by line. The counts are complete when the events are read.
+    """Read a file, gzipped or not, line by line. The counts are complete once all events are read.
 
     Raises:
         LogError: there is no such file (when the events are read).

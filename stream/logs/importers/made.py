@@ -1,4 +1,4 @@
-"""An event an importer made → the record of a log, as if it had arrived when it happened. Start at logged."""
+"""Encode an importer's events as log records that arrive at their event time. Start at logged."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ from stream.logs.event_log import ImportCounts, LoggedEvent
 KINDS: Mapping[type[Event], str] = {struct: kind for kind, struct in SOURCES.items()}
 SAMPLES = 3  # of each reason
 
-Samples = dict[str, list[str]]  # reason → a few refused lines: number and what is wrong
+Samples = dict[str, list[str]]  # reason → a few refused lines: line number and error
 
 
 def logged(event: Event, counts: ImportCounts) -> LoggedEvent:
@@ -35,7 +35,7 @@ def logged_all(events: Iterable[Event], counts: ImportCounts) -> list[LoggedEven
 
 
 def reject(counts: ImportCounts, samples: Samples, line: int, reason: str, detail: str) -> None:
-    """Count a refused line by its reason, and keep the first ones of each reason to be shown."""
+    """Count a refused line by its reason, and keep the first few of each reason for display."""
     counts.drop(reason)
     if len(shown := samples.setdefault(reason, [])) < SAMPLES:
         shown.append(f"line {line}: {detail}")

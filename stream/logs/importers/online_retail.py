@@ -1,8 +1,8 @@
-"""UCI Online Retail day files (CSV) → visits and purchases of an event log.
+"""Import UCI Online Retail day files (CSV, CC BY 4.0) as visits and purchases.
 
-Input columns: InvoiceNo, StockCode, Description, Quantity, InvoiceDate, UnitPrice, CustomerID, Country. One purchase
-per invoice and customer at the minute of its first line (taken as UTC), and one derived visit just before it; a credit
-note (`C…`) counts as a visit too. The data set is UCI Online Retail, CC BY 4.0. Start at import_online_retail.
+Input columns: InvoiceNo, StockCode, Description, Quantity, InvoiceDate, UnitPrice, CustomerID, Country. Each invoice and
+customer is one purchase, at the minute of its first line (read as UTC), preceded by a derived visit. A credit note (`C…`)
+has a visit too. Start at import_online_retail.
 """
 
 import csv
@@ -28,7 +28,7 @@ ADJUSTMENT_CODES = frozenset({"M", "D", "S", "B", "CRUK", "BANK CHARGES", "AMAZO
 
 
 class Invoice(msgspec.Struct):
-    """One customer's kept lines of one invoice; `number` tells the customers of an invoice apart, from 1."""
+    """One customer's kept lines of one invoice; `number` counts the customers of an invoice, from 1."""
 
     at_ms: int
     number: int
@@ -36,10 +36,10 @@ class Invoice(msgspec.Struct):
 
 
 def import_online_retail(directory: Path) -> tuple[list[LoggedEvent], ImportCounts]:
-    """Read every day file, in order of name; all of it is held in memory.
+    """Read every day file, in order of name; all events are held in memory.
 
-    Kept although odd, and counted in the notes: lines that repeat another (real quantities), lines without a price
-    (gifts and corrections, amount 0), returned lines. Purchases of more than MAX_LINES lines are split.
+    Some unusual lines are kept and counted in the notes: lines that repeat another (real quantities), lines without a
+    price (gifts and corrections, amount 0), and returned lines. Purchases of more than MAX_LINES lines are split.
 
     Raises:
         LogError: the directory holds no day file, or one without the expected columns.
@@ -79,7 +79,7 @@ def import_online_retail(directory: Path) -> tuple[list[LoggedEvent], ImportCoun
 
 
 def _rows(directory: Path) -> Iterator[list[str]]:
-    """Read the lines below the headings."""
+    """Yield the lines below the headings."""
     paths = sorted(directory.glob("*.csv"))
     if not paths:
         raise LogError(f"{directory} holds no *.csv, expected the day files of UCI Online Retail: unpack them there")
@@ -96,7 +96,7 @@ def _rows(directory: Path) -> Iterator[list[str]]:
 
 
 def _purchase_line(row: list[str]) -> PurchaseLine | str:
-    """Make one line of a purchase, or say why it is dropped."""
+    """Return one line of a purchase, or the reason why it is dropped."""
     if len(row) != len(COLUMNS):
         return "malformed"
     invoice_no, stock_code, description, quantity, at, price, customer, _ = row
@@ -127,13 +127,13 @@ def _purchase_line(row: list[str]) -> PurchaseLine | str:
 
 
 def _user_id(customer: str) -> str:
-    """Undo the export that wrote customer numbers as floating point: `17850.0` is `17850`."""
+    """Strip the `.0` that the export added to customer numbers: `17850.0` is `17850`."""
     return customer.strip().removesuffix(".0")
 
 
 @lru_cache(maxsize=4096)
 def _milliseconds(at: str) -> int | None:
-    """Read `2010-12-01 08:26:00` as UTC; null where it is not a time since 1970."""
+    """Read `2010-12-01 08:26:00` as UTC; None where it is not a time since 1970."""
     try:
         milliseconds = int(datetime.fromisoformat(at.strip()).replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:
@@ -142,7 +142,7 @@ def _milliseconds(at: str) -> int | None:
 
 
 def _events(invoice_no: str, customer: str, invoice: Invoice) -> Iterator[LoggedEvent]:
-    """Make a visit and its purchases; ids depend on the invoice alone and are never shared by two customers."""
+    """Yield a visit and its purchases; ids depend on the invoice alone and are never shared by two customers."""
     at_ms, suffix = invoice.at_ms, "" if invoice.number == 1 else f"-{customer}"
     visit = Visit(user_id=customer, event_time_ms=at_ms, event_id=f"visit-{invoice_no}{suffix}", derived=True)
     yield _logged("visit", visit)

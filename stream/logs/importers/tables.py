@@ -1,4 +1,4 @@
-"""A text file of lines and columns, whatever made it → its rows, with the number of their first line.
+"""Read the rows of a delimited text file, each with the number of its first line.
 
 Knows nothing of shops. Start at open_table.
 """
@@ -20,7 +20,7 @@ csv.field_size_limit(1 << 24)
 
 
 class Table(Struct):
-    """The columns of an open file, and its rows below the heading; a byte that is no text becomes a lone surrogate."""
+    """The columns of an open file, and its rows below the heading; an undecodable byte becomes a lone surrogate."""
 
     columns: list[str]
     rows: Iterator[tuple[int, list[str]]]
@@ -30,9 +30,9 @@ class Table(Struct):
 def open_table(
     path: Path, *, delimiter: str | None = None, encoding: str = "utf-8-sig", heading: bool = True
 ) -> Iterator[Table]:
-    """Open a table, gzipped or not; an unknown delimiter is the one that splits the first lines most evenly.
+    """Open a table, gzipped or not; without a delimiter, choose the one that splits the first lines most evenly.
 
-    Without a heading its columns are called "1", "2" and so on.
+    Without a heading, the columns are named "1", "2" and so on.
 
     Raises:
         LogError: no such file, an unknown encoding, no line, two columns of one name, or not CSV in a later line.
@@ -46,7 +46,7 @@ def open_table(
             raise LogError(f"{path} has no line, expected a table: choose another file")
         if not heading:
             names = [str(position) for position in range(1, len(columns) + 1)]
-            yield Table(names, _again(number, columns, rows))
+            yield Table(names, _with_first(number, columns, rows))
             return
         columns = [column.strip() for column in columns]
         if doubled := sorted({column for column in columns if columns.count(column) > 1}):
@@ -56,7 +56,7 @@ def open_table(
 
 @contextmanager
 def open_text(path: Path, *, encoding: str = "utf-8-sig") -> Iterator[IO[str]]:
-    """Open a text file, gzipped or not; bytes that are none become lone surrogates.
+    """Open a text file, gzipped or not; undecodable bytes become lone surrogates.
 
     Raises:
         LogError: there is no such file, or no such encoding.
@@ -70,11 +70,13 @@ def open_text(path: Path, *, encoding: str = "utf-8-sig") -> Iterator[IO[str]]:
     except LookupError as error:
         raise LogError(f"found encoding {encoding!r}, expected one such as utf-8 or cp1252: correct it") from error
     except (EOFError, gzip.BadGzipFile, UnicodeError) as error:
-        raise LogError(f"{path} is cut off or no text in {encoding} ({error}): fetch it again or name its encoding") from error
+        raise LogError(
+            f"{path} is truncated or not text in {encoding} ({error}): download it again or name its encoding"
+        ) from error
 
 
 def _rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Read rows that are not empty, each with the number of its first line."""
+    """Yield rows that are not empty, each with the number of its first line."""
     reader = csv.reader(file, delimiter=delimiter)
     number = 1
     try:
@@ -86,7 +88,7 @@ def _rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[int
         raise LogError(f"{path}:{reader.line_num} is not CSV ({error}): correct the line") from error
 
 
-def _again(number: int, row: list[str], rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+def _with_first(number: int, row: list[str], rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
     yield number, row
     yield from rows
 

@@ -1,9 +1,8 @@
-"""Taobao UserBehavior.csv → browses, clicks and purchases of an event log.
+"""Import Taobao's UserBehavior.csv as browses, clicks and purchases.
 
 Input lines, without a heading: user, item, category, behaviour, unix seconds. `pv` is a browse, `cart` and `fav` are
-clicks, `buy` is a purchase. The file knows neither prices nor quantities: a purchase is one piece at price 0 CNY, its
-amount unknown, so money features mean nothing here and the reporting currency must be, or have a rate for, CNY.
-Start at import_taobao.
+clicks, `buy` is a purchase. The file has no prices or quantities, so each purchase is one piece at 0 CNY. Money features
+are meaningless, and the reporting currency must be CNY or have a rate for it. Start at import_taobao.
 """
 
 from collections import Counter
@@ -18,13 +17,13 @@ SOURCE = "Taobao UserBehavior, purchases without price"
 CURRENCY = "CNY"
 KINDS = {"pv": "browse", "cart": "click", "fav": "click", "buy": "purchase"}
 TARGETS = {"cart": "cart", "fav": "favourite"}
-EARLIEST_S = 1_000_000_000  # a shorter number of seconds (September 2001) is a line that was cut off
+EARLIEST_S = 1_000_000_000  # September 2001; a number with fewer digits is from a truncated line
 
 
 def import_taobao(path: Path) -> tuple[list[LoggedEvent], ImportCounts]:
-    """Read the file, in its order; the number of a line, from 1, makes its event id. All of it is held in memory.
+    """Read the file in its order; event ids come from the line number, from 1. All events are held in memory.
 
-    A record's timestamp is the time of its event: what was late, or out of order, on arrival is not in the file.
+    A record's timestamp is its event time, since the file has no arrival times and so no late events.
 
     Raises:
         LogError: there is no such file.
@@ -51,7 +50,7 @@ def import_taobao(path: Path) -> tuple[list[LoggedEvent], ImportCounts]:
 
 
 def _event(line: str, event_id: str) -> LoggedEvent | str:
-    """Make the event of one line, or say why it is dropped."""
+    """Return the event of one line, or the reason why it is dropped."""
     columns = line.rstrip("\r\n").split(",")
     if len(columns) != 5:
         return "truncated" if not line.endswith("\n") else "malformed"

@@ -1,4 +1,4 @@
-"""Times as shops write them → milliseconds since 1970 (UTC): by a format, or by the one format that fits a column.
+"""Parse times as shops write them into milliseconds since 1970 (UTC), and detect the format of a column.
 
 Start at time_reader and fitting_format.
 """
@@ -14,17 +14,17 @@ ISO, SECONDS, MILLISECONDS = "iso", "seconds", "milliseconds"
 DATES = ("%Y%m%d", "%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d/%m/%y", "%m/%d/%y")
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 FORMATS = (ISO, SECONDS, MILLISECONDS, *(date + clock for date in DATES for clock in CLOCKS))
-FIRST_TEXTS = 200  # that choose the formats which all are held against
-EARLIEST_S = 100_000_000  # 1973: a smaller whole number is a date written in digits, or no time at all
-LATEST_S = 100_000_000_000  # a larger one is milliseconds
+FIRST_TEXTS = 200  # texts that narrow the formats down; all texts are then read only by those left
+EARLIEST_S = 100_000_000  # 1973: a smaller whole number is a date written in digits, or not a time
+LATEST_S = 100_000_000_000  # a larger number is in milliseconds
 
 TimeReader = Callable[[str], int | None]
 
 
 def time_reader(form: str, zone: str = "UTC") -> TimeReader:
-    """Build a reader of times of one format: iso, seconds, milliseconds, or as of `strptime`; null is not a time.
+    """Build a reader of one format: iso, seconds, milliseconds, or of `strptime`; it returns None for what is not a time.
 
-    `zone` is that of times which do not say theirs.
+    `zone` applies to times without a zone of their own.
 
     Raises:
         LogError: there is no such zone.
@@ -50,10 +50,11 @@ def time_reader(form: str, zone: str = "UTC") -> TimeReader:
 
 
 def fitting_format(texts: Iterable[str], option: str) -> str:
-    """Find the format that reads the most of some times.
+    """Return the format that reads the most of some times.
 
     Raises:
-        LogError: none reads at least half of them, or two that differ read equally many; `option` is what names the format.
+        LogError: no format reads at least half of them, or two formats read equally many and differ; `option` is the CLI
+            option that names the format.
     """
     distinct = list(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))
     best = _best(FORMATS, distinct[:FIRST_TEXTS])
@@ -78,7 +79,7 @@ def _fits(form: str) -> Callable[[str], bool]:
     def fits(text: str) -> bool:
         digits = text.isascii() and text.isdigit()
         if form == ISO and digits:
-            return False  # %Y%m%d says it more narrowly
+            return False  # %Y%m%d is the narrower format
         return reader(text) is not None
 
     return fits

@@ -1,6 +1,6 @@
-"""A foreign table of customer, date and perhaps item, amount and quantity → derived visits and purchases, with no mapping.
+"""Import a table of customer, date and optionally item, amount and quantity as purchases and derived visits.
 
-Delimiter, columns and the format of dates are found in the file itself; each can be named instead. Lines of one
+Needs no mapping: detects the delimiter, the columns and the date format, unless an option names them. Lines of one
 customer at one time are one purchase. Start at import_transactions.
 """
 
@@ -23,7 +23,7 @@ from stream.logs.importers.made import Samples, logged, reject
 from stream.logs.importers.tables import Table, open_table
 from stream.logs.importers.times import fitting_format, time_reader
 
-NAMES = {  # what to look for → headings it is known by, the surest first, without case, blanks and signs
+NAMES = {  # field → its usual headings, the most specific first, in lower case without spaces and punctuation
     "customer": (
         "customerid customerno customernumber customer clientid client userid user memberid member buyerid buyer shopperid "
         "shopper householdkey household accountid account cardid custid cust personid kundennummer kundennr kunde id"
@@ -49,9 +49,9 @@ _is_user_id = re.compile(USER_ID_PATTERN).search
 
 
 class Chosen(Struct, frozen=True):
-    """Which column is what, by name; null where the table has none. `unused` names the others.
+    """The name of each field's column; None where the table has none. `unused` lists the other columns.
 
-    An amount whose column is called a price is of one piece, any other of the whole line.
+    An amount whose column is called a price is per piece, any other is for the whole line.
     """
 
     customer: str
@@ -64,12 +64,12 @@ class Chosen(Struct, frozen=True):
 
     @property
     def amount_is_price(self) -> bool:
-        """Tell whether an amount is that of one piece."""
+        """Return whether an amount is the price of one piece."""
         return self.quantity is None or any(word in (self.amount or "").lower() for word in ("price", "preis"))
 
 
 class TransactionOptions(Struct, frozen=True, kw_only=True):
-    """What the user said of a table instead of leaving it to be found; `heading` is whether the table has one."""
+    """The options that replace detection; `heading` is whether the table has a heading."""
 
     customer: str | None = None
     date: str | None = None
@@ -85,16 +85,16 @@ class TransactionOptions(Struct, frozen=True, kw_only=True):
 
 
 def choose_columns(path: Path, options: TransactionOptions) -> Chosen:
-    """Find what each column is; reads the file once.
+    """Detect the column of each field and the date format; reads the file once.
 
     Raises:
-        LogError: no column for customer or date, a named one is missing, or dates that fit no format, or two.
+        LogError: customer or date has no column, a named column is missing, or the dates fit no format or two.
     """
     with _opened(path, options) as table:
         taken: dict[str, str] = {}
         for what, known in NAMES.items():
             named = getattr(options, what)
-            found = named if named is not None else _known(table, known.split(), set(taken.values()))
+            found = named if named is not None else _detected(table, known.split(), set(taken.values()))
             if named is not None and named not in table.columns:
                 raise LogError(f"{path} has columns {table.columns}, expected {named!r} among them: correct --{what}")
             if found is None and what in ("customer", "date"):
@@ -111,13 +111,13 @@ def choose_columns(path: Path, options: TransactionOptions) -> Chosen:
 def import_transactions(
     path: Path, options: TransactionOptions, chosen: Chosen, samples: Samples
 ) -> tuple[Iterator[LoggedEvent], ImportCounts]:
-    """Read a table; all of its lines are held in memory. The counts are complete when the events are read.
+    """Read a table; all of its lines are held in memory. The counts are complete once all events are read.
 
-    Derived, as the counts say: each purchase is preceded by a visit; a line without a quantity is one piece, a negative
-    amount or quantity takes goods back; a customer who is no valid user id is called by a hash.
+    Each purchase is preceded by a derived visit. A line without a quantity is one piece; a negative amount or quantity is
+    a return. A customer that is not a valid user id is replaced by its hash.
 
     Raises:
-        LogError: the currency is none.
+        LogError: the currency is not valid.
     """
     if not re.fullmatch(r"[A-Z]{3}", options.currency):
         raise LogError(f"found currency {options.currency!r}, expected three letters such as EUR: correct --currency")
@@ -127,7 +127,7 @@ def import_transactions(
     if chosen.amount is None:
         derived.append("the table has no amounts: every price is 0")
     elif not chosen.amount_is_price:
-        derived.append("the price of a piece is the amount of its line by its quantity")
+        derived.append("the price of a piece is the amount of its line divided by its quantity")
     counts = ImportCounts(derived=derived)
     return _events(path, options, chosen, counts, samples), counts
 
@@ -170,7 +170,7 @@ def _line(item: str | None, amount: str | None, quantity: str | None, *, amount_
         raise LineRefused("unreadable_amount", f"found {amount!r}, expected a number")
     pieces = 1.0 if quantity is None else read_amount(quantity)
     if not pieces or not pieces.is_integer():
-        raise LineRefused("unreadable_quantity", f"found {quantity!r}, expected a whole number but 0")
+        raise LineRefused("unreadable_quantity", f"found {quantity!r}, expected a whole number other than 0")
     line = {
         "item_id": UNKNOWN_ITEM if item is None else item,
         "quantity": abs(int(pieces)),
@@ -183,12 +183,14 @@ def _line(item: str | None, amount: str | None, quantity: str | None, *, amount_
     except msgspec.ValidationError as error:
         raise LineRefused(refusal(error).reason, str(error)) from error
     except UnicodeEncodeError as error:
-        raise LineRefused("not_text", "found bytes that are no text in the table's encoding: name it by --encoding") from error
+        raise LineRefused(
+            "not_text", "found bytes that do not decode in the table's encoding: name it by --encoding"
+        ) from error
     return made
 
 
 def _user_id(customer: str, counts: ImportCounts) -> str:
-    """Make the user id: the customer as it stands, `17850.0` as `17850`, what cannot be an id as a hash."""
+    """Return the user id: the customer as written, `17850.0` as `17850`, or a hash of what cannot be an id."""
     customer = re.sub(r"^(\d+)\.0$", r"\1", customer)
     if not customer or customer.lower() in ("nan", "null", "none"):
         raise LineRefused("no_customer", "found no customer")
@@ -199,9 +201,9 @@ def _user_id(customer: str, counts: ImportCounts) -> str:
 
 
 def read_amount(text: str) -> float | None:
-    """Read `1,234.50`, `1.234,50`, `1,234`, `-€ 3` or `(3.00)`; null where it is not a number.
+    """Read `1,234.50`, `1.234,50`, `1,234`, `-€ 3` or `(3.00)`; None where it is not a number.
 
-    A lone point is a decimal point; a lone comma is one, too, unless three digits follow it.
+    A lone point is a decimal point; so is a lone comma, unless three digits follow it.
     """
     digits = re.sub(r"[\s'$£€¥]", "", text)
     negative = digits.startswith(("-", "(")) or digits.endswith("-")
@@ -215,7 +217,7 @@ def read_amount(text: str) -> float | None:
     return -float(plain) if negative else float(plain)
 
 
-def _known(table: Table, names: list[str], taken: set[str]) -> str | None:
+def _detected(table: Table, names: list[str], taken: set[str]) -> str | None:
     free = {re.sub(r"[^a-z0-9]", "", column.lower()): column for column in table.columns if column not in taken}
     return next((free[name] for name in names if name in free), None)
 

@@ -1,7 +1,7 @@
-"""Yoochoose sessions by day (Parquet, as prepared for Transformers4Rec) → derived visits and clicks of an event log.
+"""Import Yoochoose sessions by day (Parquet, as prepared for Transformers4Rec) as clicks and derived visits.
 
-One file per day and part, `day178_valid.parquet`; one row per session, its items in order, padded with zeros to 20. The
-files know neither users nor times of day: each session is a user, `178-valid-3227` names day, part and session, and times
+Each file is a day and part, `day178_valid.parquet`; each row is a session, its items in order, padded with zeros to 20.
+The files have no users or times of day: each session is a user, `178-valid-3227` names day, part and session, and times
 are made up. Start at import_yoochoose.
 """
 
@@ -25,7 +25,7 @@ SOURCE = "Yoochoose (RecSys Challenge 2015), sessions by day; times within a day
 DERIVED = [
     "each session is a user of its own, named by day, part (train, valid, test) and session",
     "a visit at the beginning of each session",
-    "times: the day and the order of a session's clicks are real, the time of day and the seconds between clicks are not",
+    "times: the day and the order of a session's clicks are real; the time of day and the gaps between clicks are made up",
 ]
 FILE = re.compile(r"day(\d{1,4})_([a-z]+)")
 DAY_0 = 16_161  # days from 1970-01-01 to the first day of the data, 2014-04-01
@@ -36,7 +36,7 @@ BATCH = 1_000
 
 
 def import_yoochoose(directory: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
-    """Read every day file, in order of name. The counts, of rows, are complete when the events are read.
+    """Read every day file, in order of name. The counts are of rows, and complete once all events are read.
 
     Raises:
         LogError: the directory holds no day file, or one without the expected columns (when the events are read).
@@ -51,7 +51,7 @@ def _events(directory: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
     paths = [(path, found) for path in sorted(directory.glob("*.parquet")) if (found := FILE.fullmatch(path.stem))]
     if not paths:
         raise LogError(f"{directory} holds no day*_*.parquet, expected the day files of Yoochoose: unpack them there")
-    with duckdb.connect(config={"threads": 1}) as database:  # more would mix the rows
+    with duckdb.connect(config={"threads": 1}) as database:  # more threads would mix the rows
         for path, found in paths:
             for row in _rows(database, path):
                 counts.lines_in += 1
@@ -67,20 +67,22 @@ def _rows(database: "DuckDBPyConnection", path: Path) -> Iterator[tuple[Any, ...
         while batch := rows.fetchmany(BATCH):
             yield from batch
     except duckdb.Error as error:
-        raise LogError(f"{path} is no day file ({error}), expected columns {', '.join(sorted(COLUMNS))}") from error
+        raise LogError(
+            f"{path} is not a day file ({error}), expected columns {', '.join(sorted(COLUMNS))}: give Yoochoose's day files"
+        ) from error
 
 
 def _session(day: int, part: str, row: tuple[Any, ...], counts: ImportCounts) -> Iterator[LoggedEvent]:
-    """Make the events of one session, all or none."""
+    """Yield the events of one session, all or none."""
     session, length, items, categories = row
-    seen = [(item, category) for item, category in zip(items or (), categories or (), strict=False) if item]
-    if session is None or not seen:
+    clicked = [(item, category) for item, category in zip(items or (), categories or (), strict=False) if item]
+    if session is None or not clicked:
         counts.drop("no_session" if session is None else "no_items")
         return
     user_id = f"{day}-{part}-{session}"
     start_ms = (DAY_0 + day) * DAY_MS + xxhash.xxh64_intdigest(user_id.encode()) % LATEST_START_MS
     events: list[Event] = [Visit(user_id=user_id, event_time_ms=start_ms, event_id="visit", derived=True)]
-    for number, (item, category) in enumerate(seen, start=1):
+    for number, (item, category) in enumerate(clicked, start=1):
         at_ms = start_ms + number * CLICK_MS
         category_id = str(category) if category else None
         events.append(
@@ -92,5 +94,5 @@ def _session(day: int, part: str, row: tuple[Any, ...], counts: ImportCounts) ->
         counts.drop("out_of_range")
         return
     counts.keep("click")
-    counts.note("clicks_cut_off", max(0, (length or 0) - len(seen)))
+    counts.note("clicks_cut_off", max(0, (length or 0) - len(clicked)))
     yield from made

@@ -1,8 +1,8 @@
-"""Chinese shopping reviews of ten categories (CSV: cat, label, review) → reviews and ratings of an event log.
+"""Import Chinese shopping reviews of ten categories (CSV: cat, label, review) as reviews and ratings.
 
-The file knows neither users nor times nor items: each review is a user's and an item's only one, a positive label is
-five stars, a negative one star. Times are made up from a hash of the text, so that a split by time is a fixed random
-split. Start at import_zh_reviews.
+The file has no users, items or times: each review has a user and an item of its own. A positive label is five stars, a
+negative one is one star. Times are made up from a hash of the text, so that a split by time is a fixed random split.
+Start at import_zh_reviews.
 """
 
 import csv
@@ -27,7 +27,7 @@ from stream.logs.importers.tables import open_text
 SOURCE = "Chinese reviews of ten categories (online_shopping_10_cats); users, items and times made up"
 DERIVED = [
     "each review is a user and an item of its own",
-    "stars: 5 of a positive label, 1 of a negative one",
+    "stars: 5 for a positive label, 1 for a negative one",
     "times: reviews in the order of a hash of their text, evenly spread over eight weeks from 2018-01-01",
 ]
 COLUMNS = ["cat", "label", "review"]
@@ -36,7 +36,7 @@ START_MS, SPAN_MS = 1_514_764_800_000, 56 * DAY_MS
 
 
 class Labelled(Struct):
-    """What the lines of one text say: the first of them, and every label it has; `lines` counts them."""
+    """All lines with the same text: the first of them, every label found, and the number of `lines`."""
 
     name: str
     text: str
@@ -48,8 +48,8 @@ class Labelled(Struct):
 def import_zh_reviews(path: Path) -> tuple[Iterator[LoggedEvent], ImportCounts]:
     """Read the file, or the only CSV of a zip; all texts are held in memory.
 
-    A text that comes again is dropped, one with both labels altogether; blanks, signs and case make no other text.
-    The counts are complete when the events are read.
+    A repeated text is kept once; a text with both labels is dropped. Texts are equal if they differ only in spaces,
+    punctuation and case. The counts are complete once all events are read.
 
     Raises:
         LogError: there is no such file, or it has other columns (when the events are read).
@@ -64,22 +64,22 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
         counts.lines_in += 1
         if len(row) != len(COLUMNS):
             counts.drop("column_count")
-        elif not (words := re.sub(r"\W+", "", row[2]).lower()):
+        elif not (normalised := re.sub(r"\W+", "", row[2]).lower()):
             counts.drop("no_text")
         elif row[1] not in STARS:
             counts.drop("unknown_label")
-        elif words in texts:
-            texts[words].labels.add(row[1])
-            texts[words].lines += 1
+        elif normalised in texts:
+            texts[normalised].labels.add(row[1])
+            texts[normalised].lines += 1
         else:
-            name = f"zh-{xxhash.xxh64_hexdigest(words.encode(errors='surrogateescape'))}"
-            texts[words] = Labelled(name, row[2].replace("\ufeff", "").strip(), row[0].strip(), {row[1]})
+            name = f"zh-{xxhash.xxh64_hexdigest(normalised.encode(errors='surrogateescape'))}"
+            texts[normalised] = Labelled(name, row[2].replace("\ufeff", "").strip(), row[0].strip(), {row[1]})
     _count_dropped(texts, counts)
     agreed = [labelled for labelled in texts.values() if len(labelled.labels) == 1]
     for number, labelled in enumerate(sorted(agreed, key=attrgetter("name"))):
         at_ms = START_MS + number * (SPAN_MS // len(agreed))
         try:
-            made = _made(labelled, at_ms, counts)
+            made = _review_and_rating(labelled, at_ms, counts)
         except DecodeError as error:
             counts.drop(error.reason)
             continue
@@ -87,7 +87,7 @@ def _events(path: Path, counts: ImportCounts) -> Iterator[LoggedEvent]:
         yield from made
 
 
-def _made(labelled: Labelled, at_ms: int, counts: ImportCounts) -> list[LoggedEvent]:
+def _review_and_rating(labelled: Labelled, at_ms: int, counts: ImportCounts) -> list[LoggedEvent]:
     [label] = labelled.labels
     name, text, category = labelled.name, labelled.text, labelled.category or None
     review = Review(
@@ -129,4 +129,4 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
             with archive.open(names[0]) as raw:
                 yield io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
     except (OSError, zipfile.BadZipFile) as error:
-        raise LogError(f"{path} is no zip that can be read ({error}): check the path") from error
+        raise LogError(f"{path} is not a readable zip file ({error}): check the path") from error

@@ -1,7 +1,7 @@
-"""Late, repeated and malformed records on purpose, each with a label that says what it is.
+"""Add late, duplicate and malformed records to clean ones, each with a label that names the fault.
 
-Clean records in, the same and dirty ones in order of arrival out. A late record is a clean one that arrives later, a
-duplicate and a malformed record are added: the clean events themselves never change. Start at add_dirt.
+Returns the records in order of arrival. A late record is a clean one with a later arrival; duplicates and malformed
+records are added. The clean events themselves never change. Start at add_dirt.
 """
 
 from collections import Counter
@@ -30,14 +30,14 @@ Fields = dict[str, Any]
 
 
 class SimulatedEvent(Struct, frozen=True, gc=False):
-    """One record, and what is wrong with it: null, a key of LATE_MS, `duplicate` or a key of MALFORMED."""
+    """One record and its fault: None, a key of LATE_MS, `duplicate` or a key of MALFORMED."""
 
     logged: LoggedEvent
     dirt: str | None = None
 
 
 class Truth(Struct, frozen=True, kw_only=True):
-    """What a simulation was made from: everything a model or a pipeline can be checked against."""
+    """The ground truth of a simulation, to check a model or a pipeline against."""
 
     config: SimulatorConfig
     events: dict[str, int]
@@ -47,7 +47,7 @@ class Truth(Struct, frozen=True, kw_only=True):
 
 
 def truth(config: SimulatorConfig, events: Iterable[SimulatedEvent]) -> Truth:
-    """Sum up a simulation: records by kind (dirty ones included), dirt by label, shoppers as planned."""
+    """Return a simulation's ground truth: records by kind (dirty ones included), dirt by label, shoppers as planned."""
     kinds: Counter[str] = Counter()
     dirt: Counter[str] = Counter()
     for event in events:
@@ -67,24 +67,24 @@ def truth(config: SimulatorConfig, events: Iterable[SimulatedEvent]) -> Truth:
 def add_dirt(
     rng: Random, clean: Sequence[LoggedEvent], *, late: float, duplicates: float, malformed: float
 ) -> list[SimulatedEvent]:
-    """Delay, repeat and spoil copies of records; the fractions are of the clean records, each drawn by itself.
+    """Delay records, and add duplicate and malformed copies; fractions are of the clean records, each drawn independently.
 
-    A late record is not repeated as well, and a duplicate arrives within hours, so that one label says all.
+    A late record is never duplicated, and a duplicate arrives within hours, so that one label describes each record.
     """
-    made = []
+    records = []
     for record in clean:
         if rng.random() < late:
             label = rng.choices(list(LATE_MS), LATE_ODDS)[0]
-            made.append(SimulatedEvent(_delayed(rng, record, *LATE_MS[label]), label))
+            records.append(SimulatedEvent(_delayed(rng, record, *LATE_MS[label]), label))
             continue
-        made.append(SimulatedEvent(record))
+        records.append(SimulatedEvent(record))
         if rng.random() < duplicates:
-            made.append(SimulatedEvent(_delayed(rng, record, 1, DUPLICATE_WITHIN_MS), DUPLICATE))
+            records.append(SimulatedEvent(_delayed(rng, record, 1, DUPLICATE_WITHIN_MS), DUPLICATE))
         if rng.random() < malformed:
             label = rng.choice(list(MALFORMED))
-            made.append(SimulatedEvent(_delayed(rng, MALFORMED[label][1](record), 1, MINUTE_MS), label))
-    made.sort(key=lambda event: event.logged.record_ms)
-    return made
+            records.append(SimulatedEvent(_delayed(rng, MALFORMED[label][1](record), 1, MINUTE_MS), label))
+    records.sort(key=lambda event: event.logged.record_ms)
+    return records
 
 
 def _delayed(rng: Random, record: LoggedEvent, at_least_ms: int, at_most_ms: int) -> LoggedEvent:
@@ -92,7 +92,7 @@ def _delayed(rng: Random, record: LoggedEvent, at_least_ms: int, at_most_ms: int
 
 
 def _changed(record: LoggedEvent, change: Callable[[Fields], object]) -> LoggedEvent:
-    """Give a copy other fields, and an event id of its own so that nothing but its fault refuses it."""
+    """Copy a record with changed fields, and with an event id of its own so that only its fault can refuse it."""
     fields = msgspec.json.decode(record.value or b"{}")
     fields["event_id"] += "-bad"
     change(fields)
@@ -104,7 +104,7 @@ def _copied(record: LoggedEvent) -> LoggedEvent:
 
 
 def _negative_price(record: LoggedEvent) -> LoggedEvent:
-    """Make a look at an item out of any record, below no price at all."""
+    """Turn any record into a browse with a negative price."""
     fields = msgspec.json.decode(record.value or b"{}")
     browse = {name: fields[name] for name in ("user_id", "event_time_ms")}
     browse |= {"event_id": f"{fields['event_id']}-bad", "item_id": "kitchen-0000", "price": -4.99}
@@ -116,13 +116,15 @@ def _with(record: LoggedEvent, *, key: bytes | None, value: bytes | None) -> Log
 
 
 def _not_a_number(record: LoggedEvent) -> LoggedEvent:
-    spoilt = _changed(record, lambda fields: fields.update(event_time_ms=0))
-    return _with(spoilt, key=record.key, value=(spoilt.value or b"").replace(b'"event_time_ms":0', b'"event_time_ms":NaN'))
+    malformed = _changed(record, lambda fields: fields.update(event_time_ms=0))
+    return _with(
+        malformed, key=record.key, value=(malformed.value or b"").replace(b'"event_time_ms":0', b'"event_time_ms":NaN')
+    )
 
 
 def _not_utf8(record: LoggedEvent) -> LoggedEvent:
-    spoilt = _changed(record, lambda fields: fields.update(event_id="@"))
-    return _with(spoilt, key=record.key, value=(spoilt.value or b"").replace(b'"@"', b'"caf\xe9"'))
+    malformed = _changed(record, lambda fields: fields.update(event_id="@"))
+    return _with(malformed, key=record.key, value=(malformed.value or b"").replace(b'"@"', b'"caf\xe9"'))
 
 
 MALFORMED: Mapping[str, tuple[Reason, Callable[[LoggedEvent], LoggedEvent]]] = {

@@ -1,7 +1,7 @@
-"""A made shop's events: sessions of visits, searches, browses and clicks, then purchases, reviews, ratings, returns.
+"""Simulate a shop's events: sessions of visits, searches, browses and clicks, then purchases, reviews, ratings, returns.
 
-A configuration in, records in order of arrival out; the same configuration gives the same bytes. Pure: no clock, no
-files, no Kafka. What each shopper is planned to do lies in simulate_shopper. Start at simulate.
+Turns a configuration into records in order of arrival; equal configurations give equal bytes. Pure: no clock, no files,
+no Kafka. The plan of each shopper is in shopper.py. Start at simulate.
 """
 
 from operator import attrgetter
@@ -16,13 +16,13 @@ from stream.logs.simulate.dirt import SimulatedEvent, add_dirt
 from stream.logs.simulate.shop_texts import CATEGORIES, Item, Shelf, catalogue, query, review
 from stream.logs.simulate.shopper import EXPLORING, Shopper, SimulatorConfig, plan_shoppers
 
-PURCHASE_SLACK = 0.5  # share of a purchase gap by which a purchase that is nearly due is made early
+PURCHASE_SLACK = 0.5  # share of the mean session gap by which a purchase may come before it is due
 PAGES = ("/", "/sale", "/new-in", "/basket", "/account")
 REFERRERS = (None, "newsletter", "search-engine", "social", "price-comparison")
 
 
-class Made(NamedTuple):
-    """One event before it is encoded; tuples sort by time, then by their order within the shopper."""
+class TimedEvent(NamedTuple):
+    """One event before it is encoded; sorted by time, equal times keep their order within the shopper."""
 
     at_ms: int
     kind: str
@@ -30,17 +30,17 @@ class Made(NamedTuple):
 
 
 def simulate(config: SimulatorConfig) -> list[SimulatedEvent]:
-    """Make every record of the period, in order of arrival; some 500 bytes of memory each.
+    """Return every record of the period, in order of arrival; each takes about 500 bytes of memory.
 
-    A record arrives within half a second of its event unless it is dirt. Dirt changes or adds arrivals only: the clean
-    events of a seed stay the same whatever is asked for.
+    A record arrives within half a second of its event unless it is dirt. Dirt only changes or adds arrivals: the clean
+    events of a seed are the same with any fraction of dirt.
     """
     shelves = catalogue(Random(f"{config.seed}:catalogue"), items=config.items, zipf_exponent=config.item_exponent)
     clean = []
     for number, shopper in enumerate(plan_shoppers(config)):
         rng = Random(f"{config.seed}:events:{number}")
         key = shopper.user_id.encode()
-        for made in _Life(config, shopper, number, shelves, rng).live():
+        for made in _Lifetime(config, shopper, number, shelves, rng).events():
             clean.append(LoggedEvent(made.kind, made.at_ms + 20 + int(rng.random() * 400), key, encode(made.event)))
     clean.sort(key=attrgetter("record_ms"))
     return add_dirt(
@@ -48,8 +48,8 @@ def simulate(config: SimulatorConfig) -> list[SimulatedEvent]:
     )
 
 
-class _Life:
-    """One shopper's time in the shop: draws session after session and keeps what they lead to."""
+class _Lifetime:
+    """One shopper's time in the shop: draws session after session and collects their events."""
 
     def __init__(self, config: SimulatorConfig, shopper: Shopper, number: int, shelves: dict[str, Shelf], rng: Random) -> None:
         self.config, self.shopper, self.shelves, self.rng = config, shopper, shelves, rng
@@ -58,21 +58,21 @@ class _Life:
         self.purchase_due_ms = shopper.joined_ms + self._gap_ms(
             shopper.mean_purchase_gap_days * rng.random(), shopper.purchase_regularity
         )
-        self.made: list[Made] = []
+        self.made: list[TimedEvent] = []
         self.orders = 0
 
-    def live(self) -> list[Made]:
-        """Live from joining to churn or to the end of the period; events come back in order of time."""
+    def events(self) -> list[TimedEvent]:
+        """Return the events from joining to churn or to the end of the period, in order of time."""
         at_ms = self.shopper.joined_ms
         while at_ms < self.until_ms:
-            self._visit_shop(at_ms)
+            self._draw_session(at_ms)
             at_ms = self._next_session_ms(at_ms)
         self.made = [made for made in self.made if made.at_ms < self.until_ms]
         self.made.sort(key=attrgetter("at_ms"))
         return self.made
 
     def _next_session_ms(self, at_ms: int) -> int:
-        """Wait a personal gap, up to four times as long towards churn, then come at about the usual hour."""
+        """Draw the next session's time: after a personal gap, up to four times as long near churn, near the usual hour."""
         stretch = 1 + 3 * self.shopper.decline_at(at_ms)
         gap_ms = self._gap_ms(self.shopper.mean_session_gap_days * stretch, self.shopper.session_regularity)
         next_ms = at_ms + max(45 * 60_000, gap_ms)
@@ -85,7 +85,7 @@ class _Life:
         return int(self.rng.gammavariate(regularity, mean_days / regularity) * DAY_MS)
 
     def _add(self, at_ms: int, event: Event) -> None:
-        self.made.append(Made(at_ms, type(event).__name__.lower(), event))
+        self.made.append(TimedEvent(at_ms, type(event).__name__.lower(), event))
 
     def _common(self, at_ms: int) -> tuple[str, int, str]:
         return self.shopper.user_id, at_ms, f"{self.prefix}{len(self.made):x}"
@@ -100,8 +100,8 @@ class _Life:
         shelf = self.shelves[category]
         return self.rng.choices(shelf.items, cum_weights=shelf.cumulative_weights)[0]
 
-    def _visit_shop(self, at_ms: int) -> None:
-        """Draw one session: a visit, then looks at items of one category, now and then of another."""
+    def _draw_session(self, at_ms: int) -> None:
+        """Draw one session: a visit, then browses of items of one category, now and then of another."""
         rng, decline = self.rng, self.shopper.decline_at(at_ms)
         user, when, event_id = self._common(at_ms)
         visit = Visit(
@@ -109,23 +109,25 @@ class _Life:
         )
         self._add(at_ms, visit)
         category = self._draw_category(at_ms)
-        seen: list[Item] = []
+        browsed: list[Item] = []
         for _ in range(max(1, round(rng.uniform(2.5, 6.0) * (1 - 0.65 * decline)))):
             if rng.random() < 0.15:
                 category = self._draw_category(at_ms)
             item = self._draw_item(category)
-            seen.append(item)
-            at_ms = self._look_at(at_ms, item, decline)
+            browsed.append(item)
+            at_ms = self._draw_browse(at_ms, item, decline)
         if at_ms >= self.purchase_due_ms - self._slack_ms(decline):
             self._buy(
-                at_ms + int(rng.uniform(20, 240) * 1000), rng.sample(seen, min(len(seen), rng.choice((1, 1, 2, 3)))), decline
+                at_ms + int(rng.uniform(20, 240) * 1000),
+                rng.sample(browsed, min(len(browsed), rng.choice((1, 1, 2, 3)))),
+                decline,
             )
 
     def _slack_ms(self, decline: float) -> int:
         return int(PURCHASE_SLACK * self.shopper.mean_session_gap_days * (1 - decline) * DAY_MS)
 
-    def _look_at(self, at_ms: int, item: Item, decline: float) -> int:
-        """Perhaps search for an item, look at it, perhaps click it; the time afterwards comes back."""
+    def _draw_browse(self, at_ms: int, item: Item, decline: float) -> int:
+        """Draw a browse of an item, perhaps after a search, perhaps with a click; return the time afterwards."""
         rng = self.rng
         at_ms += int(rng.uniform(3, 40) * 1000)
         if rng.random() < 0.3:
@@ -168,7 +170,7 @@ class _Life:
         self._add(at_ms, click)
 
     def _buy(self, at_ms: int, items: list[Item], decline: float) -> None:
-        """Put items into the cart and pay; days later some come back, some are reviewed or rated."""
+        """Add cart clicks and a purchase; days later some items are returned, some are reviewed or rated."""
         rng, shopper = self.rng, self.shopper
         for item in items:
             self._click(at_ms - int(rng.uniform(5, 20) * 1000), item, "cart")
@@ -216,7 +218,7 @@ class _Life:
         self._add(at_ms, purchase)
 
     def _stars(self, item: Item, decline: float) -> int:
-        """Judge an item: by the shopper's satisfaction, the item's quality, and the decline."""
+        """Draw the stars of an item from the shopper's satisfaction, the item's quality, and the decline."""
         raw = 1.5 + 3.2 * self.shopper.satisfaction + item.quality - 2.0 * decline + self.rng.gauss(0, 0.9)
         return max(1, min(5, round(raw)))
 

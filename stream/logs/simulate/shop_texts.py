@@ -1,6 +1,6 @@
-"""The words of a made shop: a catalogue of titled items, search queries, and reviews whose stars agree with the text.
+"""Write the texts of the simulated shop: a catalogue of titled items, search queries, and reviews that match their stars.
 
-A seeded generator and an item in, English out; knows neither shoppers nor time. Start at catalogue.
+Needs a seeded generator and an item, writes English; knows neither shoppers nor time. Start at catalogue.
 """
 
 from itertools import accumulate
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class Words(NamedTuple):
-    """The vocabulary of one category; `price` is a typical price, `aspects` what its reviews talk about."""
+    """The vocabulary of one category; `price` is a typical price, `aspects` are the topics of its reviews."""
 
     price: float
     brands: tuple[str, ...]
@@ -222,7 +222,7 @@ class Shelf(Struct, frozen=True):
 
 
 def catalogue(rng: Random, *, items: int, zipf_exponent: float) -> dict[str, Shelf]:
-    """Stock every category with distinct titles; `items` is the total, shared out as evenly as it divides."""
+    """Fill every category with items of distinct titles; `items` is the total, split as evenly as possible."""
     shelves: dict[str, Shelf] = {}
     for place, category in enumerate(CATEGORIES):
         count = items // len(CATEGORIES) + (place < items % len(CATEGORIES))
@@ -248,13 +248,13 @@ def _stock(rng: Random, category: str, count: int) -> list[Item]:
 
 
 def titles(category: str) -> int:
-    """Count the distinct titles a category can have."""
+    """Count the distinct titles that a category can have."""
     words = VOCABULARY[category]
     return len(words.brands) * len(words.adjectives) * len(words.materials) * len(words.nouns)
 
 
 def query(rng: Random, item: Item) -> str:
-    """Word a search that a shopper looking for `item` might type; about one in twelve has a typing error."""
+    """Write a search query for `item`; about one in twelve has a typing error."""
     words = VOCABULARY[item.category]
     shape = rng.random()
     if shape < 0.3:
@@ -271,7 +271,7 @@ def query(rng: Random, item: Item) -> str:
 
 
 def _with_typo(rng: Random, text: str) -> str:
-    """Swap two neighbouring letters, or lose one."""
+    """Swap two neighbouring letters, or drop one."""
     at = rng.randrange(len(text) - 1)
     if rng.random() < 0.5:
         return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
@@ -279,7 +279,7 @@ def _with_typo(rng: Random, text: str) -> str:
 
 
 def review(rng: Random, item: Item, stars: int) -> str:
-    """Write a review of one to three sentences: 4 and 5 stars praise, 1 and 2 complain, 3 does both."""
+    """Write a review of one to three sentences: positive with 4 or 5 stars, negative with 1 or 2, mixed with 3."""
     sentiment = "positive" if stars >= 4 else "mixed" if stars == 3 else "negative"
     one, two = rng.sample(VOCABULARY[item.category].aspects, 2)
     opening = rng.choice(OPENINGS[sentiment]).format(noun=item.noun)

@@ -1,6 +1,6 @@
-"""The planted truth of a made shop: who shops, what for, in which rhythm, and until when.
+"""Plan the ground truth of a simulated shop: each shopper's interests, rhythm, satisfaction and churn.
 
-A configuration in, one Shopper per person out; knows no events. What the model should learn is decided here, before
+Turns a configuration into one Shopper per person; knows no events. What the model should learn is decided here, before
 any event is drawn. Start at plan_shoppers.
 """
 
@@ -12,18 +12,18 @@ from msgspec import Struct
 from schemas.time_units import DAY_MS
 from stream.logs.simulate.shop_texts import CATEGORIES, titles
 
-EXPLORING = 0.12  # share of a shopper's attention that falls on any category alike, whatever the interests
-LOYAL_SHARE = 0.35  # shoppers who have no churn hazard at all
-CHURN_SHARE = 0.6  # of the others: how many an average hazard loses within the period
+EXPLORING = 0.12  # share of categories drawn uniformly, whatever the shopper's interests
+LOYAL_SHARE = 0.35  # share of shoppers without a churn hazard
+CHURN_SHARE = 0.6  # share of the others that churns within the period at an average hazard
 SESSIONS_PER_WEEK = 1.5
 MIN_SESSIONS_PER_WEEK = 0.4
-DECLINE_SHARE = 0.6  # a decline takes at most this part of a shopper's time
+DECLINE_SHARE = 0.6  # a decline takes at most this share of a shopper's time
 
 
 class SimulatorConfig(Struct, frozen=True, kw_only=True):
-    """What to make; equal configurations make equal bytes.
+    """The configuration of a simulation; equal configurations give equal bytes.
 
-    `late`, `duplicates` and `malformed` are fractions of the clean events. The exponents are Zipf's: of shoppers by
+    `late`, `duplicates` and `malformed` are fractions of the clean events. The Zipf exponents are of shoppers by
     activity (hot users) and of items by popularity within their category.
     """
 
@@ -65,17 +65,17 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True):
 
 
 class Interests(Struct, frozen=True, gc=False):
-    """Planted weights of categories from `from_ms` on, summing to 1; EXPLORING comes on top."""
+    """Planned weights of categories from `from_ms` on, summing to 1; uniform draws (EXPLORING) come in addition."""
 
     from_ms: int
     weights: dict[str, float]
 
 
 class Shopper(Struct, frozen=True, kw_only=True, gc=False):
-    """One person's planted truth; times are milliseconds since 1970 (UTC), `satisfaction` is 0 to 1.
+    """One person's ground truth; times are milliseconds since 1970 (UTC), `satisfaction` is 0 to 1.
 
-    Nothing is done at or after `churn_ms`; between `decline_from_ms` and it, sessions and purchases thin out and
-    ratings fall. Both are null for whoever stays to the end of the period. The means are those before the decline.
+    There are no events at or after `churn_ms`. From `decline_from_ms` to `churn_ms`, sessions and purchases become rarer
+    and ratings fall. Both are None for a shopper who stays to the end of the period. The means are those before the decline.
     """
 
     user_id: str
@@ -92,18 +92,18 @@ class Shopper(Struct, frozen=True, kw_only=True, gc=False):
     usual_hour: float
 
     def interests_at(self, at_ms: int) -> dict[str, float]:
-        """Planted weights at a time; before the first phase, those of the first."""
+        """Return the planned weights at a time; before the first phase, those of the first."""
         return self.interests[max(0, bisect_right(self.interests, at_ms, key=lambda phase: phase.from_ms) - 1)].weights
 
     def decline_at(self, at_ms: int) -> float:
-        """Progress of the decline, 0 before it and 1 at churn."""
+        """Return the progress of the decline, 0 before it and 1 at churn."""
         if self.churn_ms is None or self.decline_from_ms is None or at_ms <= self.decline_from_ms:
             return 0.0
         return min(1.0, (at_ms - self.decline_from_ms) / (self.churn_ms - self.decline_from_ms))
 
 
 def plan_shoppers(config: SimulatorConfig) -> list[Shopper]:
-    """Plan everyone, the most active somewhere among the others."""
+    """Plan all shoppers; their order is independent of their activity."""
     ranks = list(range(1, config.shoppers + 1))
     Random(f"{config.seed}:ranks").shuffle(ranks)
     weights = [rank**-config.user_exponent for rank in ranks]
@@ -144,7 +144,7 @@ def _plan(config: SimulatorConfig, number: int, activity: float) -> Shopper:
 
 
 def _draw_churn(rng: Random, config: SimulatorConfig, joined_ms: int, hazard_per_day: float) -> int | None:
-    """Draw day after day until the hazard strikes; null if the period ends first."""
+    """Draw a churn time from a daily hazard; None if the period ends first."""
     at_ms = joined_ms + 2 * DAY_MS
     while hazard_per_day > 0 and at_ms < config.end_ms:
         if rng.random() < hazard_per_day:
@@ -155,7 +155,7 @@ def _draw_churn(rng: Random, config: SimulatorConfig, joined_ms: int, hazard_per
 
 
 def _plan_interests(rng: Random, config: SimulatorConfig, joined_ms: int) -> list[Interests]:
-    """Give one to three categories a weight each; a third of shoppers swap one for another part of the way."""
+    """Draw weights for one to three categories; a third of shoppers later swap one category for another."""
     chosen = rng.sample(CATEGORIES, rng.choice((1, 2, 2, 3)))
     shares = [rng.uniform(0.4, 1.0) for _ in chosen]
     phases = [Interests(joined_ms, _normalised(chosen, shares))]

@@ -92,7 +92,7 @@ def test_a_directory_without_day_files_or_with_other_columns_is_refused(tmp_path
     with pytest.raises(LogError, match=r"holds no day\*_\*\.parquet"):
         decoded(import_yoochoose(tmp_path))
     duckdb.execute(f"COPY (SELECT 1 AS a) TO '{tmp_path}/day1_train.parquet' (FORMAT parquet)")
-    with pytest.raises(LogError, match="is no day file"):
+    with pytest.raises(LogError, match="is not a day file"):
         decoded(import_yoochoose(tmp_path))
 
 
@@ -140,7 +140,7 @@ def test_a_zip_with_one_csv_is_read_and_another_refused(tmp_path):
     with pytest.raises(LogError, match="expected one CSV"):
         decoded(import_zh_reviews(tmp_path / "bad.zip"))
     (tmp_path / "no.zip").write_text("no")
-    with pytest.raises(LogError, match="is no zip"):
+    with pytest.raises(LogError, match="is not a readable zip file"):
         decoded(import_zh_reviews(tmp_path / "no.zip"))
 
 

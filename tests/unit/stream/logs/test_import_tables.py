@@ -265,7 +265,7 @@ def test_a_mapped_row_that_cannot_be_an_event_is_dropped_by_its_reason_and_shown
         ("    target: {constant: cart}", "    target: {col: a}", "unknown field `col`"),
         ('decimal: ","', "decimals: 2", "unknown field `decimals`"),
         ("Werbung: null", "Werbung: search", "kind gives search, expected one described under kinds"),
-        ("time: {", "time: [", "is no mapping"),
+        ("time: {", "time: [", "is not a mapping file"),
         ("    order_id: Bestellung", "    event_id: Nummer", "kinds.purchase sets event_id"),
     ],
 )
@@ -380,7 +380,7 @@ def test_a_map_is_applied_by_the_command_and_a_wrong_one_ends_with_code_two(tmp_
 
     assert (good.exit_code, bad.exit_code) == (0, 2)
     assert read_manifest(tmp_path / "log").events == {"click": 1}
-    assert "is no mapping" in bad.stderr
+    assert "is not a mapping file" in bad.stderr
 
 
 def test_an_import_without_out_or_dry_run_is_refused(tmp_path):

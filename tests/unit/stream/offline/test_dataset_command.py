@@ -125,7 +125,7 @@ def test_lint_refuses_another_log(dataset: Path, tmp_path: Path) -> None:
     code, _, stderr = run("lint", dataset, "--log", tmp_path / "log")
 
     assert code == 2
-    assert "not the log that the dataset was cut from" in stderr
+    assert "which the dataset was cut from: give that log" in stderr
 
 
 def test_a_leak_ends_the_command_with_3_and_the_name_of_the_column(log: Path, dataset: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
 from schemas.signals import Signal
 from stream.offline.verify import differences
-from stream.offline.verify_scores import UNLIKE, score_differences
+from stream.offline.verify_scores import NOT_COMPARABLE, score_differences
 from stream.roles.scorer_fold import render_signals
 from tests.builders import USER, interest, score_request
 from tests.fakes import FixedScorer
@@ -64,7 +64,7 @@ def test_signals_of_another_model_or_spec_are_named_and_not_compared() -> None:
 def test_a_signal_that_the_request_does_not_give_is_unlike_any() -> None:
     asked = request()
 
-    assert compared(FixedScorer(), [asked], [[interest(signal_id="foreign", model_version="fixed-1")]]) == [UNLIKE]
+    assert compared(FixedScorer(), [asked], [[interest(signal_id="foreign", model_version="fixed-1")]]) == [NOT_COMPARABLE]
 
 
 def test_null_is_not_zero_and_zero_is_not_minus_zero() -> None:

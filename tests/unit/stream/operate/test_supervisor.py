@@ -57,7 +57,7 @@ async def test_a_role_that_ends_with_0_or_78_stays_down_and_says_why(code: int, 
     running = supervisor(tmp_path, f"import sys; print('barrier_ms is wrong'); sys.exit({code})")
     await running.start()
     await asyncio.wait_for(running.ended.wait(), DEADLINE_SECONDS)
-    assert running.failures == [f"features: ended with code {code}; it said: barrier_ms is wrong"]
+    assert running.failures == [f"features: ended with code {code}; last output: barrier_ms is wrong"]
     assert running.restarts == 0
     await running.stop()
 
@@ -66,7 +66,7 @@ async def test_a_role_that_keeps_failing_is_given_up_where_a_bound_is_set(tmp_pa
     running = supervisor(tmp_path, "import sys; sys.exit(75)", restarts_at_most=2)
     await running.start()
     await asyncio.wait_for(running.ended.wait(), DEADLINE_SECONDS)
-    assert (running.restarts, running.failures) == (2, ["features: ended with code 75; it said: nothing"])
+    assert (running.restarts, running.failures) == (2, ["features: ended with code 75; last output: nothing"])
     await running.stop()
 
 
@@ -77,7 +77,7 @@ async def test_a_role_killed_from_outside_is_started_again_and_named(tmp_path: P
     await until(lambda: "up" in lines, "the start")
     os.kill(running.roles["features"].pid, signal.SIGKILL)
     await until(lambda: lines.count("up") == 2, "the restart")
-    assert "features was killed by SIGKILL: restart in 0.01 s" in lines
+    assert "features was killed by SIGKILL: restarting in 0.01 s" in lines
     assert await running.stop() == []
 
 

@@ -13,6 +13,7 @@ from models.features.spec import FEATURE_SPEC, KINDS
 from models.features.user_state import UserState
 from schemas.codec import decode, encode
 from schemas.dead_letter import DeadLetter, Reason
+from schemas.errors import RowVersionError
 from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, Suppression
@@ -462,7 +463,7 @@ def test_a_trigger_row_comes_back_from_its_bytes_and_one_of_another_version_is_r
     row = triggers.rows[KEY]
 
     assert decode_trigger_row(encode_trigger_row(row)) == row
-    with pytest.raises(ValueError, match="version 4, expected version 1 to 3"):
+    with pytest.raises(RowVersionError, match="version 4, expected version 1 to 3"):
         decode_trigger_row(msgspec.msgpack.encode(msgspec.structs.replace(row, version=4)))
 
 

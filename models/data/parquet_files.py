@@ -1,17 +1,19 @@
-"""Rows, one after the other → Parquet files, one for each table, in memory that does not grow with them.
+"""Write rows that come one by one into Parquet files, one for each table, in bounded memory.
 
-Rows are written in parts, and the parts become files at the end: whole, or not at all. Knows nothing of what the columns
-mean. Start at ParquetFiles.
+Rows are written in parts; at the end the parts become whole files, or nothing does. The one place that writes Parquet.
+Start at ParquetFiles; copy_to_parquet writes what a database already holds.
 """
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import duckdb
 import numpy as np
+
+if TYPE_CHECKING:  # loaded where files are written
+    from duckdb import DuckDBPyConnection
 
 PART_ROWS, GROUP_ROWS = 4_096, 16_384  # held in memory while parts are written, and while they are joined
 UNFINISHED = "unfinished"
@@ -25,12 +27,16 @@ class ParquetFiles:
 
     def __init__(self, directory: Path, tables: Mapping[str, Columns]) -> None:
         """Begin files in a directory that exists."""
+        import duckdb
+
         self._directory, self._tables = directory, tables
         self._unfinished = directory / UNFINISHED
         self._unfinished.mkdir()
         self._waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in tables}
         self._parts: dict[str, list[Path]] = {name: [] for name in tables}
         self._database = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(self._unfinished / "spilled")})
+        self._database.execute("SET threads = 1")  # equal rows make equal bytes
+        self._database.execute(f"SET pandas_analyze_sample = {PART_ROWS}")  # a column's type is that of all its values
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +49,7 @@ class ParquetFiles:
                 for name, parts in self._parts.items():
                     joined, groups = ", ".join(map(_quoted, parts)), f", ROW_GROUP_SIZE {GROUP_ROWS}"
                     query = f"SELECT * FROM read_parquet([{joined}])"
-                    self._database.execute(_copy(query, self._directory / name, "zstd", groups))
+                    copy_to_parquet(self._database, query, self._directory / name, options=groups)
         finally:
             self._database.close()
             shutil.rmtree(self._unfinished)
@@ -64,14 +70,17 @@ class ParquetFiles:
         typed = ", ".join(f'CAST("{column}" AS {kind}) AS "{column}"' for column, kind in columns.items())
         path = self._unfinished / f"{len(parts)}-{name}"
         self._database.register("batch", batch)
-        self._database.execute(_copy(f"SELECT {typed} FROM batch", path, "snappy"))
+        copy_to_parquet(self._database, f"SELECT {typed} FROM batch", path, compression="snappy")
         self._database.unregister("batch")
         parts.append(path)
         waiting.clear()
 
 
-def _copy(query: str, path: Path, compression: str, options: str = "") -> str:
-    return f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION {compression}{options})"
+def copy_to_parquet(
+    database: "DuckDBPyConnection", query: str, path: Path, *, compression: str = "zstd", options: str = ""
+) -> None:
+    """Write the rows of a query to one file, in their order; `options` continue the list of COPY's options."""
+    database.execute(f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION {compression}{options})")
 
 
 def _quoted(path: Path) -> str:
