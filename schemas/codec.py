@@ -1,7 +1,7 @@
-"""Bytes of a record ↔ structs of the contract, with a closed reason for everything refused.
+"""Decode a record's bytes into a struct and encode structs, or raise DecodeError with a closed reason.
 
-Readers are tolerant (unknown fields are ignored), writers strict. Knows JSON and limits, neither Kafka nor features.
-Start at event_decoder.
+Readers ignore unknown fields; the writer refuses what a reader would refuse. Knows JSON and limits, neither Kafka nor
+features. Start at event_decoder.
 """
 
 import re
@@ -24,9 +24,9 @@ EventDecoder = Callable[[bytes | None, bytes | None], Event]
 
 
 def event_decoder(struct: type[Event]) -> EventDecoder:
-    """Build the decoder of one source topic: (key, value) of a record in, a checked event out.
+    """Build the decoder of one source topic: a record's (key, value) in, a validated event out.
 
-    The decoder raises DecodeError for whatever is not a valid event of the user its key names.
+    The decoder raises DecodeError unless the record is a valid event of the user that its key names.
     """
     decode = msgspec.json.Decoder(struct).decode
 
@@ -47,7 +47,7 @@ def event_decoder(struct: type[Event]) -> EventDecoder:
 
 
 def decode_keyed(struct: type[U], key: bytes | None, value: bytes | None) -> U:
-    """Decode one of our own messages whose record key must be the user it is about, as a source event's must.
+    """Decode one of our own messages and check that its record key is the message's user id.
 
     Raises:
         DecodeError: with the reason and the field.
@@ -60,7 +60,7 @@ def decode_keyed(struct: type[U], key: bytes | None, value: bytes | None) -> U:
 
 @lru_cache(maxsize=1 << 17)
 def user_of(key: bytes) -> str | None:
-    """Return the user id that a record key is, or None where it is none."""
+    """Return the user id in a record key, or None if the key is not a valid user id."""
     return key.decode() if _is_user_id(key.decode("ascii", "replace")) else None
 
 
@@ -68,7 +68,7 @@ _is_user_id = re.compile(USER_ID_PATTERN).search
 
 
 def _wrong_user(key: bytes | None, user_id: str) -> DecodeError:
-    """Say what is wrong with a user id, or with a key that is not the event's user id."""
+    """Build the error for an invalid user id, or for a key that is not the event's user id."""
     if not _is_user_id(user_id):
         return DecodeError(
             Reason.OUT_OF_RANGE, f"found user id {user_id[:80]!r}, expected 1 to 64 letters, digits and :._- - `$.user_id`"
@@ -79,7 +79,7 @@ def _wrong_user(key: bytes | None, user_id: str) -> DecodeError:
 
 
 def refusal(error: Exception) -> DecodeError:
-    """Translate what msgspec found into a reason of ours; the text is msgspec's, which names the field."""
+    """Map a msgspec error to one of our reasons; keep msgspec's text, which names the field."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return DecodeError(Reason.BAD_JSON, text or "found nested or undecodable JSON, expected a JSON object")
@@ -95,7 +95,7 @@ def refusal(error: Exception) -> DecodeError:
 
 
 def decode(struct: type[T], value: bytes | None) -> T:
-    """Decode one of our own messages (score request, signal, trigger), whatever its record's key is.
+    """Decode one of our own messages (score request, signal, trigger) without checking its record key.
 
     Raises:
         DecodeError: with the reason and the field.
@@ -114,10 +114,10 @@ encode = msgspec.json.Encoder().encode
 
 
 def encode_event(event: Event) -> bytes:
-    """Encode a source event and refuse what a reader would refuse, or would read as another event.
+    """Encode a source event; refuse one that a reader would refuse or decode to a different event.
 
     Raises:
-        DecodeError: a limit or range is broken, or JSON cannot say it (NaN, a lone surrogate); nothing should be sent.
+        DecodeError: a limit is broken, or JSON cannot represent a value (NaN, a lone surrogate). Send nothing.
     """
     try:
         value = encode(event)

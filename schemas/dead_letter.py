@@ -1,6 +1,7 @@
-"""Refused records: the original key, value and headers unchanged, the reason and position in headers behind them.
+"""Convert a refused record to a dead letter and back: original bytes, plus headers with its reason and position.
 
-Headers follow KIP-1034 (`__streams.errors.…`) with a closed reason code beside them. Start at Reason.
+The original headers come first, ours after them. Ours follow KIP-1034 (`__streams.errors.…`), plus a closed reason code.
+Start at Reason.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 MAX_HEADER_BYTES = 1_000
 MAX_ORIGINAL_HEADERS_BYTES = 64_000
-FIRST_HEADER = "x-error-code"  # the original headers are those before the last of this name
+FIRST_HEADER = "x-error-code"  # our headers start at the last header of this name; the original ones come before it
 HEADER_NAMES: Mapping[str, str] = {  # field of DeadLetter → header, in the order they are written
     "reason": FIRST_HEADER,
     "detail": "__streams.errors.message",
@@ -27,34 +28,33 @@ HEADER_NAMES: Mapping[str, str] = {  # field of DeadLetter → header, in the or
     "offset": "__streams.errors.offset",
     "timestamp_ms": "x-original-timestamp-ms",
 }
-OPTIONAL = ("exception", "stacktrace")  # added later: a dead letter of before has neither
+OPTIONAL = ("exception", "stacktrace")  # added later: older dead letters have neither
 
 
 class Reason(StrEnum):
     """Why a record was refused; a closed set, safe to alert and to group on."""
 
-    BAD_JSON = "bad_json"  # the value is no JSON object, or no UTF-8
+    BAD_JSON = "bad_json"  # the value is not a JSON object, or not UTF-8
     EMPTY_VALUE = "empty_value"  # there is no value
-    WRONG_TYPE = "wrong_type"  # a field has another type than its own
+    WRONG_TYPE = "wrong_type"  # a field has the wrong type
     MISSING_FIELD = "missing_field"  # a required field is missing
-    OUT_OF_RANGE = "out_of_range"  # a value lies outside its range, or does not match its pattern
+    OUT_OF_RANGE = "out_of_range"  # a value is outside its range, or does not match its pattern
     TOO_LARGE = "too_large"  # the value has more bytes than an event may have
-    TEXT_TOO_LONG = "text_too_long"  # a text has more characters than its field may have
-    TOO_MANY_LINES = "too_many_lines"  # a list has more entries than it may have, such as the lines of a purchase
+    TEXT_TOO_LONG = "text_too_long"  # a text has more characters than its field allows
+    TOO_MANY_LINES = "too_many_lines"  # a list, such as the lines of a purchase, has more entries than allowed
     MISSING_KEY = "missing_key"  # the record has no key
     KEY_MISMATCH = "key_mismatch"  # the key is not the user id of the value
     UNKNOWN_CURRENCY = "unknown_currency"  # no rate is set for the currency: add it to currency_rates
-    FROM_FUTURE = "from_future"  # the event time is later than the arrival by more than clocks may differ
+    FROM_FUTURE = "from_future"  # the event time is after the arrival by more than the allowed clock skew
     HANDLER_ERROR = "handler_error"  # our own code failed on this record
     SPEC_MISMATCH = "spec_mismatch"  # a score request's features do not fit the feature spec it names
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
-    """One refused record: where it lay, why it was refused, its original bytes.
+    """One refused record: its topic, partition and offset, why it was refused, and its original bytes.
 
-    A key or value over the event limit, and headers over theirs, are kept as size and SHA-256 in `detail`, not as
-    bytes. `stacktrace` names the places in the code that raised, innermost first, without values; it is empty where
-    the record itself was at fault.
+    A key, a value or headers over their limit are replaced by a size and SHA-256 in `detail`. `stacktrace` lists the
+    code locations that raised, innermost first, without values. It is empty where the record itself was at fault.
     """
 
     reason: Reason
@@ -71,7 +71,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def headers_of(letter: DeadLetter) -> Headers:
-    """Render everything but key and value as record headers behind the original ones; a text over the limit is cut."""
+    """Append everything but key and value to the original headers; a text over the limit is truncated."""
     ours = (
         (header, str(getattr(letter, field)).encode("utf-8", "replace")[:MAX_HEADER_BYTES])
         for field, header in HEADER_NAMES.items()
@@ -80,9 +80,9 @@ def headers_of(letter: DeadLetter) -> Headers:
 
 
 def bounded(letter: DeadLetter) -> DeadLetter:
-    """Replace a key, value or set of headers over its limit by size and hash.
+    """Replace a key, a value or headers over their limit by size and hash.
 
-    They stand at the head of `detail`, whose end may be cut. What remains fits a broker's default record limit.
+    Both go to the front of `detail`, because its end may be truncated. The result fits a broker's default record limit.
     """
     key_note, key = kept("key", letter.key)
     value_note, value = kept("value", letter.value)
@@ -92,19 +92,19 @@ def bounded(letter: DeadLetter) -> DeadLetter:
 
 
 def is_whole(letter: DeadLetter) -> bool:
-    """Tell whether a dead letter still has all bytes of its record, so that the record can be sent again."""
+    """Return whether a dead letter still has all bytes of its record, so that the record can be sent again."""
     return not letter.detail.startswith(("original key of ", "original value of ", "original headers of "))
 
 
 def kept(name: str, data: bytes | None) -> tuple[str, bytes | None]:
-    """Give the note that stands for bytes over the limit, and the bytes that are kept."""
+    """Return the note that replaces bytes over the limit, and the bytes that are kept."""
     if data is None or len(data) <= MAX_EVENT_BYTES:
         return "", data
     return f"original {name} of {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}; ", None
 
 
 def kept_headers(headers: Headers) -> tuple[str, Headers]:
-    """Give the note that stands for headers over their limit, and the headers that are kept."""
+    """Return the note that replaces headers over their limit, and the headers that are kept."""
     size = sum([len(name) + len(value or b"") for name, value in headers])
     if size <= MAX_ORIGINAL_HEADERS_BYTES:
         return "", headers
@@ -116,8 +116,8 @@ def read_dead_letter(key: bytes | None, value: bytes | None, headers: Headers) -
     """Rebuild the dead letter that `headers_of` rendered.
 
     Raises:
-        KeyError: a needed header is missing; the record was not written by Footfall.
-        ValueError: a header holds another reason or no number; it was not written by this Footfall.
+        KeyError: a required header is missing: Footfall did not write the record.
+        ValueError: a header holds an unknown reason or is not a number: another version of Footfall wrote the record.
     """
     names = [name for name, _ in headers]
     first = len(names) - 1 - names[::-1].index(FIRST_HEADER) if FIRST_HEADER in names else len(names)

@@ -1,7 +1,7 @@
-"""The contract as documents others can read: JSON Schema per topic, and one AsyncAPI document of all topics.
+"""Render the message contract as documents: one JSON Schema per topic and one AsyncAPI document of all topics.
 
-The structs and the topics table in, bytes of files out, always the same bytes. Knows neither the command line nor a
-broker. Start at documents.
+Turns the structs and the topics table into file contents; equal input gives equal bytes. Knows neither the command line
+nor a broker. Start at documents.
 """
 
 import inspect
@@ -36,7 +36,7 @@ SENDS: Mapping[str, tuple[str, ...]] = {
 
 
 def documents() -> dict[str, bytes]:
-    """Render every document; keys are paths relative to the folder they are written to."""
+    """Render every document; keys are paths relative to the output folder."""
     files = {f"json/{topic.kind}.json": json_bytes(topic_schema(topic)) for topic in TABLE.values() if not is_dlq(topic)}
     files["json/dead-letter.json"] = json_bytes(identified("dead-letter", headers_schema()))
     files["asyncapi.yaml"] = yaml_bytes(asyncapi())
@@ -44,12 +44,12 @@ def documents() -> dict[str, bytes]:
 
 
 def stale(directory: Path) -> list[str]:
-    """Name the documents that are missing below `directory` or differ from what the code says."""
-    return [name for name, content in documents().items() if found(directory / name) != content]
+    """Return the documents that are missing below `directory` or differ from what the code renders."""
+    return [name for name, content in documents().items() if content_of(directory / name) != content]
 
 
 def write(directory: Path) -> list[str]:
-    """Write every document below `directory` and name them; folders are made, other files left alone."""
+    """Write every document below `directory` and return their names; create folders, keep other files."""
     files = documents()
     for name, content in files.items():
         path = directory / name
@@ -67,7 +67,7 @@ def topic_schema(topic: Topic) -> Schema:
 
 
 def headers_schema() -> Schema:
-    """Describe the headers of a dead letter, each as the text its bytes hold; key and value are the original bytes."""
+    """Describe the headers of a dead letter, each as text; its key and value are the original bytes."""
     _, components = msgspec.json.schema_components([DeadLetter], ref_template="#/$defs/{name}")
     parts = tidy(components)
     fields = parts["DeadLetter"]["properties"]
@@ -109,7 +109,7 @@ def asyncapi() -> Schema:
 
 
 def channel(topic: Topic) -> Schema:
-    """Describe one topic: its name, its one message, and how it is set up on the broker."""
+    """Describe one topic: its name, its one message and its broker configuration."""
     name = message_name(topic)
     return {
         "address": topic.name,
@@ -139,7 +139,7 @@ def operations() -> Schema:
 
 
 def operation(action: str, kind: str) -> Schema:
-    """Point one action at the channel of a kind and at its message."""
+    """Describe one action on the channel and the message of a topic kind."""
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{kind}"},
@@ -148,7 +148,7 @@ def operation(action: str, kind: str) -> Schema:
 
 
 def message(topic: Topic) -> Schema:
-    """Describe the records of a topic: JSON by its struct, keyed by the user id in UTF-8."""
+    """Describe the records of a topic: JSON of its struct, keyed by the user id in UTF-8."""
     return {
         "name": topic.kind,
         "title": topic.struct.__name__,
@@ -159,30 +159,30 @@ def message(topic: Topic) -> Schema:
 
 
 def dead_letter_message() -> Schema:
-    """Describe a refused record: original key and value, position and reason in headers."""
-    key = {"description": "The original key, unchanged; a record may have come without one."}
+    """Describe a refused record: original key and value, with position and reason in headers."""
+    key = {"description": "The original key, unchanged; absent if the record had none."}
     return {
         "name": "dead-letter",
         "title": "DeadLetter",
         "contentType": "application/octet-stream",
         "headers": {"$ref": "#/components/schemas/DeadLetterHeaders"},
-        "payload": {"description": "The original value, unchanged; nothing when it was over the limit of an event."},
+        "payload": {"description": "The original value, unchanged; empty if it exceeded the event size limit."},
         "bindings": {"kafka": {"key": key, "bindingVersion": KAFKA_BINDING}},
     }
 
 
 def is_dlq(topic: Topic) -> bool:
-    """Tell a dead-letter topic from the topics that carry a struct as JSON."""
+    """Return whether a topic carries dead letters; every other topic carries a struct as JSON."""
     return topic.struct is DeadLetter
 
 
 def message_name(topic: Topic) -> str:
-    """Name a topic's message: all dead-letter topics share one."""
+    """Return the name of a topic's message; all dead-letter topics share one."""
     return "dead-letter" if is_dlq(topic) else topic.kind
 
 
 def identified(name: str, schema: Schema) -> Schema:
-    """Head a schema with its dialect and a name that no host needs to serve."""
+    """Add a schema's dialect, and an id that needs no web server."""
     return {"$schema": JSON_SCHEMA, "$id": f"urn:footfall:{name}", **schema}
 
 
@@ -192,9 +192,9 @@ def as_text(field: Schema) -> Schema:
 
 
 def tidy(node: Any) -> Any:
-    r"""Strip what is Python's in a schema: the indentation of docstrings and the `(?!\n)` before a pattern's end.
+    r"""Remove Python specifics from a schema: docstring indentation and the `(?!\n)` before a pattern's end.
 
-    JSON Schema's `$` never matches before a newline, and RE2, which many validators use, knows no lookahead.
+    JSON Schema's `$` never matches before a newline, and RE2, which many validators use, has no lookahead.
     """
     if isinstance(node, list):
         return [tidy(child) for child in node]
@@ -209,7 +209,7 @@ def tidy(node: Any) -> Any:
 
 
 def as_draft_07(node: Any) -> Any:
-    """Rewrite tuples for AsyncAPI, whose schemas are draft 07: there `items` lists them and `additionalItems` ends them."""
+    """Rewrite tuples to draft 07, which AsyncAPI uses: `items` lists the entries, `additionalItems` covers the rest."""
     if isinstance(node, list):
         return [as_draft_07(child) for child in node]
     if not isinstance(node, dict):
@@ -228,11 +228,11 @@ def json_bytes(document: Schema) -> bytes:
 
 def yaml_bytes(document: Schema) -> bytes:
     """Render a document as YAML in the order it was built, without anchors."""
-    unshared = json.loads(json.dumps(document))  # PyYAML writes an anchor for an object it meets twice
+    unshared = json.loads(json.dumps(document))  # copies shared objects, for which PyYAML would write anchors
     text: str = yaml.safe_dump(unshared, sort_keys=False, allow_unicode=True, width=120)
     return text.encode()
 
 
-def found(path: Path) -> bytes | None:
-    """Read a file, or nothing where none is."""
+def content_of(path: Path) -> bytes | None:
+    """Return a file's content, or None if there is no file."""
     return path.read_bytes() if path.is_file() else None

@@ -1,6 +1,6 @@
-"""Every error that Footfall raises on purpose, in one tree; a person reads its text, so the text says what to do.
+"""Define every error that Footfall raises on purpose, in one tree.
 
-A text says what was found, what was expected, and what to do next. Start at FootfallError.
+An error's text says what was found, what was expected and what to do next. Start at FootfallError.
 """
 
 from enum import StrEnum
@@ -11,11 +11,11 @@ if TYPE_CHECKING:  # the command line imports this file before it prints help
 
 
 class FootfallError(Exception):
-    """The root: whatever else is raised is a defect, or comes from a library."""
+    """The root of the tree; any other exception is a defect or comes from a library."""
 
 
 class DecodeError(FootfallError):
-    """A record that cannot become an event; it goes to the dead-letter topic. `reason` is its closed code."""
+    """A record cannot be decoded and goes to the dead-letter topic. `reason` is its closed code."""
 
     def __init__(self, reason: "Reason", detail: str) -> None:
         super().__init__(detail)
@@ -23,7 +23,7 @@ class DecodeError(FootfallError):
 
 
 class LineRefused(FootfallError):
-    """A line of an imported file that becomes no event. `reason` is the code by which it is counted."""
+    """A line of an imported file cannot become an event. `reason` is the code it is counted under."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -31,55 +31,55 @@ class LineRefused(FootfallError):
 
 
 class SettingsError(FootfallError):
-    """A setting that cannot be used; the text names it. The process ends with exit code 78."""
+    """A setting is invalid; the text names it. The process ends with exit code 78."""
 
 
 class StartRefused(FootfallError):
-    """State that a worker must not continue from: it would lose or double events. The process ends with exit code 78."""
+    """A worker would lose or duplicate events if it continued from its state. The process ends with exit code 78."""
 
 
 class RowVersionError(FootfallError):
-    """A row that this version of Footfall cannot read. The process ends with exit code 78."""
+    """This version of Footfall cannot read a row. The process ends with exit code 78."""
 
 
 class DamagedRowError(RowVersionError):
-    """A row of a known version whose bytes cannot be decoded; only its user starts with an empty row."""
+    """A row of a known version cannot be decoded. Only its user starts again, with an empty row."""
 
 
 class BrokerError(FootfallError):
-    """A broker that does not answer, refuses, or lacks a topic; or state on it that does not allow the operation."""
+    """A broker does not answer, refuses a request, lacks a topic, or is in a state that does not allow the operation."""
 
 
 class LogError(FootfallError):
-    """An event log, or files to import, that cannot be read, written, replayed or verified."""
+    """An event log, or files to import, cannot be read, written, replayed or verified."""
 
 
 class DatasetError(FootfallError):
-    """A dataset that cannot be read or written."""
+    """A dataset cannot be read or written."""
 
 
 class TrainingError(FootfallError):
-    """Examples, settings or a saved state that a model cannot be trained with."""
+    """A model cannot be trained with these examples, settings or saved state."""
 
 
 class CannotFit(TrainingError):
-    """Too little data for a plain model, or a fit that does not converge; the model is left out."""
+    """A plain model has too little data or does not converge. It is left out of the evaluation."""
 
 
 class ModelError(FootfallError):
-    """A checkpoint or an encoder that must not be used: altered, incomplete, or of another feature spec."""
+    """A checkpoint or an encoder must not be used: altered, incomplete, or of another feature spec."""
 
 
 class RegistryError(FootfallError):
-    """A model registry that cannot do what it is asked to do."""
+    """A model registry cannot perform an operation."""
 
 
 class EvaluationError(FootfallError):
-    """A report, golden users, or a model and a dataset that cannot be evaluated together."""
+    """A report or golden users are invalid, or a model and a dataset cannot be evaluated together."""
 
 
 class PromotionRefused(FootfallError):
-    """A model that must not serve. `ground` is the code of the reason."""
+    """A model must not be promoted to production. `ground` is the code of the reason."""
 
     def __init__(self, ground: StrEnum, text: str) -> None:
         super().__init__(f"{ground}: {text}")
@@ -87,4 +87,4 @@ class PromotionRefused(FootfallError):
 
 
 class RunError(FootfallError):
-    """A process of the demo or of a benchmark that did not start, ended early or did not finish in time."""
+    """A process of the demo or of a benchmark did not start, ended early or did not finish in time."""

@@ -1,7 +1,7 @@
-"""The seven source events a shop sends: what a shopper did, when, and to which item.
+"""Define the seven source events that a shop sends: what a shopper did, when, and to which item.
 
-One struct per topic, in JSON. Readers ignore unknown fields and refuse wrong types; writers send exactly these. A
-field is only ever added, with a default; a changed meaning is a new topic version. Start at Event.
+Each topic carries one struct as JSON. Readers ignore unknown fields and refuse wrong types. Fields are only ever added,
+with a default; a changed meaning needs a new topic version. Start at Event.
 """
 
 from typing import Annotated
@@ -25,7 +25,7 @@ from schemas.fields import (
 
 
 class Event(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What every source event carries; the record key is `user_id` in UTF-8."""
+    """The fields of every source event; the record key is `user_id` in UTF-8."""
 
     user_id: EventUserId
     event_time_ms: Millis
@@ -34,7 +34,7 @@ class Event(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Visit(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A shopper arrived: a page or application was opened."""
+    """A shopper opened a page or an application."""
 
     page: Text | None = None
     referrer: Text | None = None
@@ -42,7 +42,7 @@ class Visit(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Browse(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A shopper looked at an item for `dwell_ms`."""
+    """A shopper viewed an item for `dwell_ms`."""
 
     item_id: Id
     dwell_ms: DurationMs = 0
@@ -52,7 +52,7 @@ class Browse(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Click(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A shopper clicked an item; `target` tells apart a link, the cart and the favourites."""
+    """A shopper clicked an item; `target` is what was clicked, such as a link, the cart or the favourites."""
 
     item_id: Id
     category: Category | None = None
@@ -68,7 +68,7 @@ class Search(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 
 
 class PurchaseLine(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One item of a purchase; `returned` lines took goods back, at the same price."""
+    """One item of a purchase; `returned` marks goods sent back, at the same price."""
 
     item_id: Id
     quantity: Quantity
@@ -87,7 +87,7 @@ class Purchase(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Review(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A shopper wrote about an item; `review_id` identifies the text for ever."""
+    """A shopper reviewed an item; `review_id` identifies the text permanently."""
 
     review_id: Id
     item_id: Id

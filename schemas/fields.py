@@ -1,7 +1,7 @@
-"""The constrained types that wire structs are made of: limits live here and nowhere else.
+"""Define the constrained field types of wire structs, and with them every limit on a message.
 
-Every limit that a message is refused for is a `msgspec.Meta` on one of these names, so that the decoder, the JSON
-Schemas and the documentation cannot disagree. Start at UserId.
+Each limit is a `msgspec.Meta` on one of these types, so the decoder, the JSON Schemas and the documentation cannot
+disagree. Start at UserId.
 """
 
 from typing import Annotated
@@ -18,11 +18,11 @@ MAX_ID_CHARS = 64
 USER_ID_PATTERN = r"^[A-Za-z0-9:._-]{1,64}(?!\n)$"
 USER_ID_DESCRIPTION = "Pseudonymous user id; also the record key."
 UserId = Annotated[str, Meta(pattern=USER_ID_PATTERN, description=USER_ID_DESCRIPTION)]
-EventUserId = Annotated[  # of a source event: the codec checks it with the key, and once for all events of the user
+EventUserId = Annotated[  # for source events: the codec checks the pattern on the record key, with a cache per user
     str, Meta(description=USER_ID_DESCRIPTION, extra_json_schema={"pattern": USER_ID_PATTERN})
 ]
 EventId = Annotated[
-    str, Meta(min_length=1, max_length=MAX_ID_CHARS, description="Producer's unique id of the event; makes retries harmless.")
+    str, Meta(min_length=1, max_length=MAX_ID_CHARS, description="Producer's unique id of the event; makes retries idempotent.")
 ]
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Category = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]

@@ -1,7 +1,7 @@
-"""What the features role asks of the scorer: one user's features, recent history and text at one event.
+"""Define the request that the features role sends to the scorer: one user's features, history and text at one event.
 
-Start at ScoreRequest. `guard` names, per source topic, the first and last offset of this user's records that the
-features rest on: fold exactly those and the features come out bit for bit the same.
+`guard` holds, per source topic, the first and last offset of the user's records behind the features. Folding exactly
+those records gives the same features bit for bit. Start at ScoreRequest.
 """
 
 from typing import Annotated, Literal
@@ -13,13 +13,13 @@ from schemas.fields import EventId, Id, Millis, Offset, Text, UserId
 EventKind = Literal["visit", "browse", "click", "search", "purchase", "review", "rating"]
 Amount = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-WallMillis = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # of any clock, also a wrong one
+WallMillis = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # from any clock, so it may be wrong
 TopicName = Annotated[str, Meta(min_length=1, max_length=249)]
 Guard = Annotated[dict[Id, tuple[Offset, Offset]], Meta(max_length=16)]
 
 
 class SourcePosition(Struct, frozen=True, kw_only=True, gc=False):
-    """Where the event that caused a score lies; `timestamp_ms` is its record's own timestamp."""
+    """The record of the event that caused a score; `timestamp_ms` is the record's own timestamp."""
 
     topic: TopicName
     partition: Offset
@@ -30,7 +30,7 @@ class SourcePosition(Struct, frozen=True, kw_only=True, gc=False):
 class Timings(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """Wall-clock milliseconds (UTC): sent by the producer, folded by features, received and scored by the scorer.
 
-    `sent_ms` is the record's `sent-at-ms` header where one is set, else its timestamp.
+    `sent_ms` is the record's `sent-at-ms` header if set, else the record's timestamp.
     """
 
     sent_ms: WallMillis
@@ -40,7 +40,7 @@ class Timings(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 
 
 class HistoryEntry(Struct, frozen=True, gc=False, array_like=True):
-    """One past event of the user, as the sequence model sees it; `amount` is dwell, money or stars, by kind."""
+    """One past event of the user, as the sequence model reads it; `amount` is dwell, money or stars, by kind."""
 
     event_time_ms: Millis
     kind: EventKind
@@ -51,9 +51,9 @@ class HistoryEntry(Struct, frozen=True, gc=False, array_like=True):
 
 
 class ScoreRequest(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One user at one event. `features` follow the order of the feature spec named by `spec_version`; null is unknown.
+    """One user at one event. `features` follow the order of feature spec `spec_version`; null is unknown.
 
-    `history` is sorted by event time; `categories` are the user's, heaviest first, as shares of decayed weight.
+    `history` is sorted by event time; `categories` are shares of the user's decayed category weights, heaviest first.
     """
 
     request_id: Id

@@ -1,7 +1,7 @@
-"""What Footfall publishes: interest, churn risk, review sentiment, ad triggers and suppressions.
+"""Define what Footfall publishes: interest, churn risk, review sentiment, ad triggers and suppressions.
 
-Ids are a pure function of the source event, so a repeated record has a known id: keep the first of each. Start at
-Interest; every signal names the model and feature spec that made it and the event it came from.
+Ids depend on the source event alone, so a consumer can drop records whose id it has already seen. Every signal names its
+model, its feature spec and its source event. Start at Interest.
 """
 
 from enum import StrEnum
@@ -16,7 +16,7 @@ CHURN_HORIZON_DAYS = 30
 
 
 class Signal(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What every score carries: who, which event, from where, by which model, on which records, when."""
+    """The fields of every score: the user, the event and its record, the model, the records behind it, the times."""
 
     signal_id: Id
     request_id: Id
@@ -39,7 +39,7 @@ class InterestScore(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Interest(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What the user wants now: every label of the model, most probable first."""
+    """What the user is interested in now: every label of the model, most probable first."""
 
     interests: list[InterestScore]
 
@@ -47,7 +47,7 @@ class Interest(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 class ChurnRisk(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """How likely the user stays away: survival[i] = P(no return within horizons_days[i] of `event_time_ms`).
 
-    After `e` silent days the risk over a further H is S(e + H) / S(e): no new score is needed to age it.
+    After `e` days of silence the risk over a further H days is S(e + H) / S(e), so it needs no new score.
     `probability` is the survival at `horizon_days`, the shop's definition of churn.
     """
 
@@ -58,14 +58,14 @@ class ChurnRisk(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True)
 
 
 class ReviewSentiment(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a review says, from -1 (bad) to 1 (good); `event_time_ms` is the review's own time."""
+    """A review's sentiment, from -1 (negative) to 1 (positive); `event_time_ms` is the review's own time."""
 
     review_id: Id
     sentiment: Annotated[float, Meta(ge=-1.0, le=1.0)]
 
 
 class Decision(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What every trigger decision carries: the campaign, the score that crossed its threshold, and the policy."""
+    """The fields of every trigger decision: the campaign, the score that crossed its threshold, and the policy."""
 
     user_id: UserId
     event_time_ms: Millis
@@ -81,7 +81,7 @@ class Decision(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
 
 
 class AdTrigger(Decision, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """Act now: show `campaign_id` to this user until `expires_at_ms` (event time)."""
+    """A request to show `campaign_id` to this user until `expires_at_ms` (event time)."""
 
     trigger_id: Id
     expires_at_ms: Millis
@@ -89,13 +89,13 @@ class AdTrigger(Decision, frozen=True, kw_only=True, gc=False, omit_defaults=Tru
 
 
 class SuppressionReason(StrEnum):
-    """Why a campaign whose threshold was crossed did not fire."""
+    """Why a campaign did not fire although its threshold was crossed."""
 
     COOLDOWN = "cooldown"
 
 
 class Suppression(Decision, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A trigger that was not sent, and why; `until_ms` is when the reason ends (event time)."""
+    """A trigger that was not sent, and why; the reason applies until `until_ms` (event time)."""
 
     suppression_id: Id
     reason: SuppressionReason

@@ -1,7 +1,7 @@
-"""The one table of topics: name, key, partitions, retention, cleanup and struct.
+"""Define every topic in one table: name, key, partitions, retention, cleanup and struct.
 
-Roles, tools, documents and the broker set-up all read it. Names are defaults: `named_topics` applies a prefix
-and overrides once, at start. Start at TABLE.
+Roles, tools, documents and topic creation all read it. Names are defaults: `named_topics` applies a prefix and overrides
+once, at startup. Start at TABLE.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from schemas.time_units import DAY_MS
 
 
 class Topic(Struct, frozen=True, kw_only=True):
-    """One row of the table; `kind` is the stable word the code uses, `name` what the broker calls it."""
+    """One row of the table; `kind` is the stable name in the code, `name` the topic's name on the broker."""
 
     kind: str
     name: str
@@ -57,7 +57,7 @@ DEAD_LETTERED = (*SOURCES, "score-request", *SIGNALS)
 
 
 def dlq(kind: str) -> str:
-    """Name the kind of the dead-letter topic of a topic."""
+    """Return the kind of a topic's dead-letter topic."""
     return f"{kind}.dlq"
 
 
@@ -73,11 +73,11 @@ def named_topics(
 ) -> dict[str, Topic]:
     """Apply a deployment's prefix, names, partition count and retention to the table.
 
-    `names` maps a kind to the whole name of its topic and wins over `prefix`; an overridden source's dead-letter
-    topic follows it unless named itself. `retention_ms` -1 keeps records for ever, as a replayed log needs.
+    `names` maps a kind to its topic's full name and overrides `prefix`. The dead-letter topic of a renamed topic is renamed
+    with it, unless `names` has it too. `retention_ms` -1 keeps records for ever, as a replayed log needs.
 
     Raises:
-        ValueError: `names` has a kind that the table lacks, or gives two kinds one name.
+        ValueError: `names` has a kind that the table lacks, or gives two kinds the same name.
     """
     names = dict(names or {})
     if unknown := sorted(set(names) - set(TABLE)):
@@ -97,5 +97,5 @@ def named_topics(
         )
     used = [topic.name for topic in topics.values()]
     if doubled := sorted({name for name in used if used.count(name) > 1}):
-        raise ValueError(f"topic name {', '.join(doubled)} stands for two kinds: give each kind a name of its own")
+        raise ValueError(f"found topic name {', '.join(doubled)} for two kinds, expected one name per kind: rename one")
     return topics

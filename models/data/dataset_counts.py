@@ -1,4 +1,4 @@
-"""Examples → what a manifest says of them: how many, of whom, and what is known of each label. Start at count_examples."""
+"""Count a dataset's examples, users and known labels by slice, for its manifest. Start at count_examples."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from models.data.examples import Example, ReviewExample, Slice, churned_within
 
 
 def count_examples(examples: Sequence[Example], horizons_days: Iterable[int]) -> dict[str, dict[str, Any]]:
-    """Count by slice: examples, users, labels known, and of each horizon how many are known and what share churned."""
+    """Count by slice: examples, users and known labels; by horizon: known churn labels and the share that churned."""
     counts: dict[str, dict[str, Any]] = {}
     for name in Slice:
         found = [example for example in examples if example.slice == name]
@@ -30,7 +30,7 @@ def count_examples(examples: Sequence[Example], horizons_days: Iterable[int]) ->
 
 
 def count_reviews(reviews: Iterable[ReviewExample]) -> dict[str, dict[str, int]]:
-    """Count by slice: reviews, those called positive and negative, and those of each language."""
+    """Count by slice: reviews, positive and negative ones, and those of each language."""
     counts: dict[str, Counter[str]] = {name.value: Counter(reviews=0, positive=0, negative=0) for name in Slice}
     for review in reviews:
         found = counts[review.slice.value]

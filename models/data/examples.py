@@ -1,6 +1,6 @@
-"""The labelled examples of a dataset: what a model sees of a user or a review, and what came of it.
+"""Define the labelled examples of a dataset: a model's input for a user or a review, and its labels.
 
-Written by footfall dataset, read by training, evaluation and baselines alike. Knows neither files nor models. Start at
+`footfall dataset` writes them; training, evaluation and baselines read them. Knows neither files nor models. Start at
 Example.
 """
 
@@ -11,11 +11,11 @@ from msgspec import Struct
 from schemas.scoring import ScoreRequest
 from schemas.time_units import DAY_MS
 
-LANDMARK = "landmark"  # what a request is due for that no event caused: a question asked at a drawn time
+LANDMARK = "landmark"  # the `due` of a request at a sampled time, which no event caused
 
 
 class Slice(StrEnum):
-    """The slices of a dataset, one after the other in time."""
+    """The slices of a dataset, consecutive in time."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -24,13 +24,12 @@ class Slice(StrEnum):
 
 
 class Example(Struct, frozen=True, kw_only=True):
-    """A user at a landmark, as the scorer would see them, and what came of it; None is unknown and teaches nothing.
+    """The scorer's input for a user at a landmark, and the labels; a label of None is unknown and adds no loss.
 
-    `request` holds the state after the user's newest event at or before `landmark_ms`; the user has been silent since
-    then. `categories` are the distinct ones of the next interactions and `items` the next distinct items, in order.
-    `observed_ms` is how long the user was watched and `absent_ms` the time until the return (None: not while watched),
-    both from `since_ms`, where the silence began: at the newest event that the request has seen (also where it is None),
-    or, where only purchases count as a return, at the newest purchase seen.
+    `request` holds the state after the user's newest event at or before `landmark_ms`. `categories` are the distinct ones
+    of the next interactions, `items` the next distinct items, both in order. `observed_ms` is the observation time and
+    `absent_ms` the time until the return (None: censored). Both run from `since_ms`, the start of the silence. That is
+    the newest event in the request (also if None), or the newest purchase where only purchases count as a return.
     """
 
     request: ScoreRequest
@@ -44,7 +43,7 @@ class Example(Struct, frozen=True, kw_only=True):
 
 
 class ReviewExample(Struct, frozen=True, kw_only=True):
-    """A review's text and what its author thought: stars from 1 to 5, the mood that they mean, the kind of article."""
+    """A review's text and its labels: stars from 1 to 5, the sentiment derived from them, the item's category."""
 
     text: str
     slice: Slice
@@ -57,20 +56,20 @@ class ReviewExample(Struct, frozen=True, kw_only=True):
 
 
 def seen_until_ms(request: ScoreRequest) -> int:
-    """Return the time of the newest event that a request rests on: its own, or one of another topic just after it."""
+    """Return the time of the newest event in a request: its own, or one of another topic just after it."""
     return max(request.event_time_ms, request.history[-1].event_time_ms if request.history else 0)
 
 
 def silent_ms(example: Example) -> int:
-    """Return how long the user had been silent at the landmark: where a survival curve is entered."""
+    """Return how long the user had been silent at the landmark: the left truncation of a survival curve."""
     since = seen_until_ms(example.request) if example.since_ms is None else example.since_ms
     return example.landmark_ms - since
 
 
 def churned_within(example: Example, horizon_days: float) -> bool | None:
-    """Say whether the user stayed away for `horizon_days` after the landmark; None where that was not watched to its end.
+    """Return whether the user stayed away for `horizon_days` after the landmark; None if the horizon is censored.
 
-    A return inside a horizon that was cut short is unknown too: counting it would make returning look likelier than it is.
+    A return within a censored horizon is None, too: counting it would overestimate returns.
     """
     end_ms = silent_ms(example) + round(horizon_days * DAY_MS)
     if end_ms > example.observed_ms:

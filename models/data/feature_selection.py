@@ -1,8 +1,8 @@
-"""A table of features and a label → features ranked by what they tell of it: alone, in a model, and again and again.
+"""Rank features for a label by mutual information, permutation importance and stability of selection.
 
-Mutual information is of the train slice; permutation importance is the AUC that a gradient-boosted model, fitted on it,
-loses on a later slice when the column is shuffled; stability is the share of bootstrap samples of users in which a
-sparse logistic model keeps the column. The test slice is never looked at. Start at rank_features.
+Mutual information is on the train slice. Permutation importance is the AUC that a gradient-boosted model loses on a later
+slice when a column is shuffled. Stability is the share of bootstrap samples of users in which a sparse logistic model
+keeps the column. The test slice is never read. Start at rank_features.
 """
 
 from typing import NamedTuple
@@ -16,16 +16,16 @@ from models.data.feature_table import FeatureTable
 
 SILENCE = "landmark.silent_ms"
 LATER = (Slice.VALIDATION, Slice.CALIBRATION)
-MIN_EACH = 20  # examples of either class that a slice needs
-MAX_ROWS = 10_000  # of the train slice, drawn where there are more: what follows ranks, it does not train
+MIN_EACH = 20  # examples of each class that a slice needs
+MAX_ROWS = 10_000  # of the train slice, sampled if there are more: enough for a ranking
 SPARSE_C, SHUFFLES = 0.05, 5
-UNKNOWN = -2.0  # below all that is known
+UNKNOWN = -2.0  # below every known value
 
 
 class RankedFeature(Struct, frozen=True, kw_only=True):
     """One feature: mutual information in nats, AUC lost when it is shuffled, share of bootstrap samples that keep it.
 
-    `mean_rank` is the mean of its ranks in the three, 1 being the best.
+    `mean_rank` is the mean of its three ranks; 1 is the best.
     """
 
     name: str
@@ -36,7 +36,7 @@ class RankedFeature(Struct, frozen=True, kw_only=True):
 
 
 class Ranking(Struct, frozen=True, kw_only=True):
-    """All features, best first, and what they were ranked on; `auc` is the model's on the later slice."""
+    """All features, best first, and the data of the ranking; `auc` is the boosted model's on the later slice."""
 
     label: str
     train_examples: int
@@ -54,10 +54,10 @@ class _Rows(NamedTuple):
 
 
 def rank_features(table: FeatureTable, *, label: str | None = None, bootstraps: int = 20, seed: int = 1) -> Ranking:
-    """Rank the features of a dataset by a label of its table; by default churn in the longest horizon known well enough.
+    """Rank the features of a dataset for a label; the default is churn in the longest horizon with enough known labels.
 
     Raises:
-        ValueError: there is no such label, or too little is known of it.
+        ValueError: there is no such label, or too few examples know it.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -91,7 +91,7 @@ def rank_features(table: FeatureTable, *, label: str | None = None, bootstraps: 
 
 
 def _choose(table: FeatureTable, label: str | None) -> tuple[str, Slice]:
-    """Choose the label, and the slice after the train slice that knows it."""
+    """Choose the label, and the first later slice with enough examples of both classes."""
     if label is not None and label not in table.labels:
         raise ValueError(f"found label {label!r}, expected one of {', '.join(table.labels)}")
     candidates = [label] if label else [name for name in reversed(table.labels) if name.startswith("churned.")]
@@ -100,7 +100,7 @@ def _choose(table: FeatureTable, label: str | None) -> tuple[str, Slice]:
             if min(_rarer(_rows(table, name, Slice.TRAIN)), _rarer(_rows(table, name, later))) >= MIN_EACH:
                 return name, later
     raise ValueError(
-        f"found too few examples that know {label or 'any churn label'}, expected {MIN_EACH} of either answer in the train "
+        f"found too few examples with a known {label or 'churn label'}, expected {MIN_EACH} of each class in the train "
         "slice and in validation or calibration: make a dataset of more users or longer slices"
     )
 
@@ -129,7 +129,7 @@ def _boosted(rows: _Rows, seed: int):  # type: ignore[no-untyped-def]  # scikit-
 
 
 def _information(rows: _Rows, seed: int) -> NDArray[np.float64]:
-    """Estimate mutual information from one example of each user: several looks at one state would name the user."""
+    """Estimate mutual information from one example per user: several would let a feature identify the user."""
     from sklearn.feature_selection import mutual_info_classif
 
     shuffled = np.random.default_rng(seed).permutation(len(rows.label))

@@ -1,4 +1,4 @@
-"""Examples → a table of numbers: one row per example, one column per feature, and the labels beside them.
+"""Lay out examples as a table: one row per example, one column per feature, plus the labels.
 
 Unknown is NaN throughout. Start at table_of.
 """
@@ -20,8 +20,8 @@ Column = NDArray[np.float64]
 class FeatureTable(Struct, frozen=True):
     """`values` is (N, F) in the order of `names`; each of `labels` and `times` is (N,); users and slices are text.
 
-    `silent_ms` is what a model is told beside the features. `labels` are 0 or 1 by name; `times` are the labels' own
-    numbers in milliseconds: absent and observed.
+    `silent_ms` is a model's input beside the features. `labels` are 0 or 1 by name; `times` are the absent and observed
+    times behind them in milliseconds.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ def table_of(examples: Sequence[Example], names: Sequence[str]) -> FeatureTable:
     """Lay out examples whose features are named `names`.
 
     Raises:
-        ValueError: an example has another number of features.
+        ValueError: an example does not have one feature per name.
     """
     wrong = next((len(e.request.features) for e in examples if len(e.request.features) != len(names)), None)
     if wrong is not None:

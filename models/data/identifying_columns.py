@@ -1,8 +1,7 @@
-"""A table of features → the columns that name the user, by which a model would learn who churned rather than why.
+"""Find feature columns that identify the user: from them a model would learn who churned rather than why.
 
-A column is such a name if it stays the same for a user whose state changes, and differs between users. How well it
-predicts a user's label from the same user's other examples, and how badly from other users', is the evidence. Start at
-memorised_columns.
+Such a column is constant for a user whose state changes, and differs between users. The evidence is its AUC for a label
+from the same user's other examples, compared with that from other users'. Start at memorised_columns.
 """
 
 from collections.abc import Iterator
@@ -13,14 +12,14 @@ from numpy.typing import NDArray
 from models.data.feature_table import FeatureTable
 
 CONSTANT_SHARE = 0.99  # of users for whom the column never changes
-UNIQUE_SHARE = 0.9  # of users who have a value of their own
+UNIQUE_SHARE = 0.9  # distinct values per user
 MIN_USERS, MIN_VALUES = 20, 20
 GAP = 0.1  # AUC from the same user's examples above that from other users'
 FOLDS, NEIGHBOURS = 5, 5
 
 
 def memorised_columns(table: FeatureTable) -> Iterator[tuple[str, str]]:
-    """Yield each such column of the train slice, and the evidence in words."""
+    """Yield each identifying column of the train slice, and the evidence as text."""
     rows = (table.slices == "train") & _changing(table)
     users = table.users[rows]
     if np.unique(users).size < MIN_USERS:
@@ -44,7 +43,7 @@ def memorised_columns(table: FeatureTable) -> Iterator[tuple[str, str]]:
 
 
 def _changing(table: FeatureTable) -> NDArray[np.bool_]:
-    """Tell the rows of users who are seen in more than one state: a column of one state alone cannot change."""
+    """Return the mask of rows of users with more than one state: within one state no column can change."""
     train = table.slices == "train"
     states = np.unique(np.stack([table.users[train], table.event_times_ms[train].astype(np.str_)]), axis=1)[0]
     users, counts = np.unique(states, return_counts=True)
@@ -52,15 +51,15 @@ def _changing(table: FeatureTable) -> NDArray[np.bool_]:
 
 
 def _aucs(table: FeatureTable, rows: NDArray[np.bool_], column: int) -> tuple[str, float, float]:
-    """Return the label asked for, and its AUC predicted by neighbours in the column: of any user, of other users."""
+    """Return the most balanced label, and its AUC by nearest neighbours in the column: of any user, of other users."""
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
     from sklearn.neighbors import KNeighborsClassifier
 
-    name = max(table.labels, key=lambda label: _both(table.labels[label][rows]))
+    name = max(table.labels, key=lambda label: _rarer(table.labels[label][rows]))
     known = rows & ~np.isnan(table.labels[name])
     truth, users = table.labels[name][known], table.users[known]
-    if _both(truth) < FOLDS or np.unique(users).size < FOLDS:
+    if _rarer(truth) < FOLDS or np.unique(users).size < FOLDS:
         return name, 0.5, 0.5
     values = np.nan_to_num(table.values[known, column], nan=-1.0)
     ranks = np.unique(values, return_inverse=True)[1].reshape(-1, 1).astype(np.float64)
@@ -71,6 +70,6 @@ def _aucs(table: FeatureTable, rows: NDArray[np.bool_], column: int) -> tuple[st
     return name, found[0], found[1]
 
 
-def _both(label: NDArray[np.float64]) -> int:
+def _rarer(label: NDArray[np.float64]) -> int:
     """Count the rarer of a label's two values."""
     return int(min((label == 1).sum(), (label == 0).sum()))

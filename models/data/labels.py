@@ -1,10 +1,9 @@
-"""What users did → what came of each look at them: the return, the next categories, the next items.
+"""Label samples of users from their later activities: the return, the next categories, the next items.
 
-A label rests only on what happened strictly after the landmark (and after everything the request has seen) and before
-the look's slice ends, so no label reaches into a later slice and none needs an embargo; what ends with the slice is
-censored there. The silence and the return are of one kind: where any activity is a return, silence runs from the newest
-event seen; where only a purchase is, from the newest purchase seen, and a user without one has no curve to learn
-from. Pure. Start at label.
+A label uses only activities after the landmark, after the request's events and before the end of the sample's slice. So
+no label reaches into a later slice and none needs an embargo; times are censored at the slice's end. Silence runs from
+the newest event, or from the newest purchase where only purchases are returns; a user without one has no survival label.
+Pure. Start at label.
 """
 
 from bisect import bisect_right
@@ -19,15 +18,15 @@ from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 from schemas.time_units import DAY_MS, MINUTE_MS
 
 HORIZONS_DAYS = (1, 3, 7, 14, 30, 60, 90, 180, 360)
-RETURN_AFTER_MS = 30 * MINUTE_MS  # of silence; sooner is the same session
+RETURN_AFTER_MS = 30 * MINUTE_MS  # of silence; anything sooner is the same session
 Return = Literal["any", "purchase"]
 
 
 class Labelling(Struct, frozen=True, kw_only=True):
-    """How labels are made: what counts as a return, how many interactions and items are asked for, and for how long.
+    """How labels are made: what counts as a return, how many next interactions and items, and within which time.
 
-    Fewer interactions or items than asked for are all there were if the user was watched for `sight_days` after the
-    landmark; else they are unknown. Items are looked for within `item_days`.
+    A list shorter than that is a complete label if the user was observed for `sight_days` after the landmark; otherwise it
+    is unknown. Only items within `item_days` of the landmark count.
     """
 
     returns: Return = "any"
@@ -38,7 +37,7 @@ class Labelling(Struct, frozen=True, kw_only=True):
 
 
 class Activity(Struct, frozen=True, gc=False):
-    """One thing a user did, to at most one item; `bought` is an item paid for and not sent back."""
+    """One action of a user, on at most one item; `bought` marks an item paid for and not returned."""
 
     event_time_ms: int
     item_id: str | None = None
@@ -47,7 +46,7 @@ class Activity(Struct, frozen=True, gc=False):
 
 
 def activities_of(event: Event) -> Iterator[Activity]:
-    """Yield what an event says that a user did, in its own order; goods sent back are activity with no item."""
+    """Yield an event's activities in its own order; returned goods are activity without an item."""
     at = event.event_time_ms
     if isinstance(event, Purchase):
         bought = [Activity(at, line.item_id, line.category, True) for line in event.lines if not line.returned]
@@ -59,66 +58,66 @@ def activities_of(event: Event) -> Iterator[Activity]:
 
 
 def by_time(activities: Sequence[Activity]) -> list[Activity]:
-    """Sort a user's activities by time; those of one time stay in the order of arrival."""
+    """Sort a user's activities by time; equal times stay in the order of arrival."""
     return sorted(activities, key=_time)
 
 
 def label(
-    look: Look, activities: Sequence[Activity], until_ms: int, how: Labelling, clusters: Mapping[str, str] | None = None
+    sample: Look, activities: Sequence[Activity], until_ms: int, how: Labelling, clusters: Mapping[str, str] | None = None
 ) -> Example:
-    """Label one look by its user's sorted activities; `until_ms` is the end of its slice.
+    """Label one sample from its user's sorted activities; `until_ms` is the end of its slice.
 
-    `clusters` names the category of items (item → name) whose events carry none.
+    `clusters` maps items to categories, for items whose events carry none.
     """
-    seen_ms = seen_until_ms(look.request)
-    from_ms = max(look.landmark_ms, seen_ms)
+    newest_ms = seen_until_ms(sample.request)
+    from_ms = max(sample.landmark_ms, newest_ms)
     future = activities[bisect_right(activities, from_ms, key=_time) : _before(activities, until_ms)]
-    watched_ms = until_ms - from_ms
-    since_ms = look.since_ms if how.returns == "purchase" else seen_ms
-    back_ms = None
+    observed_ms = until_ms - from_ms
+    since_ms = sample.since_ms if how.returns == "purchase" else newest_ms
+    return_ms = None
     if since_ms is not None:
         earliest_ms = since_ms + RETURN_AFTER_MS
-        returns = (done for done in future if done.bought or how.returns == "any")
-        back_ms = next((done.event_time_ms for done in returns if done.event_time_ms >= earliest_ms), None)
+        returns = (activity for activity in future if activity.bought or how.returns == "any")
+        return_ms = next((activity.event_time_ms for activity in returns if activity.event_time_ms >= earliest_ms), None)
     return Example(
-        request=look.request,
-        landmark_ms=look.landmark_ms,
-        slice=look.slice,
-        categories=_next_categories(future, watched_ms, how, clusters or {}),
-        items=_next_items(future, from_ms, watched_ms, how),
+        request=sample.request,
+        landmark_ms=sample.landmark_ms,
+        slice=sample.slice,
+        categories=_next_categories(future, observed_ms, how, clusters or {}),
+        items=_next_items(future, from_ms, observed_ms, how),
         observed_ms=0 if since_ms is None else until_ms - since_ms,
-        absent_ms=None if back_ms is None or since_ms is None else back_ms - since_ms,
-        since_ms=seen_ms if since_ms is None else since_ms,
+        absent_ms=None if return_ms is None or since_ms is None else return_ms - since_ms,
+        since_ms=newest_ms if since_ms is None else since_ms,
     )
 
 
 def _next_categories(
-    future: Sequence[Activity], watched_ms: int, how: Labelling, clusters: Mapping[str, str]
+    future: Sequence[Activity], observed_ms: int, how: Labelling, clusters: Mapping[str, str]
 ) -> tuple[str, ...] | None:
     found: list[str] = []
-    for done in future:
-        name = done.category or clusters.get(done.item_id or "")
+    for activity in future:
+        name = activity.category or clusters.get(activity.item_id or "")
         if name is not None:
             found.append(name)
             if len(found) == how.next_interactions:
                 break
-    awaited = len(found) == how.next_interactions or watched_ms >= how.sight_days * DAY_MS
-    return tuple(dict.fromkeys(found)) if found and awaited else None
+    complete = len(found) == how.next_interactions or observed_ms >= how.sight_days * DAY_MS
+    return tuple(dict.fromkeys(found)) if found and complete else None
 
 
-def _next_items(future: Sequence[Activity], from_ms: int, watched_ms: int, how: Labelling) -> tuple[str, ...] | None:
-    limit_ms = watched_ms if how.item_days is None else round(how.item_days * DAY_MS)
+def _next_items(future: Sequence[Activity], from_ms: int, observed_ms: int, how: Labelling) -> tuple[str, ...] | None:
+    limit_ms = observed_ms if how.item_days is None else round(how.item_days * DAY_MS)
     found: dict[str, None] = {}
-    for done in future:
-        if done.event_time_ms > from_ms + limit_ms:
+    for activity in future:
+        if activity.event_time_ms > from_ms + limit_ms:
             break
-        if done.item_id is not None:
-            found.setdefault(done.item_id)
+        if activity.item_id is not None:
+            found.setdefault(activity.item_id)
             if len(found) == how.next_items:
                 break
-    sight_ms = how.sight_days * DAY_MS if how.item_days is None else limit_ms
-    awaited = len(found) == how.next_items or watched_ms >= sight_ms
-    return tuple(found) if found and awaited else None
+    needed_ms = how.sight_days * DAY_MS if how.item_days is None else limit_ms
+    complete = len(found) == how.next_items or observed_ms >= needed_ms
+    return tuple(found) if found and complete else None
 
 
 def _before(activities: Sequence[Activity], until_ms: int) -> int:

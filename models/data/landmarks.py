@@ -1,8 +1,8 @@
-"""Slices of time and the seeds of a draw → when each user is looked at, and which of the looks are kept.
+"""Sample landmarks of users over the slices of a dataset, and choose which samples to keep.
 
-Landmarks are drawn uniformly over a slice's time, the same for equal seeds whatever else a log holds. A look is kept by
-a priority that depends on the seed, the user and the moment alone, so what is kept is the same in any order and memory
-grows with the sample, not with the log. Knows nothing of features or labels. Start at periods_of and Draws.
+Landmarks are uniform over a slice's time and depend only on seed and user. Samples are kept by a priority from seed, user
+and time, so the choice does not depend on order, and memory grows with the sample, not with the log. Knows neither
+features nor labels. Start at periods_of and Draws.
 """
 
 import re
@@ -24,7 +24,7 @@ DEFAULT_SHARES = (0.5, 0.1, 0.15, 0.25)
 
 
 class Period(Struct, frozen=True):
-    """The time of one slice: from `start_ms` up to, not including, `end_ms`."""
+    """The time of one slice: from `start_ms`, inclusive, to `end_ms`, exclusive."""
 
     slice: Slice
     start_ms: int
@@ -32,13 +32,12 @@ class Period(Struct, frozen=True):
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """How many looks at each user, per user and slice, and which users count.
+    """How many samples to take per user and slice, and of which users.
 
-    `landmarks` are random moments, `at_events` are events that the live role would score. A slice that holds one of
-    `cuts_ms` has examples of all users at its cuts and no others; `max_examples` limits the rest. With `before_last_item`
-    there is one look more per user and slice, without limit: just before the last item that followed another. `eligible`
-    says who is looked at: whoever was seen, or whoever has bought something by then; `users` are patterns of ids, and
-    users that match none are left out of everything.
+    `landmarks` are random times, `at_events` are events that the live role would score; `max_examples` limits both. A slice
+    with one of `cuts_ms` has samples of all users at its cuts and no others. `before_last_item` adds one sample per user
+    and slice, without limit: just before the last item that followed another. `eligible` users are those seen, or those
+    who bought something, by then. `users` are patterns of ids; users that match none are excluded entirely.
     """
 
     seed: int = 1
@@ -52,7 +51,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
 
 class Look(NamedTuple):
-    """One user at one landmark, not yet labelled."""
+    """One sample: a user at a landmark, not yet labelled."""
 
     request: ScoreRequest
     landmark_ms: int
@@ -61,19 +60,19 @@ class Look(NamedTuple):
 
 
 def periods_of(first_ms: int, ends_ms: Sequence[int], embargo_ms: int = 0) -> list[Period]:
-    """Make the four periods that end at `ends_ms`; each but the first begins `embargo_ms` after the one before it.
+    """Return the four periods that end at `ends_ms`; each but the first begins `embargo_ms` after the previous one.
 
-    A slice may be empty: its end is that of the slice before it, and it leaves no gap of its own.
+    A slice that ends with the previous one is empty and adds no embargo.
 
     Raises:
-        ValueError: the ends are not in order, the last slice is empty, or an embargo swallows a slice.
+        ValueError: the ends are not in order, the train or test slice is empty, or an embargo covers a whole slice.
     """
     if len(ends_ms) != len(Slice):
         raise ValueError(f"found {len(ends_ms)} ends of slices, expected {len(Slice)}: {', '.join(Slice)}")
     if any(later < earlier for earlier, later in zip([first_ms, *ends_ms], ends_ms, strict=False)):
         order = ", ".join(map(to_the_minute, ends_ms))
         raise ValueError(
-            f"found slices of a log from {to_the_minute(first_ms)} that end {order}, expected each after the one before"
+            f"found a log from {to_the_minute(first_ms)} with slices ending {order}, expected them in order of time"
         )
     periods: list[Period] = []
     start_ms = last_ms = first_ms
@@ -91,15 +90,15 @@ def periods_of(first_ms: int, ends_ms: Sequence[int], embargo_ms: int = 0) -> li
 
 
 def period_at(periods: Sequence[Period], at_ms: int) -> Period | None:
-    """Return the period that holds a moment; None before the first, after the last, or in an embargo."""
+    """Return the period that contains a time; None before the first, after the last, or in an embargo."""
     return next((period for period in periods if period.start_ms <= at_ms < period.end_ms), None)
 
 
 def check_cuts(periods: Sequence[Period], cuts_ms: Sequence[int]) -> frozenset[Slice]:
-    """Return the slices that are looked at by cuts alone.
+    """Return the slices that are sampled at cuts alone.
 
     Raises:
-        ValueError: a cut lies in no slice.
+        ValueError: a cut is in no slice.
     """
     found = set[Slice]()
     for cut_ms in cuts_ms:
@@ -113,18 +112,18 @@ def check_cuts(periods: Sequence[Period], cuts_ms: Sequence[int]) -> frozenset[S
 
 
 def to_the_minute(at_ms: int) -> str:
-    """Write a time for people, in UTC."""
+    """Format a time for people, in UTC."""
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Return what tells whether a user's id matches one of the patterns (`*`, `?`, `[…]`); no patterns match everybody."""
+    """Return a predicate: does a user id match one of the patterns (`*`, `?`, `[…]`)? No patterns match every user."""
     found = re.compile("|".join(map(translate, patterns)))
     return (lambda user: found.match(user) is not None) if patterns else (lambda _: True)
 
 
 def draw_landmarks(user: str, periods: Sequence[Period], sampling: Sampling) -> list[int]:
-    """Draw a user's landmarks of all slices, in order of time; cuts stand in for random ones."""
+    """Draw a user's landmarks of all slices, in order of time; cuts replace random ones."""
     rng, by_cuts = Random(f"{sampling.seed}:{user}"), check_cuts(periods, sampling.cuts_ms)
     drawn = list(sampling.cuts_ms)
     for period in periods:
@@ -136,29 +135,29 @@ def draw_landmarks(user: str, periods: Sequence[Period], sampling: Sampling) -> 
 
 
 def priority(seed: int, *parts: object) -> int:
-    """Return the rank of a look in the draw: uniform over 64 bits, the lower the better."""
+    """Return the priority of a sample: uniform over 64 bits, lower is better."""
     return xxhash.xxh64_intdigest(":".join(map(str, (seed, *parts))).encode())
 
 
 class Draws:
-    """The looks kept so far, by lowest priority: at most `limit` of all, and of each user, slice and sort at most its size."""
+    """The samples kept so far, by lowest priority: at most `limit` in all, and per user, slice and sort its size."""
 
     def __init__(self, *, sizes: Mapping[str, int], limit: int) -> None:
-        """Keep nothing yet; `sizes` maps a sort of look to how many of it a user may have in a slice."""
+        """Start empty; `sizes` maps a sort of sample to how many of it a user may have in a slice."""
         self._sizes, self._limit, self._count = sizes, limit, 0
         self._held: dict[tuple[str, str, Slice], list[_Held]] = defaultdict(list)
-        self._worst: int | None = None  # from here on a look can no longer be among the best
+        self._worst: int | None = None  # a sample with this priority or a higher one cannot be kept
 
     def wants(self, sort: str, rank: int) -> bool:
-        """Tell whether a look of this priority may still be kept: if not, it need not be made."""
+        """Return whether a sample of this priority may still be kept; if not, the caller need not build it."""
         return self._sizes[sort] > 0 and (self._worst is None or rank < self._worst)
 
-    def offer(self, sort: str, rank: int, look: Look) -> None:
-        """Keep a look if it is among the best of its user, slice and sort, and of all."""
+    def offer(self, sort: str, rank: int, sample: Look) -> None:
+        """Keep a sample if it is among the best of its user, slice and sort, and among the best overall."""
         if not self.wants(sort, rank):
             return
-        pool = self._held[sort, look.request.user_id, look.slice]
-        insort(pool, _Held(rank, sort, look), key=_order)
+        pool = self._held[sort, sample.request.user_id, sample.slice]
+        insort(pool, _Held(rank, sort, sample), key=_order)
         self._count += 1
         if len(pool) > self._sizes[sort]:
             pool.pop()
@@ -167,29 +166,29 @@ class Draws:
             self._prune()
 
     def kept(self) -> list[Look]:
-        """Return the looks kept, in order of priority."""
+        """Return the samples kept, in order of priority."""
         self._prune()
-        return [held.look for held in self._ordered()]
+        return [held.sample for held in self._ordered()]
 
     def _ordered(self) -> list["_Held"]:
         return sorted((held for pool in self._held.values() for held in pool), key=_order)
 
     def _prune(self) -> None:
-        """Drop what cannot be among the best any more: a user's later looks only ever displace worse ones of theirs."""
+        """Drop samples beyond the limit; safe, because a user's later samples only displace worse ones of that user."""
         if self._count <= self._limit:
             return
         best = self._ordered()[: self._limit]
         self._held.clear()
         for held in best:
-            self._held[held.sort, held.look.request.user_id, held.look.slice].append(held)
+            self._held[held.sort, held.sample.request.user_id, held.sample.slice].append(held)
         self._count, self._worst = len(best), best[-1].rank
 
 
 class _Held(NamedTuple):
     rank: int
     sort: str
-    look: Look
+    sample: Look
 
 
 def _order(held: _Held) -> tuple[int, str, int, str]:
-    return held.rank, held.sort, held.look.landmark_ms, held.look.request.request_id
+    return held.rank, held.sort, held.sample.landmark_ms, held.sample.request.request_id

@@ -1,9 +1,9 @@
-"""Labelled examples → the leaks found in them, each by the name of its column.
+"""Search labelled examples for leaks, and report each by its column.
 
-Four searches. Prefix: an example made again from nothing but what had arrived by its landmark, and labelled from nothing
-beyond its slice, must be the same bit for bit. Overlap: no feature is, or orders like, a label, and no history is of
-after the landmark. Identity: no feature names the user. Split: slices share no example and no text, and each keeps to
-its time. What they search is a model's input as the dataset holds it; they know neither logs nor files. Start at lint.
+Prefix: an example rebuilt from the records that had arrived by its landmark, and labelled within its slice, must be equal
+bit for bit. Overlap: no feature equals a label or ranks examples like one; no history is later than the landmark.
+Identity: no feature identifies the user. Split: slices share no example and no text, and each stays within its time.
+Knows neither logs nor files. Start at lint.
 """
 
 from collections import Counter
@@ -22,13 +22,13 @@ from models.data.identifying_columns import memorised_columns
 from models.data.landmarks import Period
 from models.data.review_labels import same_text
 
-AUC_LIMIT, CORRELATION_LIMIT = 0.95, 0.95  # no honest single feature orders users so well
+AUC_LIMIT, CORRELATION_LIMIT = 0.95, 0.95  # no single feature without a leak ranks users so well
 EQUAL_SHARE = 0.5
-MIN_EACH = 30  # examples of each class, or of a number, below which chance alone may look like a leak
+MIN_EACH = 30  # of each class, or of known values; with fewer, chance alone can resemble a leak
 
 
 class Leak(Struct, frozen=True):
-    """One leak: which search found it, in which column, and what was found."""
+    """One leak: the search that found it, the column, and the evidence."""
 
     check: str
     column: str
@@ -36,7 +36,7 @@ class Leak(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What was searched (how many examples, by search) and what was found."""
+    """The number of examples searched, by search, and the leaks found."""
 
     searched: dict[str, int]
     leaks: tuple[Leak, ...]
@@ -50,9 +50,9 @@ def lint(
     periods: Sequence[Period],
     again: Mapping[int, Example | None] | None = None,
 ) -> Verdict:
-    """Search for leaks; `names` are the features' and `again` maps places in `examples` to what a prefix gives.
+    """Search for leaks; `names` are the features' names, `again` maps indices of `examples` to rebuilt examples.
 
-    Without `again` the search by prefix is left out, and `searched` says so by counting none.
+    Without `again` there is no prefix search, and `searched` counts 0 for it.
     """
     leaks: list[Leak] = []
     if examples:
@@ -68,16 +68,16 @@ def lint(
 
 
 def prefix_leaks(examples: Sequence[Example], again: Mapping[int, Example | None], names: Sequence[str]) -> Iterator[Leak]:
-    """Yield the columns in which an example differs from itself made again from what was known by its landmark."""
+    """Yield the columns in which an example differs from the one rebuilt from records known by its landmark."""
     differing: Counter[str] = Counter()
-    for place, made in again.items():
-        differing.update(_differences(examples[place], made, names))
+    for place, rebuilt in again.items():
+        differing.update(_differences(examples[place], rebuilt, names))
     for column, count in sorted(differing.items()):
         yield Leak("prefix", column, f"{count} of {len(again)} examples differ from what was known at their landmark")
 
 
 def overlap_leaks(table: FeatureTable) -> Iterator[Leak]:
-    """Yield the features that equal a label, or order examples as a label does, in any slice."""
+    """Yield the features that equal a label, or rank examples like a label, in any slice."""
     found: dict[str, str] = {}
     for name in np.unique(table.slices):
         rows = table.slices == name
@@ -107,7 +107,7 @@ def history_leaks(examples: Sequence[Example]) -> Iterator[Leak]:
 
 
 def split_leaks(examples: Sequence[Example], periods: Sequence[Period]) -> Iterator[Leak]:
-    """Yield what slices share, and where an example or its label lies outside its slice's time."""
+    """Yield examples that slices share, and examples or labels outside their slice's time."""
     ends = {period.slice: (period.start_ms, period.end_ms) for period in periods}
     found: Counter[tuple[str, str]] = Counter()
     slices: dict[tuple[str, int], set[str]] = {}
@@ -115,9 +115,9 @@ def split_leaks(examples: Sequence[Example], periods: Sequence[Period]) -> Itera
         start_ms, end_ms = ends[example.slice]
         since_ms = example.landmark_ms - silent_ms(example)
         if not start_ms <= example.landmark_ms < end_ms:
-            found["landmark_ms", f"lie outside slice {example.slice} or in its embargo"] += 1
+            found["landmark_ms", f"are outside slice {example.slice} or in its embargo"] += 1
         if example.observed_ms and since_ms + example.observed_ms > end_ms:
-            found["observed_ms", f"were watched beyond the end of slice {example.slice}"] += 1
+            found["observed_ms", f"were observed beyond the end of slice {example.slice}"] += 1
         if example.absent_ms is not None:
             if since_ms + example.absent_ms >= end_ms:
                 found["absent_ms", f"returned after the end of slice {example.slice}"] += 1
@@ -141,14 +141,14 @@ def review_leaks(reviews: Sequence[ReviewExample], periods: Sequence[Period]) ->
         yield Leak("split", "text", f"{shared} review texts are in more than one slice")
     outside = sum(not ends[review.slice][0] <= review.event_time_ms < ends[review.slice][1] for review in reviews)
     if outside:
-        yield Leak("split", "event_time_ms", f"{outside} reviews lie outside their slice or in its embargo")
+        yield Leak("split", "event_time_ms", f"{outside} reviews are outside their slice or in its embargo")
 
 
-def _differences(example: Example, made: Example | None, names: Sequence[str]) -> set[str]:
-    if made is None:
+def _differences(example: Example, rebuilt: Example | None, names: Sequence[str]) -> set[str]:
+    if rebuilt is None:
         return {"request"}
-    found = {name for name, a, b in _pairs(example, made) if a != b and name not in ("request", "landmark_ms", "slice")}
-    for name, a, b in _pairs(example.request, made.request):
+    found = {name for name, a, b in _pairs(example, rebuilt) if a != b and name not in ("request", "landmark_ms", "slice")}
+    for name, a, b in _pairs(example.request, rebuilt.request):
         if name == "features":
             found |= {column for column, x, y in zip(names, a, b, strict=True) if x != y}
         elif a != b:
@@ -162,7 +162,7 @@ def _pairs(a: Struct, b: Struct) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _aucs(values: NDArray[np.float64], label: NDArray[np.float64]) -> Iterator[tuple[int, float]]:
-    """Yield the columns of `values` (N, F) that tell a label (N,) of 0, 1 and NaN apart, unknown features lowest."""
+    """Yield the columns of `values` (N, F) that separate a label (N,) of 0, 1 and NaN; unknown features rank lowest."""
     known = ~np.isnan(label)
     positive = label[known] == 1
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())

@@ -1,8 +1,7 @@
-"""Reviews and ratings → labelled review texts, split by time, each text once.
+"""Label review texts with their author's stars, split them by time, and keep each text once.
 
-The stars of a review are those that its author gave the same item at about the same time, before the slice ends; a
-text that was written before, by anybody, is left out, or a model would be tested on what it has read. Pure. Start at
-label_reviews.
+The stars are the author's rating of the same item at about the same time, before the slice ends. A text written before
+by any user is left out: otherwise a model would be tested on its training texts. Pure. Start at label_reviews.
 """
 
 import unicodedata
@@ -23,14 +22,14 @@ Ratings = Mapping[tuple[str, str], Sequence[tuple[int, float]]]  # user and item
 
 
 class LabelledReviews(NamedTuple):
-    """Review examples in order of time, and how many were left out for which reason."""
+    """Review examples in order of time, and the number left out by reason."""
 
     examples: list[ReviewExample]
     left_out: dict[str, int]
 
 
 def label_reviews(reviews: Iterable[Review], ratings: Ratings, periods: Sequence[Period]) -> LabelledReviews:
-    """Label every review by its time and its author's stars."""
+    """Label every review with its slice and its author's stars."""
     examples: list[ReviewExample] = []
     left_out: Counter[str] = Counter()
     seen = set[str]()
@@ -62,12 +61,12 @@ def label_reviews(reviews: Iterable[Review], ratings: Ratings, periods: Sequence
 
 
 def same_text(text: str) -> str:
-    """Return what two texts share that a reader would call the same: letters in one case and form, single spaces."""
+    """Return a text's canonical form, for finding duplicates: one letter case, NFKC, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def language_of(text: str) -> str:
-    """Name a text's language by its letters: zh where enough are Chinese, en for other letters, und without any."""
+    """Return a text's language by its letters: zh if enough are Chinese, en for other letters, und without any."""
     letters = [letter for letter in text if letter.isalpha()]
     if not letters:
         return "und"

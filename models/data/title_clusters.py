@@ -1,7 +1,7 @@
-"""Titles of items → categories by what the titles say, for shops whose events carry no category.
+"""Cluster items into categories by their titles, for shops whose events carry no category.
 
-Fitted on the titles that were known when the train slice ended, with a fixed seed; a title that came later joins the
-nearest cluster. A cluster is named by its heaviest words. Start at cluster_titles.
+Clusters are fitted with a fixed seed on the titles known at the end of the train slice; a later title joins the nearest
+cluster. A cluster is named after its heaviest words. Start at cluster_titles.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ COMPONENTS = 64
 
 
 def cluster_titles(known: Mapping[str, str], later: Mapping[str, str], *, clusters: int, seed: int) -> dict[str, str]:
-    """Return the category of every item: `known` maps items to the titles to learn from, `later` to further titles.
+    """Return the category of every item: `known` maps items to titles for fitting, `later` to titles for assignment.
 
     Raises:
         ValueError: there are too few titles for so many clusters.
@@ -36,7 +36,7 @@ def cluster_titles(known: Mapping[str, str], later: Mapping[str, str], *, cluste
     components = min(COMPONENTS, weights.shape[1] - 1)
     meaning = make_pipeline(TruncatedSVD(components, random_state=seed), Normalizer(copy=False))
     means = KMeans(clusters, n_init=4, random_state=seed)
-    with threadpool_limits(1):  # several threads add up in any order
+    with threadpool_limits(1):  # with several threads the order of additions is not fixed
         found = means.fit_predict(meaning.fit_transform(weights))
     vocabulary, names = words.get_feature_names_out(), dict[int, str]()
     for cluster in range(clusters):

@@ -15,7 +15,7 @@ from models.data.examples import Example, ReviewExample, Slice
 from models.evaluation.bootstrap import Floats
 from models.evaluation.candidates import Candidate
 from models.evaluation.predict import predict_with
-from models.evaluation.text_evaluation import MOODS, STAR_NAMES
+from models.evaluation.text_evaluation import SENTIMENTS, STAR_NAMES
 from models.network.encoder import Encoder
 from models.serving.checkpoint import LEARNT_UNTIL_MS, Catalogue, encoder_address, load_checkpoint
 from models.serving.item_prior import PARTS
@@ -74,11 +74,11 @@ def load_candidates(
         )
     candidates = {SERVED: _user_candidate(scorer, test, test_reviews, horizons_days)}
     shares, catalogue = checkpoint.network.plain.shares, checkpoint.catalogue
-    terms = checkpoint.mood_terms
+    terms = checkpoint.sentiment_terms
     if bool((shares < 1).any()) or (catalogue is not None and catalogue.prior.mix[0] < 1) or terms is not None:
         network = deepcopy(checkpoint.network)
         network.plain.shares.fill_(1.0)
-        bare = checkpoint._replace(network=network, catalogue=_network_only(catalogue), mood_terms=None)
+        bare = checkpoint._replace(network=network, catalogue=_network_only(catalogue), sentiment_terms=None)
         candidates[ALONE] = _user_candidate(Scorer(bare, encoder), test, test_reviews if terms else [], horizons_days)
     manifest = checkpoint.manifest
     facts = {
@@ -183,7 +183,9 @@ def _frozen(encoder: Encoder, train: Sequence[ReviewExample], texts: Sequence[st
     drawn = np.random.default_rng(0).permutation(len(train))[:FROZEN_TEXTS]
     sample = [train[place] for place in drawn.tolist()]
     vectors, test_vectors = encoder.encode([review.text for review in sample]), encoder.encode(list(texts))
-    positive = _regression(vectors, [None if r.positive is None else MOODS[r.positive] for r in sample], test_vectors, MOODS)
+    positive = _regression(
+        vectors, [None if r.positive is None else SENTIMENTS[r.positive] for r in sample], test_vectors, SENTIMENTS
+    )
     stars = _regression(vectors, [None if r.stars is None else str(round(r.stars)) for r in sample], test_vectors, STAR_NAMES)
     found = _regression(vectors, [r.category if r.category in kinds else None for r in sample], test_vectors, kinds)
     return Candidate(positive=None if positive is None else positive[:, 1], stars=stars, kind_labels=kinds, kinds=found)

@@ -39,7 +39,7 @@ SHOWN_CHARACTERS = 60
 BASELINES = ("majority", "tfidf_logistic")
 BY_CHARACTER = frozenset({"zh", "ja"})
 STAR_NAMES = tuple(str(star) for star in STARS)
-MOODS = ("negative", "positive")
+SENTIMENTS = ("negative", "positive")
 
 Indices = NDArray[np.int64]
 
@@ -63,7 +63,10 @@ def evaluate_texts(
     served = candidates[setup.served]
     place = {id(review): row for row, review in enumerate(test)}
     targets = [
-        (_mood(train, test), {name: _pair(found.positive) for name, found in candidates.items() if found.positive is not None}),
+        (
+            _sentiment(train, test),
+            {name: _pair(found.positive) for name, found in candidates.items() if found.positive is not None},
+        ),
         (_stars(train, test), {name: found.stars for name, found in candidates.items() if found.stars is not None}),
         (
             _kind(train, test, served.kind_labels),
@@ -83,10 +86,10 @@ def evaluate_texts(
     return heads
 
 
-def _mood(train: Sequence[ReviewExample], test: Sequence[ReviewExample]) -> Target:
+def _sentiment(train: Sequence[ReviewExample], test: Sequence[ReviewExample]) -> Target:
     known, measured = ([review for review in part if review.positive is not None] for part in (train, test))
-    truth = [[MOODS[bool(review.positive)] for review in part] for part in (known, measured)]
-    return Target("sentiment", ("auc",), MOODS, known, truth[0], measured, truth[1])
+    truth = [[SENTIMENTS[bool(review.positive)] for review in part] for part in (known, measured)]
+    return Target("sentiment", ("auc",), SENTIMENTS, known, truth[0], measured, truth[1])
 
 
 def _stars(train: Sequence[ReviewExample], test: Sequence[ReviewExample]) -> Target:

@@ -1,7 +1,7 @@
-"""What all topics of one user give together for a day: items, categories and their weights, active half-hours.
+"""Aggregate one user's topics over the last 30 days: items, categories and their weights, active half-hours.
 
-A function of the topics' parts of the state, so it is never stored: built when a snapshot first needs it, then kept up
-to date event by event until the user's newest day changes. Start at profile_of.
+A profile derives from the topics' states, so it is never stored. The first snapshot builds it; later events update it
+until the user's newest day changes. Start at profile_of.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from models.features.spec import HALF_LIFE_DAYS, KIND_WEIGHTS, KINDS
 from models.features.windows import NOTHING, WINDOW_DAYS
 
-FORGOTTEN = -1  # the day of a profile that its topics no longer bear out
+FORGOTTEN = -1  # the day of a profile that no longer matches its topics and must be rebuilt
 _WEIGHTS = [KIND_WEIGHTS.get(kind, 0) for kind in KINDS]
 _DECAY = [round(10_000 * 2 ** (-age / HALF_LIFE_DAYS)) for age in range(WINDOW_DAYS)]
 WEIGHTS_TODAY = [weight * _DECAY[0] for weight in _WEIGHTS]
@@ -20,9 +20,9 @@ _HOURS = [sum(63 << (48 * day + 6 * third) for day in range(WINDOW_DAYS)) for th
 
 
 class Part(NamedTuple):
-    """What one topic's part of the state gives as long as its guard is `guard`, up to the minute `until`.
+    """The features of one topic's state; valid while its guard is `guard`, up to the minute `until`.
 
-    Windows are as Tiles.windows returns them: of the count, and of each sum. `gaps` are of purchases.
+    `counts` and each entry of `sums` are windows as Tiles.windows returns them. `gaps` are those between purchases.
     """
 
     guard: int
@@ -38,9 +38,9 @@ EMPTY = Part(-1, -1, NOTHING, [NOTHING] * 3, [None, None])
 class Profile(Struct, gc=False):
     """Thirty days of all topics as of the day `today`; days count from 1970 (UTC).
 
-    `items` and `categories` map what was seen to the newest day it was seen; `recent_items` and `recent_categories`
-    count those of the last 7 days. `weights` sums, by category, kind weights that halve every 7 days, as integers. Bit i of
-    `half_hours` is set for an active half-hour i of the 30 days.
+    `items` and `categories` map each item and category to its newest day; `recent_items` and `recent_categories` count
+    those of the last 7 days. `weights` sums kind weights by category, as integers that halve every 7 days. Bit i of
+    `half_hours` is set if half-hour i of the 30 days was active.
     """
 
     today: int
@@ -54,7 +54,7 @@ class Profile(Struct, gc=False):
     _rhythm: list[float] = []
 
     def item_seen(self, item: int, day: int) -> None:
-        """Take an item's hash, new to one topic's `day`."""
+        """Add an item's hash that is new to one topic's `day`."""
         if not self.today - WINDOW_DAYS < day <= self.today:
             return
         before, week = self.items.get(item, 0), self.today - 6
@@ -64,7 +64,7 @@ class Profile(Struct, gc=False):
                 self.recent_items += 1
 
     def category_seen(self, kind: int, category: str, day: int, count: int = 1) -> None:
-        """Take `count` events of a kind with a category."""
+        """Add `count` events of a kind with a category."""
         age = self.today - day
         if not 0 <= age < WINDOW_DAYS:
             return
@@ -77,7 +77,7 @@ class Profile(Struct, gc=False):
                 self.recent_categories += 1
 
     def active(self, day: int, mask: int) -> None:
-        """Take active half-hours of a day: bit i of `mask` is its i-th half-hour."""
+        """Add active half-hours of a day: bit i of `mask` is its i-th half-hour."""
         ahead = day - self.today + WINDOW_DAYS - 1
         if 0 <= ahead < WINDOW_DAYS:
             self.half_hours |= mask << 48 * ahead
@@ -90,7 +90,7 @@ class Profile(Struct, gc=False):
         return names
 
     def rhythm(self) -> list[float]:
-        """Return the sessions of the last 7 and 30 days, then the share of active half-hours of each 3 hours of a day."""
+        """Return sessions of the last 7 and 30 days, then the share of active half-hours in each 3 hours of the day."""
         if not self._rhythm:
             bits = self.half_hours
             active = bits.bit_count()
@@ -100,7 +100,7 @@ class Profile(Struct, gc=False):
 
 
 def profile_of(topics: Iterable[Any], today: int) -> Profile:
-    """Build the profile of source topics' states, in the order of KINDS; None is an empty one."""
+    """Build the profile from the source topics' states, in the order of KINDS; None is an empty state."""
     profile = Profile(today)
     for kind, topic in enumerate(topics):
         if topic is None:

@@ -1,6 +1,6 @@
-"""The last 256 event ids as 8-byte hashes in two arrays: what makes a duplicate known.
+"""Detect duplicate events by the 8-byte hashes of the last 256 event ids.
 
-The first bytes lie apart, so that one search for a byte passes over nearly all of them. Start at RecentIds.has.
+First bytes are stored in an array of their own, so that one byte search skips nearly all ids. Start at RecentIds.has.
 """
 
 import xxhash
@@ -18,7 +18,7 @@ class RecentIds(Struct, array_like=True, gc=False):
     rests: bytearray = field(default_factory=bytearray)
 
     def has(self, digest: bytes) -> bool:
-        """Tell whether an id's hash is among the last 256."""
+        """Return whether an id's hash is among the last 256."""
         firsts, first = self.firsts, digest[0]
         at = firsts.find(first, len(firsts) - RECENT_IDS if len(firsts) > RECENT_IDS else 0)
         while at >= 0:
@@ -28,14 +28,14 @@ class RecentIds(Struct, array_like=True, gc=False):
         return False
 
     def add(self, digest: bytes) -> None:
-        """Remember one more id's hash; the oldest beyond the limit are dropped now and then."""
+        """Add an id's hash; the oldest beyond the limit are dropped in batches."""
         self.firsts.append(digest[0])
         self.rests += digest[1:]
         if len(self.firsts) >= 2 * RECENT_IDS:
             self.trim()
 
     def trim(self) -> None:
-        """Drop what `has` no longer looks at."""
+        """Drop the hashes that `has` no longer searches."""
         if len(self.firsts) > RECENT_IDS:
             del self.firsts[:-RECENT_IDS]
             del self.rests[: -RECENT_IDS * REST_BYTES]
@@ -47,6 +47,6 @@ def id_hash(text: str) -> bytes:
 
 
 def from_joined(ids: bytes) -> list[bytes]:
-    """Turn hashes as rows of older versions hold them, one after another, into the fields of RecentIds."""
+    """Convert hashes stored one after another, as in rows of version 1, into the fields of RecentIds."""
     width = 1 + REST_BYTES
     return [ids[::width], b"".join([ids[at + 1 : at + width] for at in range(0, len(ids), width)])]

@@ -1,7 +1,7 @@
-"""A user's state ↔ the bytes of its row, and rows of older versions → this one.
+"""Encode a user's state as the bytes of a row, and decode rows of this and of older versions.
 
-A row is a version byte and an LZ4 block of MessagePack. A version's function takes its values (lists, dictionaries, numbers,
-bytes) to those of the next version. Start at encode_row and decode_row; `upcast` serves rows of other kinds, too.
+A row is a version byte and an LZ4 block of MessagePack. Each older version has a function that converts its values
+(lists, dictionaries, numbers, bytes) to the next version. Start at encode_row and decode_row; other rows use `upcast`, too.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,17 +15,17 @@ from models.features.recent_ids import from_joined
 from models.features.user_state import TopicState, UserState
 from schemas.errors import DamagedRowError, RowVersionError
 
-Upcasts = Mapping[int, Callable[[Any], Any]]  # version → its values to those of the next version
+Upcasts = Mapping[int, Callable[[Any], Any]]  # version → function that converts its values to the next version
 
 ROW_VERSION = 2
 VERSION_1_TILE_MINUTES = (1, 5, 60, 1440)
 
 
 def check_version(found: int, current: int, upcasts: Upcasts) -> None:
-    """Refuse a version that neither is the current one nor leads to it.
+    """Refuse a version that is neither the current one nor convertible to it.
 
     Raises:
-        RowVersionError: naming what was found, what can be read and what to do.
+        RowVersionError: the version cannot be read; the text says which can, and what to do.
     """
     if found == current:
         return
@@ -38,11 +38,11 @@ def check_version(found: int, current: int, upcasts: Upcasts) -> None:
 
 
 def upcast(packed: bytes, found: int, current: int, upcasts: Upcasts) -> bytes:
-    """Take a row's MessagePack from an older version to the current one.
+    """Convert a row's MessagePack from an older version to the current one.
 
     Raises:
         RowVersionError: the version cannot be read.
-        DamagedRowError: the bytes are no row of the version they name.
+        DamagedRowError: the bytes are not a row of that version.
     """
     check_version(found, current, upcasts)
     try:
@@ -55,7 +55,7 @@ def upcast(packed: bytes, found: int, current: int, upcasts: Upcasts) -> bytes:
 
 
 def from_version_1(values: list[Any]) -> list[Any]:
-    """Version 1 kept each measure on tiles of its own, and the hashes of ids one after another."""
+    """Convert version 1, which stored tiles per measure and the hashes of ids one after another."""
     (topics,) = values
     return [[None if topic is None else _topic_of_version_1(topic) for topic in topics]]
 
@@ -96,7 +96,7 @@ _VERSION_BYTE = bytes([ROW_VERSION])
 def encode_row(state: UserState) -> bytes:
     """Encode a state as a version byte and an LZ4 block of MessagePack.
 
-    Equal states give equal bytes, whenever and however often they were encoded before.
+    Equal states give equal bytes, even if one was encoded before.
     """
     for topic in state.topics:
         if topic is not None:
@@ -105,11 +105,11 @@ def encode_row(state: UserState) -> bytes:
 
 
 def decode_row(row: bytes) -> UserState:
-    """Decode a row; one of an older version is taken to this one first.
+    """Decode a row; convert a row of an older version first.
 
     Raises:
-        RowVersionError: the row was written by a version that cannot be read.
-        DamagedRowError: it is no row.
+        RowVersionError: a version that cannot be read wrote the row.
+        DamagedRowError: the bytes are not a row.
     """
     try:
         packed = bytes(lz4.decompress_block(row[1:]))
@@ -126,7 +126,7 @@ def check_row_version(row: bytes) -> None:
     """Refuse a row whose first byte names a version that cannot be read.
 
     Raises:
-        RowVersionError: naming it.
+        RowVersionError: the version cannot be read; the text names it.
     """
     if row:
         check_version(row[0], ROW_VERSION, UPCASTS)
@@ -147,7 +147,7 @@ _decode = msgspec.msgpack.Decoder(_RowAge).decode
 
 
 def newest_ms(row: bytes | UserState) -> int:
-    """Return the newest event time of any topic of a row; 0 if an older version or damage hides it."""
+    """Return the newest event time of any topic of a row; 0 if the row is damaged or of an older version."""
     if isinstance(row, bytes):
         try:
             topics = _decode(bytes(lz4.decompress_block(row[1:]))).topics if row[0] == ROW_VERSION else []

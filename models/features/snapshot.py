@@ -1,7 +1,7 @@
-"""A user's state → the feature vector, the history and the guard vector of one moment.
+"""Compute the feature vector, the history and the guard vector from a user's state.
 
-The moment is the newest event time of the row, so a snapshot is a function of the events folded, whenever it is taken.
-All division happens here, on integers that order cannot change. Start at snapshot.
+A snapshot is as of the row's newest event time, so it depends only on the folded events, not on the clock. All divisions
+happen here, on integers whose sums do not depend on the order of events. Start at snapshot.
 """
 
 from operator import attrgetter
@@ -34,7 +34,7 @@ _W5M, _W1H, _W24H, _W7D, _W30D, _LIFE = range(6)  # positions in what Series.win
 
 
 class Snapshot(Struct, frozen=True):
-    """What a score rests on: `features` follow FEATURE_SPEC, `guard` is kind index → (since, last offset)."""
+    """The input of one score: `features` follow FEATURE_SPEC, `guard` maps a kind index to (since, last offset)."""
 
     at_ms: int
     features: list[float | None]
@@ -44,7 +44,7 @@ class Snapshot(Struct, frozen=True):
 
 
 def snapshot(state: UserState, ttl_ms: int = DEFAULT_TTL_MS) -> Snapshot:
-    """Render a state that has at least one source event; a topic silent for longer than `ttl_ms` counts as empty."""
+    """Render a state that has at least one source event; a topic without events for `ttl_ms` counts as empty."""
     topics = state.topics
     newest = [topic.newest_ms for topic in topics[:SENTIMENT] if topic is not None]
     at = max(newest)
@@ -67,15 +67,15 @@ def snapshot(state: UserState, ttl_ms: int = DEFAULT_TTL_MS) -> Snapshot:
     for sums in (parts[BROWSE].sums[0], *parts[PURCHASE].sums):
         features += sums
     ratings, rated = parts[RATING].sums[0], parts[RATING].counts
-    sentiments, heard = parts[SENTIMENT].sums[0], parts[SENTIMENT].counts
+    sentiments, scored = parts[SENTIMENT].sums[0], parts[SENTIMENT].counts
     for window in (_W30D, _LIFE):
         features.append(_ratio(ratings[window], rated[window] * SCALE))
-        features.append(_ratio(sentiments[window], heard[window] * SCALE))
+        features.append(_ratio(sentiments[window], scored[window] * SCALE))
     features += (profile.recent_items, profile.recent_categories, len(profile.items), len(profile.categories))
     features += [None if topic is None else at - topic.newest_ms for topic in sources]
     features.append(at - min([topic.first_ms for topic in sources if topic is not None]))
     features += parts[PURCHASE].gaps
-    last_day = (at // HOUR_MS - 23) * 2 - (today - WINDOW_DAYS + 1) * 48  # the half-hour that the last 24 hours begin with
+    last_day = (at // HOUR_MS - 23) * 2 - (today - WINDOW_DAYS + 1) * 48  # the first half-hour of the last 24 hours
     features.append(runs(profile.half_hours >> last_day))
     sessions_and_hours = profile.rhythm()
     features += sessions_and_hours[:2]
@@ -93,7 +93,7 @@ def snapshot(state: UserState, ttl_ms: int = DEFAULT_TTL_MS) -> Snapshot:
     features += [None] * (TOP_CATEGORIES - len(top))
     if len(features) != len(FEATURE_SPEC.names):
         raise AssertionError(
-            f"snapshot made {len(features)} features, the spec names {len(FEATURE_SPEC.names)}: mend one of them"
+            f"found {len(features)} features in a snapshot, expected {len(FEATURE_SPEC.names)}: fix snapshot or FEATURE_SPEC"
         )
     return Snapshot(
         at,
@@ -105,9 +105,9 @@ def snapshot(state: UserState, ttl_ms: int = DEFAULT_TTL_MS) -> Snapshot:
 
 
 def _part(topic: TopicState, minute: int) -> Part:
-    """Compute what one topic gives, and until which minute it gives that unless an event comes."""
+    """Compute one topic's features, and the last minute for which they hold without a new event."""
     counts, *sums = topic.tiles.windows(minute)
-    tile = 1 if counts[_W5M] else 5 if counts[_W1H] else 60 if counts[_W24H] else 1440  # minutes: the next that may pass
+    tile = 1 if counts[_W5M] else 5 if counts[_W1H] else 60 if counts[_W24H] else 1440  # minutes of the next tile to expire
     gaps = _gaps(topic.times) if topic.times else EMPTY.gaps
     return Part(topic.guard, minute // tile * tile + tile - 1, counts, sums, gaps)
 
@@ -134,5 +134,5 @@ def _history(sources: list[TopicState | None]) -> list[HistoryEntry]:
     for topic in sources:
         if topic is not None:
             merged += topic.history
-    merged.sort(key=_EVENT_TIME)  # stable: equal times stay in the order of KINDS
+    merged.sort(key=_EVENT_TIME)  # stable: events with equal times stay in the order of KINDS
     return merged[-HISTORY_EVENTS:]

@@ -1,4 +1,4 @@
-"""What each number of a feature vector means: name, unit, window, null rule, and one hash over all of it.
+"""Define each number of a feature vector (name, unit, window, null rule) and one hash over all definitions.
 
 A vector is only ever read with the spec that wrote it; the hash changes when a definition does. Start at FEATURE_SPEC.
 """
@@ -17,7 +17,7 @@ SENTIMENT = len(KINDS)  # the index of the feedback topic, after the source topi
 LIFETIME = "life"
 WINDOW_NAMES = (*(window.name for window in WINDOWS), LIFETIME)
 
-SEMANTICS = 1  # raise it when a feature's computation changes while its description does not
+SEMANTICS = 1  # increment it when a feature's computation changes but its description does not
 HISTORY_EVENTS, HISTORY_EVENTS_PER_KIND, HISTORY_TEXT_CHARS = 50, 12, 48
 MAX_ITEMS_PER_DAY, MAX_CATEGORIES, MAX_PURCHASE_TIMES, RECENT_IDS = 16, 10, 32, 256
 TOP_CATEGORIES = 5
@@ -27,7 +27,7 @@ KIND_WEIGHTS = {"browse": 1, "click": 2, "purchase": 5, "review": 3, "rating": 3
 
 
 class Feature(Struct, frozen=True):
-    """One number: `window` is a rolling window's name or "life"; `null` says when the number is unknown."""
+    """One number: `window` is a rolling window's name or "life"; `null` states when the number is unknown."""
 
     name: str
     unit: str
@@ -36,7 +36,7 @@ class Feature(Struct, frozen=True):
 
 
 class FeatureSpec(Struct, frozen=True):
-    """The ordered features of a vector and the hash that names this order and these definitions."""
+    """The ordered features of a vector, and a hash of their order and definitions as `version`."""
 
     features: tuple[Feature, ...]
     names: tuple[str, ...]

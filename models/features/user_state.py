@@ -1,8 +1,7 @@
-"""One user's events → what is remembered of them, as a compact row.
+"""Fold one user's events into a compact state, one part per topic.
 
-The state is one part per topic, and each part is a fold of that topic's own sequence alone: no part reads another.
-So how topics interleave cannot matter; only `snapshot.py` looks across parts. Pure: time comes from the events.
-Start at TopicState.apply.
+Each part folds its own topic alone, so the interleaving of topics cannot change it; only `snapshot.py` reads several
+parts. Pure: time comes from the events. Start at TopicState.apply.
 """
 
 from bisect import bisect_left, insort
@@ -33,19 +32,19 @@ from schemas.time_units import DAY_MS, MINUTE_MS
 
 T = TypeVar("T")
 
-NAME_BYTES, HISTORY_TEXT_BYTES = 64, 72  # what a name and a text may take in a row
-SETTLE_TILES = 96  # tiles a topic holds before they are joined: more than the 71 that its windows need
+NAME_BYTES, HISTORY_TEXT_BYTES = 64, 72  # limits of a name and of a text in a row
+SETTLE_TILES = 96  # tiles of a topic before they are merged: more than the 71 that its windows need
 SCALE = 10_000  # ratings and sentiments are summed as integers of 1/10,000
 DEFAULT_TTL_MS = 400 * DAY_MS
 VISIT, BROWSE, CLICK, SEARCH, PURCHASE, REVIEW, RATING = range(len(KINDS))
-_SUMS = {BROWSE: 1, PURCHASE: 3, RATING: 1, SENTIMENT: 1}  # beside the count: of PURCHASE amount, returned lines and amount
+_SUMS = {BROWSE: 1, PURCHASE: 3, RATING: 1, SENTIMENT: 1}  # purchases: amount, returned lines and amount
 
 
 class TopicState(Struct, array_like=True, gc=False):
-    """What one user's events of one topic left: exact tiles, bounded sets, the newest events, and its own guard.
+    """The fold of one user's events of one topic: exact tiles, bounded sets, the newest events, and its guard.
 
-    `since` and `guard` are the offsets of the first and last record it rests on; `slots` maps a day to a 48-bit mask of its
-    active half-hours; `items` a day to the sorted hashes of items seen; `categories` a category and a day to a count.
+    `since` and `guard` are the offsets of the first and last record folded. `slots` maps a day to a 48-bit mask of its
+    active half-hours, `items` a day to the sorted hashes of its items, `categories` a category and a day to a count.
     Days count from 1970 (UTC).
     """
 
@@ -63,7 +62,7 @@ class TopicState(Struct, array_like=True, gc=False):
     history: list[HistoryEntry] = []
 
     def apply(self, kind: int, event: Event, offset: int, rates: Mapping[str, float], profile: Profile | None = None) -> None:
-        """Fold one accepted event of this topic into the state, and into the user's `profile` where there is one.
+        """Fold one accepted event of this topic into the state, and into the user's `profile` if there is one.
 
         `kind` indexes KINDS; `rates` gives the reporting-currency value of one unit of each currency. The caller has
         already refused duplicates, late and future events.
@@ -77,22 +76,22 @@ class TopicState(Struct, array_like=True, gc=False):
         minute = at // MINUTE_MS
         day, slot = divmod(at // SESSION_SLOT_MS, 48)
         slots, bit = self.slots, 1 << slot
-        seen = slots.get(day)
-        if seen is None:
+        mask = slots.get(day)
+        if mask is None:
             slots[day] = bit
             if len(slots) > WINDOW_DAYS:
                 self.slots = within(slots, self.newest_ms)
             if profile is not None:
                 profile.active(day, bit)
-        elif not seen & bit:
-            slots[day] = seen | bit
+        elif not mask & bit:
+            slots[day] = mask | bit
             if profile is not None:
                 profile.active(day, bit)
         item: str | None = None
         category: str | None = None
         text: str | None = None
         amount = 0
-        if kind == PURCHASE:  # adds to its tiles itself
+        if kind == PURCHASE:  # _apply_purchase adds to the tiles
             item, category, text, amount = self._apply_purchase(event, minute, day, rates, profile)  # type: ignore[arg-type]
         elif kind == SEARCH:
             text = event.query  # type: ignore[attr-defined]
@@ -101,7 +100,7 @@ class TopicState(Struct, array_like=True, gc=False):
             self.tiles.add(minute)
         else:
             item, category = event.item_id, event.category  # type: ignore[attr-defined]
-            self._see(kind, item, category, day, profile)
+            self._add_item(kind, item, category, day, profile)
             if kind == BROWSE:
                 amount, text = event.dwell_ms, event.title  # type: ignore[attr-defined]
                 self.tiles.add(minute, (amount,))
@@ -133,7 +132,7 @@ class TopicState(Struct, array_like=True, gc=False):
             self.tiles.settle(self.newest_ms // MINUTE_MS)
 
     def apply_sentiment(self, signal: ReviewSentiment, offset: int) -> None:
-        """Fold one review's sentiment, as scored, into the tile of the review's own time."""
+        """Fold one review's scored sentiment into the tile of the review's own time."""
         self.guard = offset
         self.newest_ms = max(self.newest_ms, signal.event_time_ms)
         self.tiles.add(signal.event_time_ms // MINUTE_MS, (round(signal.sentiment * SCALE),))
@@ -149,7 +148,7 @@ class TopicState(Struct, array_like=True, gc=False):
         largest_amount = -1
         for line in event.lines:
             amount = round(line.unit_price * line.quantity * rate * 100)
-            self._see(PURCHASE, line.item_id, line.category, day, profile)
+            self._add_item(PURCHASE, line.item_id, line.category, day, profile)
             if line.returned:
                 returned += amount
                 returned_lines += 1
@@ -164,19 +163,19 @@ class TopicState(Struct, array_like=True, gc=False):
                 del self.times[0]
         return largest.item_id, largest.category, largest.title, bought - returned
 
-    def _see(self, kind: int, item: str, category: str | None, day: int, profile: Profile | None) -> None:
+    def _add_item(self, kind: int, item: str, category: str | None, day: int, profile: Profile | None) -> None:
         key = xxhash.xxh32_intdigest(item.encode())
-        seen = self.items.get(day)
-        if seen is None:
-            seen = self.items[day] = [key]
+        hashes = self.items.get(day)
+        if hashes is None:
+            hashes = self.items[day] = [key]
             if len(self.items) > WINDOW_DAYS:
-                self.items = within(self.items, self.newest_ms) or {day: seen}
+                self.items = within(self.items, self.newest_ms) or {day: hashes}
             if profile is not None:
                 profile.item_seen(key, day)
-        elif len(seen) < MAX_ITEMS_PER_DAY:
-            at = bisect_left(seen, key)
-            if at == len(seen) or seen[at] != key:
-                seen.insert(at, key)
+        elif len(hashes) < MAX_ITEMS_PER_DAY:
+            at = bisect_left(hashes, key)
+            if at == len(hashes) or hashes[at] != key:
+                hashes.insert(at, key)
                 if profile is not None:
                     profile.item_seen(key, day)
         if category is None:
@@ -186,13 +185,13 @@ class TopicState(Struct, array_like=True, gc=False):
         days = self.categories.get(category)
         if days is None:
             if len(self.categories) >= MAX_CATEGORIES + MAX_CATEGORIES // 2:
-                self._forget_categories()
+                self._drop_old_categories()
                 if profile is not None:
                     profile.today = FORGOTTEN
             self.categories[category] = {day: 1}
         elif day in days:
             days[day] += 1
-            if profile is not None and day == profile.today:  # it has this category and day
+            if profile is not None and day == profile.today:  # the profile has this category and day already
                 profile.weights[category] += WEIGHTS_TODAY[kind]
                 return
         else:
@@ -202,20 +201,20 @@ class TopicState(Struct, array_like=True, gc=False):
         if profile is not None:
             profile.category_seen(kind, category, day)
 
-    def _forget_categories(self) -> None:
+    def _drop_old_categories(self) -> None:
         ranked = sorted(self.categories, key=lambda name: (-max(self.categories[name]), name))[:MAX_CATEGORIES]
         self.categories = {name: self.categories[name] for name in ranked}
 
     def normalize(self) -> None:
-        """Join what no window tells apart, so that equal states are equal bytes; any later snapshot is unchanged."""
+        """Merge tiles that no window distinguishes, so that equal states have equal bytes; later snapshots are unchanged."""
         self.tiles.settle(self.newest_ms // MINUTE_MS)
         self.ids.trim()
 
 
 class UserState(Struct, gc=False):
-    """All topics of one user: index i < 7 is KINDS[i], index 7 the review sentiment fed back by the scorer.
+    """All topics of one user: index i < 7 is KINDS[i], index 7 the review sentiment that the scorer feeds back.
 
-    `profile` is derived from them and not stored: see `profile.py`.
+    `profile` is derived from the topics and not stored: see `profile.py`.
     """
 
     topics: list[TopicState | None]
@@ -223,17 +222,17 @@ class UserState(Struct, gc=False):
 
 
 def new_user() -> UserState:
-    """Return the state of a user of whom nothing is known."""
+    """Return the empty state of a new user."""
     return UserState([None] * (len(KINDS) + 1))
 
 
 def new_topic(kind: int, offset: int, at_ms: int) -> TopicState:
-    """Return a topic's empty state, resting on records from `offset` on."""
+    """Return a topic's empty state, to be folded from the record at `offset`."""
     return TopicState(offset, offset - 1, at_ms, at_ms, no_tiles(1 + _SUMS.get(kind, 0)))
 
 
 def history_order(entry: HistoryEntry) -> tuple[int, str, int, str]:
-    """Order a kind's history by event time, then by content, so that equal times have one order."""
+    """Return the sort key of a kind's history: event time, then content, so that the order is total."""
     return entry.event_time_ms, entry.item_id or "", entry.amount, entry.text or ""
 
 
@@ -244,7 +243,7 @@ def within(days: dict[int, T], newest_ms: int) -> dict[int, T]:
 
 
 def cut(text: str, limit_bytes: int) -> str:
-    """Keep as much of a text as fits into `limit_bytes` of UTF-8."""
+    """Truncate a text to `limit_bytes` of UTF-8, between characters."""
     if len(text) * (1 if text.isascii() else 4) <= limit_bytes:
         return text
     return text.encode()[:limit_bytes].decode(errors="ignore")

@@ -1,7 +1,7 @@
-"""Sums over rolling windows, kept as tiles of event time.
+"""Sum events over rolling windows, from tiles of event time.
 
-A window W with tile size h is a sawtooth window (Chronon's term): its value at time t counts the tiles whose start lies
-in (floor(t/h)·h - W, floor(t/h)·h]. Values are integers, so that neither order nor eviction leaves a residue. Start at
+A window W with tile size h is a sawtooth window (Chronon's term): at time t it counts the tiles whose start is in
+(floor(t/h)·h - W, floor(t/h)·h]. Values are integers, so neither order nor eviction leaves a rounding error. Start at
 WINDOWS.
 """
 
@@ -35,9 +35,9 @@ NOTHING = (0, 0, 0, 0, 0, 0)
 class Tiles(Struct, array_like=True, gc=False):
     """Measures of one topic over time, all on the same tiles; the first measure counts events.
 
-    `totals` are lifetime sums by measure. `starts` are the tiles' first minutes since 1970 (UTC), ascending; `before` holds,
-    by measure, the sum of everything before each tile, so that a window is one subtraction. A tile is a minute while the
-    shortest window can count it alone, then of the next larger size that a window can still tell apart.
+    `totals` are lifetime sums by measure. `starts` are the tiles' first minutes since 1970 (UTC), ascending. `before` holds,
+    by measure, the sum of everything before each tile, so a window is one subtraction. A tile spans one minute while the
+    shortest window can count it alone, then the next larger size that some window still distinguishes.
     """
 
     totals: list[int]
@@ -58,7 +58,7 @@ class Tiles(Struct, array_like=True, gc=False):
             totals[measure] += value
 
     def _add_late(self, minute: int, values: Sequence[int]) -> None:
-        """Make a tile of the minute before later ones, which come to lie behind what it adds."""
+        """Insert a tile before later ones, and add the values to their prefix sums."""
         at = bisect_left(self.starts, minute)
         if self.starts[at] != minute:
             self.starts.insert(at, minute)
@@ -69,7 +69,7 @@ class Tiles(Struct, array_like=True, gc=False):
                 before[later] += value
 
     def settle(self, minute: int) -> None:
-        """Join tiles that no window at or after `minute` tells apart and drop what left them all; sums are unchanged."""
+        """Merge tiles that no window from `minute` on distinguishes, and drop those outside all windows; sums stay."""
         starts = self.starts
         if not starts or (len(starts) == 1 and starts[0] >= minute - 4):
             return
@@ -95,9 +95,9 @@ class Tiles(Struct, array_like=True, gc=False):
         self.starts = kept
 
     def windows(self, minute: int) -> list[tuple[int, int, int, int, int, int]]:
-        """Sum, by measure, the windows that end with `minute`, shortest first, then the lifetime; changes nothing.
+        """Return, by measure, the sums of the windows that end with `minute`, shortest first, then of the lifetime.
 
-        No event may be of a later minute.
+        Changes nothing. No event may be of a later minute.
         """
         starts = self.starts
         five, hour, day = _first_minutes(minute)

@@ -1,4 +1,4 @@
-"""Numbers and what came of them → a linear function of the numbers, held small: the plainest model there is.
+"""Fit L2-regularised linear models, and blend their probabilities with the network's.
 
 Start at fit_linear.
 """
@@ -14,17 +14,17 @@ from models.network.losses import UNKNOWN
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-BLEND_SHARES = tuple(step / 10 for step in range(10, -1, -1))  # of the model; it keeps the lead where nothing tells them apart
+BLEND_SHARES = tuple(step / 10 for step in range(10, -1, -1))  # of the model, largest first, so that it wins ties
 SMALLEST = 1e-6
 
-PENALTIES = (1e-1, 1e-2, 1e-3)  # of half the mean square of weights, the strongest first
+PENALTIES = (1e-1, 1e-2, 1e-3)  # factors of half the sum of squared weights, strongest first
 STEPS = 60
 
 Loss = Callable[[Tensor], Tensor]  # (N, M) logits → a mean loss
 
 
 def fit_linear(layer: nn.Linear, inputs: Tensor, loss: Loss, penalty: float) -> None:
-    """Fit a layer's weights to (N, D) inputs by L-BFGS; biases are not held small."""
+    """Fit a layer to (N, D) inputs by L-BFGS; the penalty applies to weights, not to biases."""
     with torch.enable_grad():
         optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
 
@@ -38,7 +38,7 @@ def fit_linear(layer: nn.Linear, inputs: Tensor, loss: Loss, penalty: float) -> 
 
 
 def fit_best(layer: nn.Linear, inputs: Tensor, loss: Loss, held_out: Tensor, held_out_loss: Loss) -> float:
-    """Fit a layer with the penalty that held-out rows like best, and return it; the first where they show nothing."""
+    """Fit a layer with the penalty of least held-out loss, and return the penalty; the first one without held-out rows."""
     found: list[tuple[float, float, dict[str, Tensor]]] = []
     for penalty in PENALTIES:
         fit_linear(layer, inputs, loss, penalty)
@@ -51,7 +51,7 @@ def fit_best(layer: nn.Linear, inputs: Tensor, loss: Loss, held_out: Tensor, hel
 
 
 def best_share(losses: Iterable[tuple[float, float]]) -> float:
-    """Return the share whose loss is least; among equals the first."""
+    """Return the share with the least loss; the first of equals, 1 if no loss is finite."""
     pairs = [(loss, share) for share, loss in losses if np.isfinite(loss)]
     return min(pairs, key=lambda pair: pair[0])[1] if pairs else 1.0
 
@@ -63,9 +63,9 @@ def log_loss(probabilities: Floats, classes: Indices) -> float:
 
 
 def blend_losses(model: Floats, baseline: Floats, classes: Indices) -> dict[float, float]:
-    """Return the log-loss of the blend with a baseline by the model's share, rounded so that the last bits decide nothing.
+    """Return the log-loss of the blend with a baseline, by the model's share; empty if no class is known.
 
-    Where no row's class is known there is none.
+    Losses are rounded, so that floating-point noise cannot decide between shares.
     """
     known = classes != UNKNOWN
     if not known.any():

@@ -1,7 +1,7 @@
-"""Texts → counts of their terms, TF-IDF → class probabilities, by logistic regression.
+"""Classify texts by logistic regression on the TF-IDF of their terms.
 
-Fitted with scikit-learn, served with numpy alone: what is fitted is a table of terms and three arrays. Shapes: N texts, V
-terms, C classes, R rows of weights. Start at best_terms.
+Fits with scikit-learn, predicts with numpy alone: the model is a table of terms and three arrays. Shapes: N texts, V terms,
+C classes, R rows of weights. Start at best_terms.
 """
 
 import re
@@ -15,19 +15,19 @@ from models.linear.linear_model import Floats, Indices, log_loss
 from models.network.losses import UNKNOWN
 from schemas.errors import CannotFit
 
-STRENGTHS = (4.0, 1.0, 10.0)  # C of the regression; the first where no text was held out
-MAX_TERMS = 50_000  # the commonest; 131,788 gave Chinese reviews nothing more (DECISIONS.md)
-MIN_TEXTS = 2  # that a term must occur in
+STRENGTHS = (4.0, 1.0, 10.0)  # C of the regression; the first is used without held-out texts
+MAX_TERMS = 50_000  # the most frequent; 131,788 did not improve on Chinese reviews (DECISIONS.md)
+MIN_TEXTS = 2  # texts in which a term must occur
 STEPS = 300
 SPACES = re.compile(r"\s\s+")
 WORD = re.compile(r"\b\w\w+\b")
 
-Cut = Callable[[str], list[str]]  # a text → its terms, as often as they occur
+Cut = Callable[[str], list[str]]  # text → its terms, with repetitions
 Labelled = tuple[Sequence[str], Indices]  # texts and their classes, some of them UNKNOWN
 
 
 def characters(text: str) -> list[str]:
-    """Return a text's characters and pairs of them, which every language has."""
+    """Return a text's characters and pairs of characters, which work for every language."""
     text = SPACES.sub(" ", text.lower())
     return [*text, *map("".join, zip(text, text[1:], strict=False))]
 
@@ -38,14 +38,14 @@ def words(text: str) -> list[str]:
 
 
 def singly_and_paired(tokens: list[str]) -> list[str]:
-    """Return tokens, and each with its next."""
+    """Return the tokens, then each token paired with the next."""
     return [*tokens, *map(" ".join, zip(tokens, tokens[1:], strict=False))]
 
 
 class Terms(NamedTuple):
-    """A fitted regression; `classes` are those that training met, in the order of the weights' rows.
+    """A fitted regression; `classes` are those in the training data, in the order of the weights' rows.
 
-    Of two classes there is one row, of the second; of more each has its own.
+    Two classes share one row of weights, for the second class; with more classes each has its own row.
     """
 
     cut: Cut
@@ -56,7 +56,7 @@ class Terms(NamedTuple):
     classes: Indices
 
     def probabilities(self, texts: Sequence[str], count: int) -> Floats:
-        """Return (N, count) probabilities of the classes; one that training never met has probability 0."""
+        """Return (N, count) probabilities of the classes; a class absent from training has probability 0."""
         logits = np.array([self._logits(text) for text in texts]).reshape(len(texts), len(self.bias))
         if len(self.bias) == 1:
             logits = np.hstack([np.zeros_like(logits), logits])
@@ -74,28 +74,28 @@ class Terms(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The terms that held-out texts like best, and the C they were fitted with."""
+    """The terms with the least held-out loss, and the C of their regression."""
 
     terms: Terms
     strength: float
 
 
 def best_terms(
-    taught: Labelled, checked: Labelled, cuts: Sequence[Cut] = (characters,), strengths: Sequence[float] = STRENGTHS
+    train: Labelled, validation: Labelled, cuts: Sequence[Cut] = (characters,), strengths: Sequence[float] = STRENGTHS
 ) -> Chosen:
-    """Fit to `taught` and choose cut and strength by log-loss on `checked`; the first of each where that is empty.
+    """Fit to `train`; choose cut and strength by log-loss on `validation`, or the first of each if that is empty.
 
-    A cut by which no two texts share a term is passed over: Chinese seldom shares words, as nothing parts them.
+    A cut for which no two texts share a term is skipped: Chinese texts seldom share words, as no spaces separate them.
 
     Raises:
-        CannotFit: the taught texts are of one class, or no two of them share a term.
+        CannotFit: the training texts are of one class, or no two of them share a term.
     """
     from sklearn.linear_model import LogisticRegression
 
-    (texts, labels), (held_out, answers) = _known(taught), _known(checked)
-    if (met := len(np.unique(labels))) < 2:
-        raise CannotFit(f"found {met} classes among {len(texts)} training texts, expected 2 or more")
-    count = 1 + int(max(labels.max(), answers.max(initial=0)))
+    (texts, labels), (held_out, truth) = _known(train), _known(validation)
+    if (classes := len(np.unique(labels))) < 2:
+        raise CannotFit(f"found {classes} classes among {len(texts)} training texts, expected 2 or more")
+    count = 1 + int(max(labels.max(), truth.max(initial=0)))
     best: tuple[float, Chosen] | None = None
     for cut in cuts:
         try:
@@ -108,7 +108,7 @@ def best_terms(
             model = LogisticRegression(C=strength, max_iter=STEPS).fit(matrix, labels)
             loss = 0.0
             if check is not None:
-                loss = log_loss(_all_classes(model.predict_proba(check), model.classes_, count), answers)
+                loss = log_loss(_all_classes(model.predict_proba(check), model.classes_, count), truth)
             if best is None or loss < best[0]:
                 columns = {term: int(column) for term, column in vectoriser.vocabulary_.items()}
                 terms = Terms(cut, columns, vectoriser.idf_, model.coef_, model.intercept_, model.classes_)
@@ -134,7 +134,7 @@ def _vectorised(texts: list[str], cut: Cut) -> tuple[Any, Any]:
 
 
 def _all_classes(probabilities: Floats, present: Indices, count: int) -> Floats:
-    """Put columns where their classes are."""
+    """Expand (N, present) columns to (N, count), one column per class."""
     full = np.zeros((len(probabilities), count))
     full[:, present] = probabilities
     return full

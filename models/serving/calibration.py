@@ -1,7 +1,7 @@
-"""Logits and what came of them → the scales and biases that make probabilities of them.
+"""Fit the scales and biases that turn logits into calibrated probabilities.
 
-Fitted on a slice later than the training's. Few examples change little: all fits are held at "leave it as it is". Start at
-fit_calibration.
+The calibration slice is later than the training slice. A prior pulls every fit towards the identity, so few examples
+change little. Start at fit_calibration.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ from models.serving.scorer import sigmoid
 
 Floats = NDArray[np.float64]
 
-PLATT_PRIOR = 10.0  # how many examples' worth of doubt holds a calibration at "leave it as it is"
+PLATT_PRIOR = 10.0  # weight, in examples, of the prior for the identity
 MIN_PLATT_SCALE = 0.05
 
 
 def fit_platt(logits: Floats, labels: Floats) -> Platt:
-    """Fit scale and bias by Newton's method; unknown labels (NaN) are left out, few labels or all alike change little."""
+    """Fit scale and bias by Newton's method; unknown labels (NaN) are left out, and few labels change little."""
     known = ~np.isnan(labels)
-    if len(np.unique(labels[known])) < 2:  # of one answer alone the surest is the best calibrated
+    if len(np.unique(labels[known])) < 2:  # with one class, the most extreme calibration would fit best
         return Platt()
     x = np.column_stack([logits[known], np.ones(known.sum())])
     start = np.array([1.0, 0.0])
@@ -38,23 +38,23 @@ def fit_platt(logits: Floats, labels: Floats) -> Platt:
     return Platt(round(max(float(fitted[0]), MIN_PLATT_SCALE), 6), round(float(fitted[1]), 6))
 
 
-def fit_hazards(logits: Tensor, seen: Exposures) -> list[Platt]:
-    """Fit how far hazards (N, H) differ between users, about each bin's mean logit: one scale for all bins.
+def fit_hazards(logits: Tensor, observed: Exposures) -> list[Platt]:
+    """Fit one scale for all bins: how far users' hazards (N, H) spread around each bin's mean logit.
 
-    The level is left at that of training. It moves with the season, and how much more or less people came back in the weeks
-    of one slice said nothing of the months that followed (DECISIONS.md), so a shift is fitted and thrown away.
+    The level stays at that of training. It has seasonality: a shift of the return rate within one slice did not predict the
+    following months (DECISIONS.md). So a shift per bin is fitted, then discarded.
     """
-    exposure, returned = (torch.from_numpy(part).double() for part in seen)
-    watched = exposure.sum(0)
-    means = torch.where(watched > 0, (logits.double() * exposure).sum(0) / watched.clamp(min=1e-9), 0.0)
+    exposure, returned = (torch.from_numpy(part).double() for part in observed)
+    exposed = exposure.sum(0)
+    means = torch.where(exposed > 0, (logits.double() * exposure).sum(0) / exposed.clamp(min=1e-9), 0.0)
     changes = torch.zeros(1 + logits.shape[1], dtype=torch.float64, requires_grad=True)  # log scale, a shift of each bin
-    doubt = torch.tensor([10 * PLATT_PRIOR, *[PLATT_PRIOR] * logits.shape[1]])
+    prior = torch.tensor([10 * PLATT_PRIOR, *[PLATT_PRIOR] * logits.shape[1]])
     optimiser = torch.optim.LBFGS([changes], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
         moved = (logits.double() - means) * changes[0].exp() + means + changes[1:]
-        value = hazard_loss(moved, exposure, returned).sum() + 0.5 * (doubt * changes.square()).sum()
+        value = hazard_loss(moved, exposure, returned).sum() + 0.5 * (prior * changes.square()).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

@@ -1,10 +1,8 @@
-"""A trained network ↔ a folder of model.safetensors and manifest.json, refused unless every byte is as it was written.
+"""Save a trained network as a checkpoint folder, and load it; refuse one with any altered byte.
 
-A tuned text encoder lies beside them in `encoder/`, a Hugging Face folder; of a network that ranks items their names and
-what was counted of them, the categories of items where events do not say them, and the terms of reviews where they tell their
-moods; all files are in the manifest. Knows what a checkpoint must say about itself (feature spec, encoder, labels,
-calibration), not how it was trained. Nothing is unpickled.
-Start at load_checkpoint.
+The folder holds model.safetensors and manifest.json, which lists every file. Optional files: a tuned encoder (`encoder/`),
+the item head's items and counts, item categories, sentiment terms. Knows a checkpoint's contract (feature spec, encoder,
+labels, calibration), not how it was trained. Nothing is unpickled. Start at load_checkpoint.
 """
 
 import hashlib
@@ -18,7 +16,7 @@ import safetensors.torch
 from msgspec import Struct
 
 from models.features.spec import FEATURE_SPEC
-from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
+from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, SentimentTerms, read_terms, terms_contents
 from models.network.inputs import Normalisation
 from models.network.network import Network, NetworkConfig
 from models.network.rhythm import RHYTHM_NAMES
@@ -28,13 +26,13 @@ from models.serving.checkpoint_files import FileFacts as FileFacts
 from models.serving.item_prior import ItemPrior
 from schemas.errors import ModelError
 
-LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: nothing later was learnt from
+LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: the end of the data that the model was trained on
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 ITEM_NAMES, ITEM_PRIOR = "items.json", "items.safetensors"
-ITEM_CATEGORIES = "categories.json"  # item → category, where events do not say it; without any there is no such file
-OWN_ENCODER = "checkpoint:encoder"  # an encoder_uri: the Hugging Face folder of that name in the checkpoint's own
+ITEM_CATEGORIES = "categories.json"  # item → category, for events without one; no file if there are none
+OWN_ENCODER = "checkpoint:encoder"  # an encoder_uri: the Hugging Face folder `encoder/` of the checkpoint
 FORMAT_VERSION = 2
 
 
@@ -54,10 +52,10 @@ class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Contract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides a checkpoint's scores beside its weights; the model version is a hash of both.
+    """Everything beside the weights that determines a checkpoint's scores; the model version is a hash of both.
 
-    `rhythm` names what is read of a history beside the features. `returns` is what its hazards are of: "any" activity, timed
-    from the newest event seen, or a "purchase", timed from the newest purchase seen.
+    `rhythm` names the rhythm features that the model reads. `returns` is the event its hazards predict: "any" activity,
+    timed from the newest event, or a "purchase", timed from the newest purchase.
     """
 
     spec_version: str
@@ -73,7 +71,7 @@ class Contract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Provenance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a checkpoint comes from; `metrics` are of the test slice, which training never saw."""
+    """Where a checkpoint comes from; `metrics` are on the held-out test slice."""
 
     command: str
     created_at: str
@@ -94,17 +92,17 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(NamedTuple):
-    """A network in eval mode, what its folder says about it, items it ranks, items' categories, terms that tell moods."""
+    """A network in eval mode, its manifest, the items it ranks, the items' categories and the sentiment terms."""
 
     network: Network
     manifest: Manifest
     catalogue: "Catalogue | None" = None
     item_categories: Mapping[str, str] = {}
-    mood_terms: MoodTerms | None = None
+    sentiment_terms: SentimentTerms | None = None
 
 
 class Catalogue(NamedTuple):
-    """The items of an item head, in order, and what was counted of them."""
+    """The items of an item head, in order, and their counts."""
 
     items: list[str]
     prior: ItemPrior
@@ -119,14 +117,14 @@ def save_checkpoint(
     provenance: Provenance,
     catalogue: Catalogue | None = None,
     item_categories: Mapping[str, str] | None = None,
-    mood_terms: MoodTerms | None = None,
+    sentiment_terms: SentimentTerms | None = None,
 ) -> Manifest:
-    """Write weights first and the manifest last, each by renaming; `name` begins the model version.
+    """Write the weights first and the manifest last, each by renaming; `name` is the prefix of the model version.
 
-    Where the contract's encoder is OWN_ENCODER, the caller has written it to `encoder/` in `folder` before.
+    If the contract's encoder is OWN_ENCODER, the caller must have written it to `encoder/` in `folder`.
 
     Raises:
-        ModelError: the tuned encoder's folder is missing, or holds what is no part of an encoder.
+        ModelError: the tuned encoder's folder is missing, or holds files that are not an encoder's.
     """
     contents = {WEIGHTS: safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})}
     if catalogue is not None:
@@ -134,8 +132,8 @@ def save_checkpoint(
         contents[ITEM_PRIOR] = safetensors.numpy.save(catalogue.prior._asdict())
     if item_categories:
         contents[ITEM_CATEGORIES] = msgspec.json.encode(item_categories, order="sorted")
-    if mood_terms is not None:
-        contents |= terms_contents(mood_terms)
+    if sentiment_terms is not None:
+        contents |= terms_contents(sentiment_terms)
     files = {
         file: FileFacts(sha256=hashlib.sha256(content).hexdigest(), size=len(content)) for file, content in contents.items()
     }
@@ -156,10 +154,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint for the feature spec of this code; its hash is checked before a weight is read.
+    """Load a checkpoint for this code's feature spec; the hash is verified before any weight is read.
 
     Raises:
-        ModelError: a file is missing, altered or of another format, spec or shape.
+        ModelError: a file is missing, altered, or of another format, feature spec or shape.
     """
     manifest = read_manifest(folder)
     contract = manifest.contract
@@ -173,16 +171,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     network.load_state_dict(checked_weights(folder / WEIGHTS, manifest.files[WEIGHTS], network.state_dict()))
     network.eval().requires_grad_(False)
     catalogue, item_categories = _read_catalogue(folder, manifest), _read_item_categories(folder, manifest)
-    return Checkpoint(network, manifest, catalogue, item_categories, _read_mood_terms(folder, manifest))
+    return Checkpoint(network, manifest, catalogue, item_categories, _read_sentiment_terms(folder, manifest))
 
 
 def encoder_address(folder: Path, contract: Contract) -> str:
-    """Return where the encoder of a checkpoint in `folder` is loaded from."""
+    """Return the URI from which to load the encoder of a checkpoint in `folder`."""
     return str(folder / ENCODER) if contract.encoder_uri == OWN_ENCODER else contract.encoder_uri
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read what a checkpoint says about itself; it agrees with itself, the other files are not looked at.
+    """Read a checkpoint's manifest and check that it is consistent; the other files are not read.
 
     Raises:
         ModelError: there is no manifest, it is of another format, or it was edited.
@@ -196,7 +194,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ModelError(f"{path} has format {version}, expected {FORMAT_VERSION}: {RETRAIN}")
         manifest = msgspec.convert(found, Manifest)
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
+        raise ModelError(f"{path} is not a manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
     wanted = [WEIGHTS, ITEM_NAMES, ITEM_PRIOR] if manifest.contract.network.items else [WEIGHTS]
     wanted += [TERMS, TERM_WEIGHTS] if {TERMS, TERM_WEIGHTS} & manifest.files.keys() else []
     tuned = manifest.contract.encoder_uri == OWN_ENCODER
@@ -206,7 +204,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelError(f"{path} names files {sorted(manifest.files)}, expected {wanted}{also}: {RETRAIN}")
     name = manifest.model_version.rpartition("-")[0]
     if manifest.model_version != (expected := _model_version(name, manifest.files, manifest.contract)):
-        raise ModelError(f"{path} says {manifest.model_version}, its content is {expected}: it was edited, {RETRAIN}")
+        raise ModelError(
+            f"{path} names {manifest.model_version}, expected {expected} from its content: it was edited, {RETRAIN}"
+        )
     return manifest
 
 
@@ -227,17 +227,17 @@ def _check_sizes(folder: Path, contract: Contract) -> None:
 
 
 def _check_encoder(folder: Path, manifest: Manifest) -> None:
-    """Compare the files of a tuned encoder with the manifest; one too many may change what the encoder does."""
+    """Compare the files of a tuned encoder with the manifest; an extra file is refused, as it may change the encoder."""
     expected = {name: facts for name, facts in manifest.files.items() if ENCODER_FILE.fullmatch(name)}
     found = encoder_files(folder) if expected else {}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             is_now, was = (files[name].sha256[:16] if name in files else "nothing" for files in (found, expected))
-            raise ModelError(f"{folder / name} has SHA-256 {is_now}, expected {was}: fetch the checkpoint again")
+            raise ModelError(f"{folder / name} has SHA-256 {is_now}, expected {was}: download the checkpoint again")
 
 
 def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
-    """Read the items and what was counted of them, where the network has an item head."""
+    """Read the items and their counts; None if the network has no item head."""
     size = manifest.contract.network.items
     if not size:
         return None
@@ -252,7 +252,7 @@ def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
 
 
 def _read_item_categories(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """Read the categories of items, where the model was trained with some."""
+    """Read the categories of items; empty if the model was trained without any."""
     if ITEM_CATEGORIES not in manifest.files:
         return {}
     try:
@@ -262,8 +262,8 @@ def _read_item_categories(folder: Path, manifest: Manifest) -> dict[str, str]:
         raise ModelError(f"{folder} holds categories that cannot be read ({error}): {RETRAIN}") from error
 
 
-def _read_mood_terms(folder: Path, manifest: Manifest) -> MoodTerms | None:
-    """Read the terms that tell the moods of reviews, where they have a share in it."""
+def _read_sentiment_terms(folder: Path, manifest: Manifest) -> SentimentTerms | None:
+    """Read the sentiment terms; None if the checkpoint has none."""
     if TERMS not in manifest.files:
         return None
     try:

@@ -1,6 +1,6 @@
-"""Files of a checkpoint ↔ their bytes, refused unless they have the hash, the names and the shapes they must have.
+"""Read and write a checkpoint's files; refuse any with the wrong hash, name or shape.
 
-Knows what files a checkpoint may have, not what they mean; nothing is unpickled. Start at checked_content.
+Knows which files a checkpoint may have, not what they mean. Nothing is unpickled. Start at checked_content.
 """
 
 import hashlib
@@ -21,36 +21,36 @@ RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
 
 
 class FileFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a file must be, to the byte."""
+    """A file's expected hash and size."""
 
     sha256: str
     size: int
 
 
 def checked_content(path: Path, facts: FileFacts) -> bytes:
-    """Read a file that has the size and hash it must have."""
+    """Read a file; raise ModelError unless it has the expected hash."""
     if not path.is_file():
         raise ModelError(f"found no {path}, expected {facts.size} bytes: {RETRAIN}")
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != facts.sha256:
         raise ModelError(
             f"{path} has {len(content)} bytes of SHA-256 {digest[:16]}, "
-            f"expected {facts.size} of {facts.sha256[:16]}: fetch the checkpoint again"
+            f"expected {facts.size} of {facts.sha256[:16]}: download the checkpoint again"
         )
     return content
 
 
 def checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Read a weights file that has the hash, the names, the shapes and the type that it must have."""
+    """Read a weights file; raise ModelError unless hash, names, shapes and types are the expected ones."""
     content = checked_content(path, facts)
     try:
         found: dict[str, torch.Tensor] = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise ModelError(f"{path} is no safetensors file ({error}): {RETRAIN}") from error
+        raise ModelError(f"{path} is not a safetensors file ({error}): {RETRAIN}") from error
     if missing := sorted(expected.keys() - found.keys()):
         raise ModelError(f"{path} lacks {', '.join(missing)}: {RETRAIN}")
     if extra := sorted(found.keys() - expected.keys()):
-        raise ModelError(f"{path} holds {', '.join(extra)}, which the network has not: {RETRAIN}")
+        raise ModelError(f"{path} holds {', '.join(extra)}, which the network does not have: {RETRAIN}")
     for key, tensor in found.items():
         if tensor.shape != expected[key].shape or tensor.dtype != torch.float32:
             raise ModelError(
@@ -79,7 +79,7 @@ def encoder_files(folder: Path) -> dict[str, FileFacts]:
 
 
 def copy_encoder(source: Path, folder: Path) -> None:
-    """Copy an encoder's folder to where the checkpoint in `folder` keeps its own, in place of one that is there."""
+    """Copy an encoder's folder into the checkpoint in `folder`, replacing an encoder that is already there."""
     if source.resolve() == (folder / ENCODER).resolve():
         return
     shutil.rmtree(folder / ENCODER, ignore_errors=True)
@@ -91,7 +91,7 @@ def copy_encoder(source: Path, folder: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file by renaming, so that no reader meets half of it."""
+    """Write a file and rename it into place, so that no reader sees it partially written."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content)
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""Scores of golden users' stories → findings: what holds, what does not, what the model cannot be asked.
+"""Check a model's scores of the golden users against their expectations: passed, failed or skipped.
 
 Knows neither the fold nor the network. Start at check_stories.
 """
@@ -16,7 +16,7 @@ from models.network.survival import risk, survival_at
 from models.serving.golden_users import Golden, Story, millis
 from schemas.time_units import DAY_MS
 
-if TYPE_CHECKING:  # only who scores needs torch
+if TYPE_CHECKING:  # importing the scorer needs torch, the checks do not
     from models.serving.scorer import Scores
 
 FLOAT_SLACK = 1e-9
@@ -25,7 +25,7 @@ UNTIL_DAYS = 90.0
 
 
 class Reads(Struct, frozen=True, kw_only=True):
-    """What a model was trained on: a story about something else says nothing about it."""
+    """What a model was trained on; expectations about anything else are skipped."""
 
     labels: frozenset[str]
     horizons_days: tuple[int, ...]
@@ -35,7 +35,7 @@ class Reads(Struct, frozen=True, kw_only=True):
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """What became of one expectation."""
+    """The outcome of one expectation."""
 
     story: str
     rule: str
@@ -44,7 +44,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def check_stories(golden: Golden, scores: "Mapping[str, Scores]", reads: Reads) -> list[Finding]:
-    """Compare the scores of every story with what is expected; what the model never met is skipped."""
+    """Compare every story's scores with its expectations; skip those about data that the model was not trained on."""
     findings: list[Finding] = []
     for name, story in golden.stories.items():
         findings += _check_story(name, story, scores[name], reads)
@@ -74,7 +74,7 @@ def _check_story(name: str, story: Story, found: "Scores", reads: Reads) -> Iter
     for interest in story.interest:
         rule = f"{interest.category} among the top {interest.within_top} interests"
         if interest.category not in reads.labels:
-            yield _skipped(name, rule, f"{interest.category} is no label of the model")
+            yield _skipped(name, rule, f"{interest.category} is not a label of the model")
         else:
             top = [label for label, _ in found.interests[: interest.within_top]]
             yield _judged(name, rule, interest.category in top, ", ".join(top))
@@ -88,16 +88,16 @@ def _check_story(name: str, story: Story, found: "Scores", reads: Reads) -> Iter
 
 
 def check_probabilities(scores: "Mapping[str, Scores]", horizons_days: Sequence[int]) -> list[Finding]:
-    """Check what holds of every user: probabilities are some, survival never increases, silence never helps.
+    """Check invariants of every user: probabilities in [0, 1], survival never increases, more silence never lowers risk.
 
-    The last: the longer somebody has been silent, the likelier they stay so until a given day. Within a horizon that
-    moves along it need not hold: who comes every Sunday is likelier to come after six days than after one.
+    The last one is the risk of no return until a fixed day. Risk within a fixed horizon may fall with silence: a user who
+    comes every Sunday is more likely to return after six days of silence than after one.
     """
     findings = []
     for name, found in scores.items():
         values = [*(probability for _, probability in found.interests), *found.survival]
         within = all(0 <= value <= 1 for value in values)
-        findings.append(_judged(name, "probabilities lie in [0, 1]", within, f"{min(values):.3f} to {max(values):.3f}"))
+        findings.append(_judged(name, "probabilities are in [0, 1]", within, f"{min(values):.3f} to {max(values):.3f}"))
         falls = all(after <= before + FLOAT_SLACK for before, after in zip(found.survival, found.survival[1:], strict=False))
         findings.append(_judged(name, "survival never increases", falls, _curve(found.survival)))
         hazards = np.repeat(hazards_of(found), len(SILENT_DAYS), 0)
@@ -110,7 +110,7 @@ def check_probabilities(scores: "Mapping[str, Scores]", horizons_days: Sequence[
 
 
 def check_equal(rule: str, before: "Mapping[str, Scores]", after: "Mapping[str, Scores]", tolerance: float) -> list[Finding]:
-    """Check that a change of the stories that must not matter moved no probability by more than `tolerance`."""
+    """Check that an irrelevant change of the stories moves no probability by more than `tolerance`."""
     return [
         _judged(name, rule, (moved := _distance(found, after[name])) <= tolerance, f"moved by {moved:.4f}")
         for name, found in before.items()
@@ -118,7 +118,7 @@ def check_equal(rule: str, before: "Mapping[str, Scores]", after: "Mapping[str, 
 
 
 def risk_after(found: "Scores", horizons_days: Sequence[int], silent: str, within: str) -> float:
-    """Return the probability of no return `within` a time, after a silence."""
+    """Return the probability of no return `within` a time, after `silent` of silence."""
     return float(risk(hazards_of(found), [millis(silent) / DAY_MS], millis(within) / DAY_MS, horizons_days)[0])
 
 

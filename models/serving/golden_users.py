@@ -1,6 +1,6 @@
-"""Stories of shoppers whom everybody can judge, and what a model must say of them, from golden_users.yaml.
+"""Read golden_users.yaml: scripted shoppers, and the scores that any sensible model must give them.
 
-A script of steps becomes events. Knows neither the fold nor a model: golden_checks.py compares. Start at Golden.
+Turns a script of steps into events. Knows neither the fold nor a model: golden_checks.py compares. Start at Golden.
 """
 
 from pathlib import Path
@@ -15,18 +15,18 @@ from schemas.scoring import EventKind
 from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 
 GOLDEN_USERS = Path(__file__).parent / "golden_users.yaml"
-SHOPPER = "shopper"  # whose steps are scored, after the last of them
+SHOPPER = "shopper"  # the user who is scored, after their last step
 START_MS = 1_767_607_200_000  # a Monday, 10:00 UTC
 UNITS_MS = {"d": DAY_MS, "h": HOUR_MS, "m": MINUTE_MS}
 CURRENCY = "GBP"
 
 Duration = Annotated[str, Meta(pattern=r"^\d+[dhm]( \d+[dhm])*$")]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-Mood = Literal["positive", "negative"]
+Sentiment = Literal["positive", "negative"]
 
 
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What somebody does, `at` a time after the story's start; `times` times, each `every` later than the one before."""
+    """One action, `at` a time after the story's start, repeated `times` times at intervals of `every`."""
 
     do: EventKind
     at: Duration
@@ -43,7 +43,7 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RiskBounds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the risk of no return `within` a time must be, once the shopper was `silent` for a time."""
+    """Bounds on the risk of no return `within` a time, after the shopper was `silent` for a time."""
 
     silent: Duration
     within: Duration
@@ -59,13 +59,13 @@ class TopInterest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Story(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One shopper's script and what must be said after it; `sentiment` is of the review that ends it."""
+    """One shopper's script and the scores expected after it; `sentiment` is that of the review that ends it."""
 
     about: str
     script: Annotated[list[Step], Meta(min_length=1)]
     risk: list[RiskBounds] = []
     interest: list[TopInterest] = []
-    sentiment: Mood | None = None
+    sentiment: Sentiment | None = None
 
     def kinds(self) -> frozenset[str]:
         """Return the kinds of events that the shopper causes."""
@@ -80,7 +80,7 @@ class Moment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Two moments, of which one must have the higher risk of no return `within` a time, `by` at least so much."""
+    """Two moments: the risk of no return `within` a time must be more than `by` higher at `higher` than at `lower`."""
 
     about: str
     lower: Moment
@@ -100,7 +100,7 @@ def load_golden(path: Path = GOLDEN_USERS) -> Golden:
     """Read a file of stories (YAML).
 
     Raises:
-        EvaluationError: the file is missing, or is not what is expected.
+        EvaluationError: the file is missing or invalid.
     """
     try:
         golden = msgspec.yaml.decode(path.read_bytes(), type=Golden)
@@ -119,7 +119,7 @@ def load_golden(path: Path = GOLDEN_USERS) -> Golden:
 
 
 def events_of(story: Story, start_ms: int = START_MS) -> list[tuple[EventKind, Event]]:
-    """Play a script: its events with their kinds, in order of time; ids depend on their place in the script alone."""
+    """Return a script's events with their kinds, in order of time; ids depend on the place in the script alone."""
     events = [
         (step.do, _event(step, start_ms + millis(step.at) + number * millis(step.every), f"{place}-{number}"))
         for place, step in enumerate(story.script)
@@ -129,7 +129,7 @@ def events_of(story: Story, start_ms: int = START_MS) -> list[tuple[EventKind, E
 
 
 def millis(duration: str) -> int:
-    """Turn "3d 2h" into milliseconds."""
+    """Convert a duration such as "3d 2h" to milliseconds."""
     return sum(int(part[:-1]) * UNITS_MS[part[-1]] for part in duration.split())
 
 

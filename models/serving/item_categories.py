@@ -1,7 +1,7 @@
-"""Requests whose events carry no category → the same requests with the categories that their items are known to have.
+"""Fill in the categories of score requests whose events carry none, from a map of items to categories.
 
-A shop may name the categories of its items elsewhere than in its events, or have them made of titles. What an event says
-itself always wins. Start at with_item_categories.
+The map comes from the shop's catalogue or from clusters of titles. A category in the event itself always takes precedence.
+Start at with_item_categories.
 """
 
 from collections import defaultdict
@@ -13,11 +13,11 @@ from models.features.spec import KIND_WEIGHTS
 from schemas.scoring import HistoryEntry, ScoreRequest
 from schemas.time_units import DAY_MS
 
-HALF_LIFE_DAYS = 30  # a history reaches further back than a state's days, whose weights halve sooner
+HALF_LIFE_DAYS = 30  # longer than a state's half-life, because a history reaches further back
 
 
 def with_item_categories(requests: Sequence[ScoreRequest], categories: Mapping[str, str]) -> Sequence[ScoreRequest]:
-    """Fill in what events of the history and shares of the user lack; `categories` maps items to names."""
+    """Fill in missing categories of the history and missing category shares; `categories` maps items to categories."""
     return [_filled(request, categories) for request in requests] if categories else requests
 
 

@@ -1,8 +1,7 @@
-"""What users looked at before → which items come next, by counting: co-occurrence, popularity, and a user's own items.
+"""Predict next items by counting (co-occurrence, popularity, a user's own items), and mix this prior with the network.
 
-Three honest baselines in one, and what the network's item head is mixed with: the mixture that ranked validation best is
-kept. Items are rows 0..V-1 of the vocabulary; everything beyond it is left out. Shapes: N users, V items, T events. Start
-at fit_item_prior.
+The mixture with the best validation ranking is kept. Items are rows 0..V-1 of the vocabulary; other items are left out.
+Shapes: N users, V items, T events. Start at fit_item_prior.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT_PER_ITEM = 200
-SEQUENCE_SIGHT = 10  # events on each side that count as near
-BACKWARD = 0.5  # what a step back counts for
-FADE = 0.6  # of one event to the one before it, for what is near
-OWN_FADE = 0.95  # and for a user's own items, which are counted rather than remembered
+SEQUENCE_SIGHT = 10  # events on each side that count as co-occurring
+BACKWARD = 0.5  # weight of a co-occurrence backwards in time
+FADE = 0.6  # decay per event back, for co-occurrence
+OWN_FADE = 0.95  # and for a user's own items, whose counts decay slowly
 PARTS = ("network", "co_occurrence", "own", "popularity")
 NETWORK_SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-OWN_SHARES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0)  # of what is left, the rest is co-occurrence
-LEAST_POPULARITY = 0.005  # so that no item is impossible
+OWN_SHARES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0)  # of the rest; what remains is co-occurrence
+LEAST_POPULARITY = 0.005  # so that no item has probability 0
 
 Floats = NDArray[np.float32]
 
 
 class ItemPrior(NamedTuple):
-    """Counted chances of the next item; row i of the sparse co-occurrence is values[indptr[i] : indptr[i + 1]]."""
+    """Counted probabilities of the next item; row i of the sparse co-occurrence is values[indptr[i] : indptr[i + 1]]."""
 
     indptr: NDArray[np.int64]  # (V + 1,)
     indices: NDArray[np.int32]
@@ -35,20 +34,20 @@ class ItemPrior(NamedTuple):
 
 
 class Journey(NamedTuple):
-    """Items one user met, in order, as vocabulary rows (-1: none), and how much the user counts for."""
+    """One user's items in order, as vocabulary rows (-1: none), and the user's weight."""
 
     items: Sequence[int]
     weight: float
 
 
 def fit_item_prior(journeys: Iterable[Journey], wanted: Iterable[tuple[int, float]], items: int) -> ItemPrior:
-    """Count `journeys` for co-occurrence and `wanted` items (row, weight) for popularity; the mixture is even."""
+    """Count `journeys` for co-occurrence and `wanted` items (row, weight) for popularity; the mixture is uniform."""
     pairs: list[NDArray[np.int64]] = []
     weights: list[NDArray[np.float64]] = []
     for journey in journeys:
-        met = np.array([item for item in journey.items if item >= 0], np.int64)
-        for step in range(1, min(SEQUENCE_SIGHT, len(met))):
-            before, after = met[:-step], met[step:]
+        known = np.array([item for item in journey.items if item >= 0], np.int64)
+        for step in range(1, min(SEQUENCE_SIGHT, len(known))):
+            before, after = known[:-step], known[step:]
             differ = before != after
             for one, other, share in ((before, after, 1.0), (after, before, BACKWARD)):
                 pairs.append((one * items + other)[differ])
@@ -75,15 +74,15 @@ def fit_item_prior(journeys: Iterable[Journey], wanted: Iterable[tuple[int, floa
 
 
 def counted_chances(prior: ItemPrior, items: NDArray[np.int32], lengths: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Return the (N, V) chances by co-occurrence and by the users' own items, from vocabulary rows (N, T) that begin at 1.
+    """Return (N, V) probabilities by co-occurrence and by the users' own items, from vocabulary rows (N, T) from 1.
 
-    A user without a known item has no such chances: the row is zero.
+    The row of a user without a known item is zero.
     """
     size = len(prior.popularity)
     near, own = np.zeros((len(items), size), np.float32), np.zeros((len(items), size), np.float32)
-    for row, (met, length) in enumerate(zip(items, lengths, strict=True)):
+    for row, (history, length) in enumerate(zip(items, lengths, strict=True)):
         weight, own_weight = 1.0, 1.0
-        for item in met[:length][::-1] - 1:
+        for item in history[:length][::-1] - 1:
             if 0 <= item < size:
                 part = slice(prior.indptr[item], prior.indptr[item + 1])
                 near[row, prior.indices[part]] += weight * prior.values[part]
@@ -94,15 +93,15 @@ def counted_chances(prior: ItemPrior, items: NDArray[np.int32], lengths: NDArray
 
 
 def mix_items(prior: ItemPrior, network: Floats, near: Floats, own: Floats) -> Floats:
-    """Return the (N, V) chances of the mixture, from those of the network and of counting."""
+    """Return the (N, V) probabilities of the mixture, from those of the network and of counting."""
     shares = prior.mix
     return np.asarray(shares[0] * network + shares[1] * near + shares[2] * own + shares[3] * prior.popularity, np.float32)
 
 
 def choose_mix(prior: ItemPrior, network: Floats, near: Floats, own: Floats, wanted: Sequence[Sequence[int]]) -> ItemPrior:
-    """Return the prior with the mixture that ranks the `wanted` items of N users best; all chances are (N, V).
+    """Return the prior with the mixture that ranks the `wanted` items of N users best; all probabilities are (N, V).
 
-    What counts is the mean over users and their wanted items of 1 / rank and of being among the first 20.
+    The criterion is the mean over users and their wanted items of 1 / rank plus the hit rate at 20.
     """
     best, chosen = -1.0, prior
     for shares in _mixtures():
@@ -113,7 +112,7 @@ def choose_mix(prior: ItemPrior, network: Floats, near: Floats, own: Floats, wan
 
 
 def ranking_value(chances: Floats, wanted: Sequence[Sequence[int]]) -> float:
-    """Return the mean over users of how well their wanted items rank; users who want nothing do not count."""
+    """Return the mean ranking quality of users' wanted items; users without wanted items are left out."""
     values = []
     for row, items in zip(chances, wanted, strict=True):
         if items:
@@ -123,7 +122,7 @@ def ranking_value(chances: Floats, wanted: Sequence[Sequence[int]]) -> float:
 
 
 def _mixtures() -> Iterable[Floats]:
-    """Yield shares of PARTS; the ones that lean on the network come last, so that it must win, not draw."""
+    """Yield shares of PARTS; larger network shares come later, so that the network loses ties."""
     for network in NETWORK_SHARES:
         for own in OWN_SHARES:
             counted = (1 - network) * (1 - own)

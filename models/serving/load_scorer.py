@@ -1,4 +1,4 @@
-"""A checkpoint folder or a registry → a scorer that role scorer can serve. Start at load_scorer."""
+"""Load a scorer that the scorer role can serve, from a checkpoint folder or a registry. Start at load_scorer."""
 
 from pathlib import Path
 
@@ -9,10 +9,11 @@ from schemas.signals import CHURN_HORIZON_DAYS
 
 
 def load_scorer(folder: Path, *, threads: int | None = None, encoder: Encoder | None = None) -> Scorer:
-    """Load a model that can serve: one that Scorer.load takes, and that our signals can be made of.
+    """Load a model and check that it has the horizon that churn-risk events report.
 
     Raises:
-        ModelError, RegistryError: it cannot.
+        ModelError: the model cannot be loaded, or lacks the horizon.
+        RegistryError: no model of the registry is in production.
     """
     scorer = Scorer.load(folder, threads=threads, encoder=encoder)
     if CHURN_HORIZON_DAYS not in scorer.horizons_days:

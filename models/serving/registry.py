@@ -1,7 +1,7 @@
-"""A folder of checkpoints and the note of which one serves: production.json, replaced by renaming, never half written.
+"""Keep checkpoints in a folder, and record in production.json which one serves.
 
-`<model_version>/` is a checkpoint folder; production.json says the current version and every change, with time and
-command. Decides nothing about a model's worth. Start at Registry.
+`<model_version>/` is a checkpoint folder. production.json holds the current version and every change with its time and
+command; it is replaced by renaming, so it is never partially written. Does not judge a model's quality. Start at Registry.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ VERSION_NAME = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One change of what serves: after it, `model_version` did. `without_report` is why none was needed."""
+    """One change of the production model to `model_version`. `without_report` is why no report was needed."""
 
     action: Literal["promote", "rollback"]
     model_version: str
@@ -37,14 +37,14 @@ class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 
 class Production(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of production.json: what serves, and every change since the first, oldest first."""
+    """All of production.json: the version that serves, and every change, oldest first."""
 
     format_version: int
     current: str
     history: list[Change]
 
     def former(self) -> str | None:
-        """Return what a rollback goes to: the version promoted before the current one and not rolled back itself."""
+        """Return the target of a rollback: the version promoted before the current one and not rolled back itself."""
         served: list[str] = []
         for change in self.history:
             if change.action == "promote":
@@ -68,7 +68,7 @@ class Registry:
         """Return the checkpoint folder of a version.
 
         Raises:
-            RegistryError: there is none.
+            RegistryError: the registry has no such version.
         """
         if not VERSION_NAME.fullmatch(version) or not (self.folder / version / MANIFEST).is_file():
             known = ", ".join(self.versions()) or "none"
@@ -76,7 +76,7 @@ class Registry:
         return self.folder / version
 
     def production(self) -> Production | None:
-        """Read what serves; None before the first promotion.
+        """Read production.json; None before the first promotion.
 
         Raises:
             RegistryError: production.json was edited, or is of another format.
@@ -92,23 +92,23 @@ class Registry:
             found = f"format {production.format_version} and {len(production.history)} changes"
             raise RegistryError(f"{path} has {found}, expected format {FORMAT_VERSION} and a history: {MOVE}")
         if production.current != (last := production.history[-1].model_version):
-            raise RegistryError(f"{path} says {production.current}, expected {last}, its history's last: {MOVE}")
+            raise RegistryError(f"{path} names {production.current}, expected {last}, the last of its history: {MOVE}")
         return production
 
     def add(self, source: Path) -> str:
-        """Copy a checkpoint folder into the registry, after every byte of it was checked; returns its version.
+        """Verify every byte of a checkpoint folder, copy it into the registry, and return its version.
 
-        What is copied is what the manifest names, and the JSON and HTML beside it: report and run card. A version that
-        is there already stays as it is, but takes those.
+        Copies the files that the manifest names, and the JSON and HTML beside them: report and run card. A version that is
+        already in the registry is kept; only its JSON and HTML are replaced.
 
         Raises:
-            ModelError: the checkpoint, or the one that is there already, is altered.
+            ModelError: the checkpoint, or the version already in the registry, was altered.
         """
         manifest = load_checkpoint(source).manifest
         version = manifest.model_version
         if not VERSION_NAME.fullmatch(version):
             raise RegistryError(
-                f"found model version {version!r}, expected letters, digits and ._+-: rename its folder, train again"
+                f"found model version {version!r}, expected letters, digits and ._+-: rename its folder and train again"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / version
@@ -128,7 +128,7 @@ class Registry:
         return version
 
     def promote(self, version: str, *, at: str, command: str, without_report: str | None = None) -> Production:
-        """Let a version serve, after every byte of it was checked; where it does already, the note is written anew."""
+        """Verify every byte of a version and put it into production; if it is already, rewrite production.json unchanged."""
         self._check(self.checkpoint(version), version)
         change = Change(action="promote", model_version=version, at=at, command=command, without_report=without_report)
         with self._locked():
@@ -138,11 +138,11 @@ class Registry:
             return self._write(production.history if production.current == version else [*production.history, change])
 
     def rollback(self, *, at: str, command: str) -> Production:
-        """Let the former version serve again, after every byte of it was checked.
+        """Verify every byte of the former version and put it back into production.
 
         Raises:
-            RegistryError: there is none.
-            ModelError: it was altered since.
+            RegistryError: there is no former version.
+            ModelError: the former version was altered.
         """
         with self._locked():
             production = self.production()
@@ -164,9 +164,9 @@ class Registry:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let one command at a time change what serves."""
+        """Hold the registry's lock, so that only one command at a time changes production.json."""
         if not self.folder.is_dir():
-            raise RegistryError(f"found no registry {self.folder}, expected one: footfall models promote FOLDER makes it")
+            raise RegistryError(f"found no registry {self.folder}, expected one: create it with footfall models promote FOLDER")
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -176,25 +176,25 @@ def serving(folder: Path) -> Path:
     """Return the checkpoint folder to load: that of a registry's current version, or the folder itself.
 
     Raises:
-        RegistryError: it is a registry in which nothing serves.
+        RegistryError: the folder is a registry without a promoted model.
     """
     registry = Registry(folder)
     production = registry.production()
     if production is not None:
         return registry.checkpoint(production.current)
     if not (folder / MANIFEST).is_file() and registry.versions():
-        raise RegistryError(f"found models in {folder} and none of them promoted: run footfall models promote VERSION")
+        raise RegistryError(f"found models in {folder}, expected a promoted one: run footfall models promote VERSION")
     return folder
 
 
 def _reports(folder: Path, manifest: Manifest) -> list[Path]:
-    """List the JSON and HTML beside a checkpoint that are no part of it."""
+    """List the JSON and HTML files beside a checkpoint that its manifest does not name."""
     own = {MANIFEST, *manifest.files}
     return [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".html") and path.name not in own]
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, and a machine that loses power, has the old content or the new."""
+    """Replace a file atomically and durably: after a power loss it has the old content or the new."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)

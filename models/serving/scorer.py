@@ -1,6 +1,6 @@
-"""Score requests → calibrated probabilities of interest and return, next items, and the sentiment of a review.
+"""Score requests: calibrated probabilities of interest and return, next items, and a review's sentiment.
 
-Blocking and pure of Kafka; a request's scores do not depend on its batch mates beyond the last bits. Start at
+Blocks, and knows nothing of Kafka. A request's scores depend on the rest of its batch only by rounding error. Start at
 Scorer.score.
 """
 
@@ -33,10 +33,10 @@ Probabilities = NDArray[np.float64]
 
 
 class Scores(Struct, frozen=True, gc=False):
-    """What one request says: every label, most probable first; survival[i] = P(no return within horizons_days[i]).
+    """The scores of one request: every label, most probable first; survival[i] = P(no return within horizons_days[i]).
 
-    `sentiment` is -1 (bad) to 1 (good), null unless a review with a text caused the request. `items` are the likeliest next
-    ones and their chances, empty where the model ranks none.
+    `sentiment` is -1 (negative) to 1 (positive), null unless a review with a text caused the request. `items` are the most
+    probable next items with their probabilities; empty if the model has no item head.
     """
 
     interests: list[tuple[str, float]]
@@ -46,7 +46,7 @@ class Scores(Struct, frozen=True, gc=False):
 
 
 class Calibrated(Struct, frozen=True):
-    """Probabilities of N requests: interest (N, K), hazards (N, H), positive sentiment (N,); and each one's best items."""
+    """Probabilities of N requests: interest (N, K), hazards (N, H), positive sentiment (N,), and each one's top items."""
 
     interest: Probabilities
     hazards: Probabilities
@@ -55,14 +55,14 @@ class Calibrated(Struct, frozen=True):
 
 
 class Scorer:
-    """A checkpoint and the encoder it was trained with; safe to share between threads.
+    """A checkpoint and the encoder it was trained with; threads may share it.
 
-    `kinds_read` are the kinds of events that training met, `knows_reviews` says whether it met labelled reviews.
+    `kinds_read` are the kinds of events in the training data; `knows_reviews` is true if it had labelled reviews.
     """
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
-        """Raise ModelError when the encoder is not the one the checkpoint was trained with."""
-        self._network, manifest, self._catalogue, self._item_categories, self._mood_terms = checkpoint
+        """Raise ModelError if the encoder is not the one that the checkpoint was trained with."""
+        self._network, manifest, self._catalogue, self._item_categories, self._sentiment_terms = checkpoint
         contract = self._contract = manifest.contract
         if encoder.encoder_id != contract.encoder_id:
             raise ModelError(
@@ -92,14 +92,13 @@ class Scorer:
     ) -> "Scorer":
         """Load a checkpoint folder, or the promoted one of a registry, and its encoder.
 
-        The encoder comes from `encoder_uri` where it lies elsewhere than in training; `encoder`, cache included, is
-        kept where the checkpoint was trained with the same. `threads` bounds torch in this whole process. Takes
-        seconds: the encoder's weights are read and hashed.
+        `encoder_uri` overrides the checkpoint's encoder URI. `encoder` and its cache are reused if the checkpoint was
+        trained with the same encoder. `threads` limits torch in the whole process. Takes seconds, to read and hash the
+        encoder's weights.
 
         Raises:
-            ModelError: the checkpoint must not be used, or the encoder is another.
-            ModelError: the encoder cannot be loaded.
-            RegistryError: nothing in the registry serves.
+            ModelError: the checkpoint must not be used, or its encoder cannot be loaded or is a different one.
+            RegistryError: no model of the registry is in production.
         """
         folder = serving(folder)
         checkpoint = load_checkpoint(folder)
@@ -109,25 +108,27 @@ class Scorer:
         return cls(checkpoint, encoder)
 
     def warm_up(self) -> None:
-        """Score made requests with short and long histories, so that the first real one waits for no set-up."""
-        self.score([_made_request(self.spec_version, n) for n in (1, HISTORY_EVENTS)])
+        """Score synthetic requests with short and long histories, so that the first real one is not slowed by set-up."""
+        self.score([_warm_up_request(self.spec_version, n) for n in (1, HISTORY_EVENTS)])
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
         """Score requests; result i answers request i.
 
-        Texts not seen lately go through the encoder, then users in micro-batches of like history length. An empty
-        sequence returns at once. Blocks until the last micro-batch is done: call it through asyncio.to_thread.
+        Encodes texts that are not cached, then scores users in micro-batches of similar history length. An empty sequence
+        returns at once. Blocks until the last micro-batch is done: call it through asyncio.to_thread.
 
         Raises:
             ModelError: a request was built by another feature spec; nothing is scored.
-            FloatingPointError: the model gave a value that is no number; the process should end.
+            FloatingPointError: the model returned NaN or infinity; the process should end.
         """
         if not requests:
             return []
         probabilities = self.probabilities(requests)
         survival = self._survival(requests, probabilities.hazards)
         if not all(np.isfinite(found).all() for found in (probabilities.interest, survival, probabilities.positive)):
-            raise FloatingPointError(f"model {self.model_version} gave values that are no numbers: restart on sound hardware")
+            raise FloatingPointError(
+                f"found NaN or infinity in scores of model {self.model_version}, expected finite: restart on sound hardware"
+            )
         return [
             Scores(
                 interests=sorted(zip(self.labels, interest, strict=True), key=lambda entry: (-entry[1], entry[0])),
@@ -146,7 +147,7 @@ class Scorer:
         ]
 
     def probabilities(self, requests: Sequence[ScoreRequest]) -> Calibrated:
-        """Return what the model says of requests as arrays; hazards run from where `returns` says.
+        """Return the probabilities of requests as arrays; hazards are timed from the event that `returns` names.
 
         Raises:
             ModelError: a request was built by another feature spec.
@@ -165,9 +166,9 @@ class Scorer:
             for batch in plan_batches(rows.lengths.tolist(), max_padded_tokens=BATCH_PADDED_EVENTS, max_rows=BATCH_ROWS):
                 picked = np.array(batch)
                 logits = self._network(collate(rows, picked, table, contract.normalisation))
-                if self._mood_terms is not None:
+                if self._sentiment_terms is not None:
                     reviews = [texts[place - 1] if place else None for place in rows.reviews[picked].tolist()]
-                    logits = logits._replace(sentiment=self._mood_terms.blend(logits.sentiment, reviews))
+                    logits = logits._replace(sentiment=self._sentiment_terms.blend(logits.sentiment, reviews))
                 found = calibrate(logits, contract.calibration)
                 interest[picked], hazards[picked], positive[picked] = found.interest, found.hazards, found.positive
                 if self._catalogue is not None:
@@ -176,12 +177,12 @@ class Scorer:
         return Calibrated(interest, hazards, positive, items)
 
     def _survival(self, requests: Sequence[ScoreRequest], hazards: Probabilities) -> Probabilities:
-        """Return S (N, H) from each request's event on: where hazards are timed from a purchase, from that silence on."""
+        """Return survival (N, H) from each request's event on, given the silence before it."""
         silent = silent_days(requests, self.returns)
         return np.stack([risk(hazards, silent, days, self.horizons_days) for days in self.horizons_days], axis=1)
 
     def _best_items(self, logits: Logits, rows: Rows, picked: NDArray[np.int64]) -> list[list[tuple[str, float]]]:
-        assert self._catalogue is not None  # its caller asks
+        assert self._catalogue is not None  # the caller checks it
         names, prior = self._catalogue
         near, own = counted_chances(prior, rows.items[picked], rows.lengths[picked])
         chances = mix_items(prior, torch.softmax(logits.items, dim=1).numpy(), near, own)
@@ -208,19 +209,19 @@ class Scorer:
 
 
 def silent_days(requests: Sequence[ScoreRequest], returns: str) -> Probabilities:
-    """Return (N,) days that hazards have run at each request's event: none, or since the purchase they are timed from."""
+    """Return (N,) days of silence at each request's event: 0, or since the newest purchase if hazards run from it."""
     if returns == "any":
         return np.zeros(len(requests))
     return np.array([(request.features[PURCHASE_RECENCY] or 0.0) / DAY_MS for request in requests], np.float64)
 
 
 def text_table(encoder: Encoder, texts: list[str]) -> Vectors:
-    """Return the (1 + N, D) table that `arrange` numbers texts into; row 0 is no text."""
+    """Return the (1 + N, D) vectors of the texts that `arrange` numbers; row 0 is no text."""
     return np.concatenate([np.zeros((1, encoder.dimension), np.float32), encoder.encode(texts)])
 
 
 def calibrate(logits: Logits, calibration: Calibration) -> Calibrated:
-    """Turn logits into probabilities in [0, 1]."""
+    """Convert logits to calibrated probabilities in [0, 1]."""
     hazards = logits.hazards.double().numpy()
     scales = np.array([platt.scale for platt in calibration.hazards])
     biases = np.array([platt.bias for platt in calibration.hazards])
@@ -240,7 +241,7 @@ def _probability(logits: Probabilities, platt: Platt) -> Probabilities:
     return sigmoid(logits * platt.scale + platt.bias)
 
 
-def _made_request(spec_version: str, events: int) -> ScoreRequest:
+def _warm_up_request(spec_version: str, events: int) -> ScoreRequest:
     entry = HistoryEntry(0, KINDS[0], None, None, 0, "warm up")
     return ScoreRequest(
         request_id="warm-up",

@@ -1,6 +1,7 @@
-"""A fine-tuned encoder and its heads ↔ a folder: encoder/, heads.safetensors, manifest.json, all of it hashed.
+"""Save a fine-tuned encoder and its heads as a folder, and load it; refuse one with any altered file.
 
-`encoder/` is an ordinary encoder folder: Encoder.load reads it without knowing of reviews. Start at load_tuned.
+The folder holds encoder/, heads.safetensors and manifest.json with all hashes. `encoder/` is an ordinary encoder folder that
+Encoder.load reads. Start at load_tuned.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ RETRAIN = "train again with footfall train texts"
 
 
 class TunedManifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of manifest.json; `metrics` are of the test slice, through the encoder as this folder serves it."""
+    """All of manifest.json; `metrics` are on the test slice, measured with the encoder as saved in this folder."""
 
     format_version: int
     files: dict[str, FileFacts]
@@ -41,7 +42,7 @@ class TunedManifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class TunedText(NamedTuple):
-    """What a folder holds, ready to serve."""
+    """A loaded folder, ready to serve."""
 
     encoder: Encoder
     heads: TextHeads
@@ -49,7 +50,7 @@ class TunedText(NamedTuple):
 
 
 class Probabilities(NamedTuple):
-    """What the heads say of N texts; None where there is no such head."""
+    """The heads' probabilities of N texts; None without that head."""
 
     sentiment: Floats | None  # (N, 2) negative, positive
     rating: Floats | None  # (N, 5) one to five stars
@@ -57,14 +58,14 @@ class Probabilities(NamedTuple):
 
 
 def save_weights(folder: Path, parts: Parts, heads: TextHeads, licence: str) -> None:
-    """Write encoder and heads; the manifest comes after their metrics, by save_manifest."""
+    """Write encoder and heads; save_manifest writes the manifest once the metrics are measured."""
     save_encoder(folder / ENCODER, parts, licence)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
     (folder / HEADS).write_bytes(safetensors.torch.save(tensors))
 
 
 def save_manifest(folder: Path, **facts: Any) -> TunedManifest:
-    """Hash what save_weights wrote and write the manifest last, by renaming; `facts` are its other fields."""
+    """Hash the files of save_weights and write the manifest last, by renaming; `facts` are its other fields."""
     paths = [folder / HEADS, *sorted(path for path in (folder / ENCODER).rglob("*") if path.is_file())]
     files = {path.relative_to(folder).as_posix(): _facts(path) for path in paths}
     manifest = TunedManifest(format_version=FORMAT_VERSION, files=files, **facts)
@@ -75,7 +76,7 @@ def save_manifest(folder: Path, **facts: Any) -> TunedManifest:
 
 
 def load_tuned(folder: Path, *, threads: int | None = None) -> TunedText:
-    """Read a folder whose every file is as it was written.
+    """Load a folder.
 
     Raises:
         ModelError: a file is missing, altered or of another format.
@@ -86,17 +87,19 @@ def load_tuned(folder: Path, *, threads: int | None = None) -> TunedText:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=TunedManifest)
     except msgspec.DecodeError as error:
-        raise ModelError(f"{path} is no manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
+        raise ModelError(f"{path} is not a manifest ({error}), expected one of format {FORMAT_VERSION}: {RETRAIN}") from error
     for name, facts in manifest.files.items():
         if not (folder / name).is_file() or _facts(folder / name) != facts:
-            raise ModelError(f"found {folder / name} missing or altered, expected SHA-256 {facts.sha256[:16]}: fetch it again")
+            raise ModelError(
+                f"found {folder / name} missing or altered, expected SHA-256 {facts.sha256[:16]}: download it again"
+            )
     heads = TextHeads(manifest.heads)
     heads.load_state_dict(safetensors.torch.load((folder / HEADS).read_bytes()))
     return TunedText(Encoder.load(str(folder / ENCODER), threads=threads), heads.eval().requires_grad_(False), manifest)
 
 
 def head_probabilities(heads: TextHeads, vectors: Vectors) -> Probabilities:
-    """Turn (N, D) vectors of an encoder into what the heads say."""
+    """Return the heads' probabilities of an encoder's (N, D) vectors."""
     with torch.inference_mode():
         logits: TextLogits = heads(torch.from_numpy(np.asarray(vectors, np.float32)))
     rating = None if logits.rating is None else ordinal_probabilities(logits.rating)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.data.examples import Slice
 from models.linear.linear_model import Loss, best_share, blend_losses, fit_best, fit_linear
-from models.linear.sentiment_terms import CUTS, MoodTerms
+from models.linear.sentiment_terms import CUTS, SentimentTerms
 from models.linear.tfidf import best_terms
 from models.network.losses import binary_loss
 from models.network.network import Network
@@ -87,21 +87,21 @@ def fit_sentiment(network: Network, texts: dict[Slice, Reviews]) -> dict[str, An
     return {"sentiment": {"penalty": penalty, "reviews": len(training.positive)}}
 
 
-def fit_mood_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[MoodTerms | None, dict[str, Any]]:
+def fit_sentiment_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[SentimentTerms | None, dict[str, Any]]:
     """Fit TF-IDF with regression to the training reviews; choose its settings and its share on the validation slice.
 
     None if it gets no share, because the sentiment head alone is as good, or if nothing can be chosen: with too few reviews,
     or with one class alone, where whatever predicts that class most often would win.
     """
     training, held_out = texts[Slice.TRAIN], texts[Slice.VALIDATION]
-    taught_moods, truth = (reviews.positive.long().numpy() for reviews in (training, held_out))
+    training_labels, truth = (reviews.positive.long().numpy() for reviews in (training, held_out))
     if len(truth) < LEAST_TO_CHOOSE or len(np.unique(truth)) < 2:
         return None, {}
     try:
-        terms, strength = best_terms((training.texts, taught_moods), (held_out.texts, truth), tuple(CUTS.values()))
+        terms, strength = best_terms((training.texts, training_labels), (held_out.texts, truth), tuple(CUTS.values()))
     except CannotFit:
         return None, {}
-    positive = moods(network, held_out).double().sigmoid().numpy()
+    positive = sentiment_logits(network, held_out).double().sigmoid().numpy()
     losses = blend_losses(np.column_stack([1 - positive, positive]), terms.probabilities(held_out.texts, 2), truth)
     share = best_share(losses.items())
     chosen = {
@@ -109,10 +109,10 @@ def fit_mood_terms(network: Network, texts: dict[Slice, Reviews]) -> tuple[MoodT
         "validation_loss": {f"{share:g}": round(value, 5) for share, value in losses.items()},
         "terms": {"cut": terms.cut.__name__, "strength": strength, "count": len(terms.columns)},
     }
-    return (MoodTerms(terms, share) if share < 1 else None), chosen
+    return (SentimentTerms(terms, share) if share < 1 else None), chosen
 
 
-def moods(network: Network, reviews: Reviews, terms: MoodTerms | None = None) -> Tensor:
+def sentiment_logits(network: Network, reviews: Reviews, terms: SentimentTerms | None = None) -> Tensor:
     """Return the (M,) logits of reviews being positive, from the network or from its blend with terms."""
     with torch.inference_mode():
         logits = torch.as_tensor(network.sentiment(reviews.vectors * network.text_scale).squeeze(1))

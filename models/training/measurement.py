@@ -21,7 +21,7 @@ TOP = 3
 
 
 def measure(
-    found: Calibrated, positive: Floats, moods: NDArray[np.float32], examples: Sequence[Example], contract: Contract
+    found: Calibrated, positive: Floats, sentiments: NDArray[np.float32], examples: Sequence[Example], contract: Contract
 ) -> dict[str, Any]:
     """Measure every head; None where the examples do not suffice."""
     silent = np.array([silent_ms(example) / DAY_MS for example in examples])
@@ -42,7 +42,7 @@ def measure(
     for row in known_rows:
         best = np.argsort(-found.interest[row], kind="stable")[:TOP]
         hits.append(any(contract.labels[label] in (examples[row].categories or ()) for label in best))
-    right = (positive > 0.5) == (moods > 0.5)
+    right = (positive > 0.5) == (sentiments > 0.5)
     return {
         "churn": churn,
         "interest": {
@@ -51,10 +51,10 @@ def measure(
             "top3_hit_rate": _rounded(float(np.mean(hits))) if hits else None,
         },
         "sentiment": {
-            "examples": len(moods),
-            "positive_share": _rounded(moods.mean()) if len(moods) else None,
-            "accuracy": _rounded(right.mean()) if len(moods) else None,
-            "auc": _auc(positive, moods.astype(np.float64)),
+            "examples": len(sentiments),
+            "positive_share": _rounded(sentiments.mean()) if len(sentiments) else None,
+            "accuracy": _rounded(right.mean()) if len(sentiments) else None,
+            "auc": _auc(positive, sentiments.astype(np.float64)),
         },
     }
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.data.examples import Example, ReviewExample, Slice
 from models.features.spec import FEATURE_SPEC
-from models.linear.sentiment_terms import MoodTerms
+from models.linear.sentiment_terms import SentimentTerms
 from models.network.encoder import Encoder
 from models.network.inputs import vocabulary
 from models.network.network import Network, NetworkConfig
@@ -28,7 +28,7 @@ from models.serving.checkpoint import Catalogue, Contract
 from models.serving.item_categories import with_item_categories
 from models.serving.item_prior import PARTS
 from models.serving.scorer import calibrate
-from models.training.blending import blend, fit_mood_terms, fit_sentiment, moods
+from models.training.blending import blend, fit_sentiment, fit_sentiment_terms, sentiment_logits
 from models.training.history_augmentation import changed_copies
 from models.training.item_training import choose_mixture, count_items, item_directions
 from models.training.loop import Curves, Fitted, fit
@@ -47,7 +47,7 @@ class Trained(NamedTuple):
     contract: Contract
     catalogue: Catalogue | None
     item_categories: Mapping[str, str]
-    mood_terms: MoodTerms | None
+    sentiment_terms: SentimentTerms | None
     fitted: Fitted
     examples: dict[str, int]
     metrics: dict[str, Any]
@@ -101,7 +101,7 @@ def train(
         fitted = _fit(network, data, objective, config, state_folder, curves, device)
         texts = {kind: rated_reviews(encoder, reviews, kind) for kind in Slice}
         choices = blend(network, data) | fit_sentiment(network, texts)
-        mood_terms, chosen = fit_mood_terms(network, texts)
+        sentiment_terms, chosen = fit_sentiment_terms(network, texts)
         if chosen:
             choices["sentiment"] |= chosen
     catalogue = None
@@ -128,22 +128,22 @@ def train(
             data.targets.categories[calibration].astype(np.float64),
             calibration_logits.hazards,
             data.exposures(calibration),
-            moods(network, texts[Slice.CALIBRATION], mood_terms).double().numpy(),
+            sentiment_logits(network, texts[Slice.CALIBRATION], sentiment_terms).double().numpy(),
             texts[Slice.CALIBRATION].positive.double().numpy(),
         ),
     )
     found = predict_logits(network, data, test)
-    tempers = moods(network, texts[Slice.TEST], mood_terms)
+    test_logits = sentiment_logits(network, texts[Slice.TEST], sentiment_terms)
     metrics = measure(
         calibrate(found, contract.calibration),
-        calibrate(found._replace(sentiment=tempers), contract.calibration).positive,
+        calibrate(found._replace(sentiment=test_logits), contract.calibration).positive,
         texts[Slice.TEST].positive.numpy(),
         [examples[row] for row in test],
         contract,
     )
     counts = {str(kind): len(picked) for kind, picked in data.slices.items()}
     metrics = {"choices": choices} | metrics
-    return Trained(network.eval(), contract, catalogue, item_categories or {}, mood_terms, fitted, counts, metrics)
+    return Trained(network.eval(), contract, catalogue, item_categories or {}, sentiment_terms, fitted, counts, metrics)
 
 
 def start_at_base_rates(network: Network, data: Data) -> None:

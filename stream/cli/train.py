@@ -223,7 +223,7 @@ def _write(
         ),
         catalogue=trained.catalogue,
         item_categories=trained.item_categories,
-        mood_terms=trained.mood_terms,
+        sentiment_terms=trained.sentiment_terms,
     )
     card = RunCard(
         command=command,

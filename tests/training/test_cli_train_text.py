@@ -22,7 +22,7 @@ def train_text(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def reviews(tmp_path: Path) -> Path:
-    """A file of 100 reviews whose mood shows in single letters."""
+    """A file of 100 reviews whose sentiment shows in single letters."""
     lines = [
         ReviewExample(
             text=f"{'zz fizz' if number % 2 else 'qq quick'} number {number}",

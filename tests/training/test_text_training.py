@@ -48,7 +48,7 @@ def one_thread() -> Iterator[None]:
 
 
 def reviews(count: int = 150) -> list[ReviewExample]:
-    """Reviews whose mood shows in single letters, so that even a random encoder can learn it."""
+    """Reviews whose sentiment shows in single letters, so that even a random encoder can learn it."""
     found = []
     for number in range(count):
         positive, kind = number % 2 == 0, KINDS[number % 3]
@@ -191,15 +191,18 @@ def test_a_run_leaves_a_folder_that_says_what_it_is_and_is_refused_once_altered(
     assert list((tmp_path / "tensorboard").iterdir())
     assert not list(tmp_path.glob("state-*"))
     (tmp_path / "heads.safetensors").write_bytes(b"altered")
-    with pytest.raises(ModelError, match="fetch it again"):
+    with pytest.raises(ModelError, match="download it again"):
         load_tuned(tmp_path)
     with pytest.raises(ModelError, match="footfall train texts"):
         load_tuned(tmp_path / "nowhere")
 
 
 def test_heads_without_labels_are_left_out_and_unknown_labels_teach_nothing() -> None:
-    moods = [example.positive if place % 3 else None for place, example in enumerate(reviews())]
-    known = [structs.replace(e, stars=None, category=None, positive=mood) for e, mood in zip(reviews(), moods, strict=True)]
+    sentiments = [example.positive if place % 3 else None for place, example in enumerate(reviews())]
+    known = [
+        structs.replace(e, stars=None, category=None, positive=positive)
+        for e, positive in zip(reviews(), sentiments, strict=True)
+    ]
 
     rows = prepare(known, load_parts(RANDOM_TINY, torch.float32), 32)
     tuned = fine_tune(rows, load_parts(RANDOM_TINY, torch.float32), with_peft(Peft.HEAD))

@@ -117,7 +117,7 @@ def saved(trained: Trained, folder: Path) -> Manifest:
         contract=trained.contract,
         provenance=provenance,
         catalogue=trained.catalogue,
-        mood_terms=trained.mood_terms,
+        sentiment_terms=trained.sentiment_terms,
     )
 
 

@@ -40,7 +40,7 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
     ids=["two overrides", "an override and a default", "a dead-letter topic"],
 )
 def test_one_name_for_two_kinds_is_refused(names: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="stands for two kinds"):
+    with pytest.raises(ValueError, match="for two kinds, expected one name"):
         named_topics(names=names)
 
 

@@ -67,7 +67,7 @@ def test_a_label_that_is_not_there_or_not_known_is_refused(examples: list[Exampl
 
     with pytest.raises(ValueError, match=r"found label 'churn', expected one of returned, churned\.1d"):
         rank_features(table, label="churn")
-    with pytest.raises(ValueError, match=r"found too few examples that know churned\.90d"):
+    with pytest.raises(ValueError, match=r"found too few examples with a known churned\.90d"):
         rank_features(table, label="churned.90d")
     with pytest.raises(ValueError, match="found an example of 7 features, expected 1"):
         table_of(examples, NAMES[:1])

@@ -43,7 +43,7 @@ def test_an_empty_slice_leaves_no_embargo_of_its_own() -> None:
     ("ends", "embargo_days", "found"),
     [
         (ENDS[:3], 0, "found 3 ends of slices, expected 4"),
-        (ENDS[::-1], 0, "expected each after the one before"),
+        (ENDS[::-1], 0, "expected them in order of time"),
         (ENDS, 10, "an embargo as long as slice validation"),
         ([NOW_MS, *ENDS[1:]], 0, "an empty train or test slice"),
     ],

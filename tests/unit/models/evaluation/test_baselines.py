@@ -168,7 +168,7 @@ def test_a_users_sequence_is_history_then_what_followed_each_item_once(examples:
     assert set(found[user]) <= {event.lines[0].item_id for event in bought}
 
 
-def test_words_and_characters_tell_the_mood_of_english_and_chinese() -> None:
+def test_words_and_characters_tell_the_sentiment_of_english_and_chinese() -> None:
     english = ["good mug", "good cup", "bad mug", "bad cup"] * 5
     chinese = ["很好用", "很好吃", "太差了", "太差劲"] * 5
     truth = np.array([1, 1, 0, 0] * 5)

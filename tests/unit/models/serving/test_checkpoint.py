@@ -123,7 +123,7 @@ def test_missing_extra_misshapen_and_infinite_weights_are_refused_by_name(tmp_pa
 
     for weights, text in (
         ({key: tensor for key, tensor in good.items() if key != "interest.bias"}, r"lacks interest\.bias"),
-        (good | {"surprise": torch.zeros(1)}, "holds surprise, which the network has not"),
+        (good | {"surprise": torch.zeros(1)}, "holds surprise, which the network does not have"),
         (good | {"interest.bias": torch.zeros(3)}, r"interest\.bias as torch\.float32 \[3\], expected float32 \[2\]"),
         (good | {"interest.bias": good["interest.bias"].half()}, r"torch\.float16"),
         (good | {"interest.bias": torch.full((2,), torch.inf)}, "not finite"),
@@ -156,15 +156,15 @@ def test_pickled_weights_are_never_unpickled(tmp_path: Path) -> None:
     save(tmp_path)
     with_weights(tmp_path, pickle.dumps(Bomb()))
 
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="not a safetensors file"):
         load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"{", "is no manifest"),
-        (b"[]", "is no manifest"),
+        (b"{", "is not a manifest"),
+        (b"[]", "is not a manifest"),
         (b'{"format_version": 99}', "has format 99, expected 2"),
         (b'{"format_version": 2}', "missing required field"),
     ],
@@ -234,7 +234,7 @@ def test_a_tuned_encoder_is_part_of_the_checkpoint_to_the_byte(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("encoder/tokenizer.json", "altered", r"tokenizer\.json has SHA-256 \w{16}, expected \w{16}: fetch"),
+        ("encoder/tokenizer.json", "altered", r"tokenizer\.json has SHA-256 \w{16}, expected \w{16}: download"),
         ("encoder/model.safetensors", None, r"model\.safetensors has SHA-256 nothing, expected"),
         ("encoder/added.json", "{}", r"added\.json has SHA-256 \w{16}, expected nothing"),
         ("encoder/code.py", "import os", "expected only files of a Hugging Face encoder there"),

@@ -122,7 +122,7 @@ def test_what_is_no_version_is_refused_with_the_versions_there_are(registry: Reg
         (
             b'{"format_version": 1, "current": "a", '
             b'"history": [{"action": "promote", "model_version": "b", "at": "", "command": ""}]}',
-            "says a, expected b, its history's last",
+            "names a, expected b, the last of its history",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_registry_in_which_nothing_serves_is_refused_and_a_checkpoint_folder_s
 ) -> None:
     added(registry, tmp_path, 1)
 
-    with pytest.raises(RegistryError, match="none of them promoted: run footfall models promote"):
+    with pytest.raises(RegistryError, match="expected a promoted one: run footfall models promote"):
         serving(registry.folder)
     assert serving(tmp_path / "trained-1") == tmp_path / "trained-1"
 

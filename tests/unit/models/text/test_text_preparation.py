@@ -206,14 +206,14 @@ def test_only_training_reviews_get_copies_with_the_label_of_their_text() -> None
     assert examples[0].text.upper() in {e.text for e in found}
 
 
-def test_a_frozen_classifier_reads_the_same_mood_from_nearly_all_changed_texts() -> None:
+def test_a_frozen_classifier_reads_the_same_sentiment_from_nearly_all_changed_texts() -> None:
     rng = np.random.default_rng(0)
     things = PLAIN.split()
-    moods = {True: ["not bad", "great", "works", "love"], False: ["not good", "terrible", "broke", "waste"]}
+    words = {True: ["not bad", "great", "works", "love"], False: ["not good", "terrible", "broke", "waste"]}
 
     def made(positive: bool) -> str:
         sentence = list(rng.choice(things, 10))
-        sentence.insert(int(rng.integers(11)), str(rng.choice(moods[positive])))
+        sentence.insert(int(rng.integers(11)), str(rng.choice(words[positive])))
         return " ".join(sentence)
 
     def spaced(text: str) -> list[str]:

@@ -117,7 +117,7 @@ def test_the_risk_of_a_silence_is_a_ratio_of_survival_also_within_a_bin_and_beyo
         ("stories: {a: {about: '', script: [{do: dance, at: 0d}]}}", "dance"),
         ("stories: {a: {about: '', script: [{do: rating, at: 0d}]}}", "no rating as its last"),
         ("stories: {a: {about: '', script: [{do: visit, at: 0d}], sentiment: negative}}", "a review as its last"),
-        ("stories: {a: {about: '', script: [{do: visit, at: 0d}], mood: bad}}", "mood"),
+        ("stories: {a: {about: '', script: [{do: visit, at: 0d}], ending: bad}}", "ending"),
         (
             "stories: {}\norders: [{about: x, within: 1d, lower: {story: a, silent: 1d}, higher: {story: a, silent: 2d}}]",
             "no story 'a'",

@@ -137,7 +137,7 @@ def test_there_must_be_a_model_to_begin_with(registry: Registry, tmp_path: Path)
         ServedModel(tmp_path, threads=None)
     tiny_checkpoint(tmp_path / "a")
     registry.add(tmp_path / "a")
-    with pytest.raises(RegistryError, match="none of them promoted"):
+    with pytest.raises(RegistryError, match="expected a promoted one"):
         ServedModel(registry.folder, threads=None)
 
 

@@ -1,4 +1,4 @@
-"""What words say of a review's mood is blended in where validation wants it, stored to the byte and served as trained."""
+"""What words say of a review's sentiment is blended in where validation wants it, stored to the byte and served as trained."""
 
 import random
 from pathlib import Path
@@ -17,7 +17,7 @@ from models.evaluation.served_scores import ALONE, SERVED, load_candidates
 from models.evaluation.text_evaluation import evaluate_texts
 from models.features.spec import FEATURE_SPEC
 from models.linear.linear_model import log_loss
-from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, MoodTerms, read_terms, terms_contents
+from models.linear.sentiment_terms import TERM_WEIGHTS, TERMS, SentimentTerms, read_terms, terms_contents
 from models.linear.tfidf import MAX_TERMS, Terms, characters, words
 from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
@@ -25,7 +25,7 @@ from models.network.network import Network, NetworkConfig
 from models.serving.calibration import fit_platt
 from models.serving.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
 from models.serving.scorer import Scorer, sigmoid
-from models.training.blending import LEAST_TO_CHOOSE, fit_mood_terms, fit_sentiment, moods
+from models.training.blending import LEAST_TO_CHOOSE, fit_sentiment, fit_sentiment_terms, sentiment_logits
 from models.training.loop import LoopConfig
 from models.training.optimisation import OptimiserConfig
 from models.training.presets import TrainConfig
@@ -40,7 +40,7 @@ DIMENSION = 4
 
 
 def review(seed: int, kind: Slice) -> ReviewExample:
-    """The mood is said by the last word, long after the encoder has stopped reading."""
+    """The last word says the sentiment, long after the encoder has stopped reading."""
     happy, rng = seed % 2 == 0, random.Random(seed)
     filler = " ".join(rng.choices(["the", "mug", "that", "came", "with", "blue", "lid"], k=300))
     text = f"{filler} {'lovely' if happy else 'broken'} {seed}"
@@ -68,7 +68,7 @@ def trained(reviews: list[ReviewExample], encoder: Encoder) -> Trained:
 def saved(trained: Trained, folder: Path, **changes: Any) -> Path:
     provenance = load_checkpoint(Path(__file__).parents[2] / "models" / "checkpoints" / "demo").manifest.provenance
     provenance = msgspec.structs.replace(provenance, settings={})
-    parts = {"network": trained.network, "contract": trained.contract, "mood_terms": trained.mood_terms} | changes
+    parts = {"network": trained.network, "contract": trained.contract, "sentiment_terms": trained.sentiment_terms} | changes
     save_checkpoint(folder, name="terms", provenance=provenance, **parts)
     return folder
 
@@ -80,7 +80,7 @@ def asked(text: str | None, kind: str = "review") -> Any:
 
 
 def two_sided(seed: int, rows: int, told_by_words: float, told_by_vectors: float) -> Reviews:
-    """Moods that words and vectors each tell a part of, independently of each other."""
+    """Sentiment that words and vectors each tell a part of, independently of each other."""
     rng = np.random.default_rng(seed)
     said, drawn = rng.integers(0, 2, rows), rng.normal(size=(rows, DIMENSION))
     logits = told_by_words * (2 * said - 1) + told_by_vectors * drawn[:, 0]
@@ -95,7 +95,7 @@ def fitted(told_by_words: float, told_by_vectors: float, held_out: int = 400) ->
     sizes = {Slice.TRAIN: 1500, Slice.VALIDATION: held_out, Slice.CALIBRATION: 10, Slice.TEST: 10}
     texts = {kind: two_sided(seed, size, told_by_words, told_by_vectors) for seed, (kind, size) in enumerate(sizes.items())}
     fit_sentiment(network, texts)
-    return network, texts, fit_mood_terms(network, texts)
+    return network, texts, fit_sentiment_terms(network, texts)
 
 
 def loss_of(logits: torch.Tensor, reviews: Reviews) -> float:
@@ -107,8 +107,11 @@ def test_the_blend_that_validation_picks_is_better_than_words_and_than_vectors_a
     network, texts, (terms, chosen) = fitted(2.0, 2.0)
 
     held_out = texts[Slice.VALIDATION]
-    losses = {share: loss_of(moods(network, held_out, MoodTerms(terms.terms, share)), held_out) for share in (0.0, 1.0)}
-    blended = loss_of(moods(network, held_out, terms), held_out)
+    losses = {
+        share: loss_of(sentiment_logits(network, held_out, SentimentTerms(terms.terms, share)), held_out)
+        for share in (0.0, 1.0)
+    }
+    blended = loss_of(sentiment_logits(network, held_out, terms), held_out)
 
     assert 0 < terms.network_share == chosen["network_share"] < 1
     assert blended < min(losses.values()) - 0.01
@@ -127,14 +130,14 @@ def test_without_held_out_reviews_nothing_is_chosen() -> None:
     assert fitted(4.0, 0.0, held_out=0)[2] == (None, {})
 
 
-def test_held_out_reviews_of_one_mood_choose_nothing() -> None:
+def test_held_out_reviews_of_one_sentiment_choose_nothing() -> None:
     network, texts, (terms, _) = fitted(4.0, 0.0)
     held_out = texts[Slice.VALIDATION]
     good = held_out.positive > 0
     happy = Reviews([text for text, kept in zip(held_out.texts, good, strict=True) if kept], held_out.vectors[good], good[good])
 
     assert terms is not None
-    assert fit_mood_terms(network, texts | {Slice.VALIDATION: happy}) == (None, {})
+    assert fit_sentiment_terms(network, texts | {Slice.VALIDATION: happy}) == (None, {})
 
 
 def test_a_handful_of_held_out_reviews_chooses_nothing() -> None:
@@ -146,8 +149,8 @@ def test_a_handful_of_held_out_reviews_chooses_nothing() -> None:
         assert len(of_both.positive.unique()) == 2
         return texts | {Slice.VALIDATION: of_both}
 
-    assert fit_mood_terms(network, few(LEAST_TO_CHOOSE))[0] is not None
-    assert fit_mood_terms(network, few(LEAST_TO_CHOOSE - 1)) == (None, {})
+    assert fit_sentiment_terms(network, few(LEAST_TO_CHOOSE))[0] is not None
+    assert fit_sentiment_terms(network, few(LEAST_TO_CHOOSE - 1)) == (None, {})
 
 
 def test_the_same_reviews_give_the_same_terms() -> None:
@@ -156,15 +159,15 @@ def test_the_same_reviews_give_the_same_terms() -> None:
     assert once == again
 
 
-def test_a_mood_that_the_encoder_cannot_read_is_learnt_from_terms(trained: Trained) -> None:
-    assert trained.mood_terms is not None
+def test_a_sentiment_that_the_encoder_cannot_read_is_learnt_from_terms(trained: Trained) -> None:
+    assert trained.sentiment_terms is not None
     assert trained.metrics["sentiment"]["accuracy"] > 0.95
-    assert trained.metrics["choices"]["sentiment"]["network_share"] == trained.mood_terms.network_share < 0.5
+    assert trained.metrics["choices"]["sentiment"]["network_share"] == trained.sentiment_terms.network_share < 0.5
 
 
 def test_the_blend_is_what_is_calibrated(trained: Trained, reviews: list[ReviewExample], encoder: Encoder) -> None:
     asked = rated_reviews(encoder, reviews, Slice.CALIBRATION)
-    logits = moods(trained.network, asked, trained.mood_terms).numpy()
+    logits = sentiment_logits(trained.network, asked, trained.sentiment_terms).numpy()
 
     assert trained.contract.calibration.sentiment == fit_platt(logits, asked.positive.double().numpy())
 
@@ -173,7 +176,7 @@ def test_the_scorer_says_of_a_review_what_training_said(
     trained: Trained, reviews: list[ReviewExample], encoder: Encoder, tmp_path: Path
 ) -> None:
     test = [review for review in reviews if review.slice is Slice.TEST]
-    logits = moods(trained.network, rated_reviews(encoder, test, Slice.TEST), trained.mood_terms)
+    logits = sentiment_logits(trained.network, rated_reviews(encoder, test, Slice.TEST), trained.sentiment_terms)
     platt = trained.contract.calibration.sentiment
 
     scores = Scorer.load(saved(trained, tmp_path), encoder=encoder).score([asked(review.text) for review in test])
@@ -199,11 +202,11 @@ def test_an_evaluation_measures_what_is_served_and_says_the_share(
     served, alone = found.candidates[SERVED].positive, found.candidates[ALONE].positive
     assert served is not None
     assert alone is not None
-    assert trained.mood_terms is not None
-    moods = np.array([review.positive for review in reviews if review.slice is Slice.TEST])
-    assert served[moods].min() > served[~moods].max()
-    assert alone[moods].min() < alone[~moods].max()
-    assert f"sentiment {trained.mood_terms.network_share:.2f}" in found.facts["network's share of the blend"]
+    assert trained.sentiment_terms is not None
+    positive = np.array([review.positive for review in reviews if review.slice is Slice.TEST])
+    assert served[positive].min() > served[~positive].max()
+    assert alone[positive].min() < alone[~positive].max()
+    assert f"sentiment {trained.sentiment_terms.network_share:.2f}" in found.facts["network's share of the blend"]
 
 
 def test_the_baseline_of_a_report_learns_from_both_earlier_slices() -> None:
@@ -221,7 +224,7 @@ def test_the_baseline_of_a_report_learns_from_both_earlier_slices() -> None:
 
 
 def test_only_reviews_with_a_text_are_cut_into_terms(trained: Trained, encoder: Encoder, tmp_path: Path) -> None:
-    assert trained.mood_terms is not None
+    assert trained.sentiment_terms is not None
     cut: list[str] = []
 
     def seen(text: str) -> list[str]:
@@ -229,35 +232,35 @@ def test_only_reviews_with_a_text_are_cut_into_terms(trained: Trained, encoder: 
         return characters(text)
 
     checkpoint = load_checkpoint(saved(trained, tmp_path))
-    terms = trained.mood_terms._replace(terms=trained.mood_terms.terms._replace(cut=seen))
+    terms = trained.sentiment_terms._replace(terms=trained.sentiment_terms.terms._replace(cut=seen))
     requests = [asked("lovely", "search"), asked(None), asked("broken"), asked("lovely", "click"), asked("")]
-    without = Scorer(checkpoint._replace(mood_terms=None), encoder).probabilities(requests).positive
+    without = Scorer(checkpoint._replace(sentiment_terms=None), encoder).probabilities(requests).positive
 
-    found = Scorer(checkpoint._replace(mood_terms=terms), encoder).probabilities(requests).positive
+    found = Scorer(checkpoint._replace(sentiment_terms=terms), encoder).probabilities(requests).positive
 
     assert cut == ["broken"]
     assert (found != without).tolist() == [False, False, True, False, False]
 
 
-def test_a_mood_that_is_no_number_is_not_published(trained: Trained, encoder: Encoder, tmp_path: Path) -> None:
+def test_a_sentiment_that_is_no_number_is_not_published(trained: Trained, encoder: Encoder, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(saved(trained, tmp_path))
-    assert checkpoint.mood_terms is not None
-    broken = checkpoint.mood_terms.terms._replace(bias=np.array([np.nan]))
-    scorer = Scorer(checkpoint._replace(mood_terms=checkpoint.mood_terms._replace(terms=broken)), encoder)
+    assert checkpoint.sentiment_terms is not None
+    broken = checkpoint.sentiment_terms.terms._replace(bias=np.array([np.nan]))
+    scorer = Scorer(checkpoint._replace(sentiment_terms=checkpoint.sentiment_terms._replace(terms=broken)), encoder)
 
     with pytest.raises(FloatingPointError, match="restart on sound hardware"):
         scorer.score([asked("lovely")])
 
 
 def test_terms_come_back_byte_for_byte_and_belong_to_the_model_version(trained: Trained, tmp_path: Path) -> None:
-    assert trained.mood_terms is not None
+    assert trained.sentiment_terms is not None
     found = load_checkpoint(saved(trained, tmp_path / "with"))
-    bare = load_checkpoint(saved(trained, tmp_path / "without", mood_terms=None))
+    bare = load_checkpoint(saved(trained, tmp_path / "without", sentiment_terms=None))
 
-    assert found.mood_terms is not None
-    assert terms_contents(found.mood_terms) == terms_contents(trained.mood_terms)
+    assert found.sentiment_terms is not None
+    assert terms_contents(found.sentiment_terms) == terms_contents(trained.sentiment_terms)
     assert {TERMS, TERM_WEIGHTS} < found.manifest.files.keys()
-    assert bare.mood_terms is None
+    assert bare.sentiment_terms is None
     assert bare.manifest.model_version != found.manifest.model_version
 
 
@@ -292,7 +295,7 @@ def test_a_manifest_that_names_half_of_the_terms_is_refused(trained: Trained, tm
 )
 def test_terms_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], text: str) -> None:
     terms = Terms(characters, {"a": 0, "b": 1}, np.ones(2), np.ones((1, 2)), np.ones(1), np.array([0, 1]))
-    contents = terms_contents(MoodTerms(terms, 0.5))
+    contents = terms_contents(SentimentTerms(terms, 0.5))
     arrays = safetensors.numpy.load(contents[TERM_WEIGHTS])
 
     with pytest.raises(ModelError, match=text):
@@ -312,4 +315,4 @@ def test_no_terms_and_more_than_the_limit_are_refused(count: int) -> None:
     terms = Terms(words, columns, np.ones(count), np.ones((1, count)), np.ones(1), np.array([0, 1]))
 
     with pytest.raises(ModelError, match=f"found {count} terms cut by 'words', expected 1 to {MAX_TERMS}"):
-        read_terms(terms_contents(MoodTerms(terms, 0.5)))
+        read_terms(terms_contents(SentimentTerms(terms, 0.5)))
