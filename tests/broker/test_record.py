@@ -130,7 +130,7 @@ def test_the_command_writes_a_log_and_its_counts(settings: Settings, tmp_path: P
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        (["--kinds", "click,wave"], "found --kinds wave, expected of visit"),
+        (["--kinds", "click,wave"], "found --kinds wave, expected one or more of visit"),
         (["--since", "yesterday"], "found --since 'yesterday', expected a time"),
     ],
 )

@@ -56,7 +56,7 @@ def test_a_command_that_runs_until_stopped_ends_with_0_when_asked_before_it_has_
 
     ended = footfall(verb, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
 
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "footfall: stopped before it had started\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "footfall: stopped before the command started\n")
 
 
 def test_help_explains_every_command_without_loading_what_only_its_work_needs() -> None:
