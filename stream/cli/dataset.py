@@ -181,7 +181,7 @@ def lint_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search a dataset for leaks: by prefix (with --log), label overlap, identity and split. Exits with 3 if it finds one."""
+    """Search a dataset for leaks: by prefix (with --log), label overlap, identity and split. Exit code 3: found a leak."""
     from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
 
     console = _console()

@@ -25,7 +25,9 @@ NEXT = """next:
 
 
 def demo_command(
-    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after this many seconds; default: on Ctrl-C.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Stop this long after the first event; default: on Ctrl-C.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="Send this event log instead of a simulated shop's events.")] = None,
     rate: Annotated[float, typer.Option(min=1, max=20_000, help="Events per second.")] = 300.0,
     shoppers: Annotated[int, typer.Option(min=1, max=100_000, help="Shoppers in the simulated shop.")] = 1500,

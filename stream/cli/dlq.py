@@ -77,7 +77,7 @@ def replay_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send the original records back to their topics. Running it twice counts no event twice. Exits with 3 if some remain."""
+    """Send the original records to their topics; running it twice counts no event twice. Exit code 3: some were not sent."""
     import msgspec
 
     from stream.operate.dead_letters import WORDS

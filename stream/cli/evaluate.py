@@ -33,7 +33,9 @@ def evaluate_command(
         typer.Option(metavar="NAME=FOLDER", help="Another checkpoint to compare with, such as one before tuning; repeatable."),
     ] = None,
     replicates: Annotated[int, typer.Option(min=20, help="Bootstrap replicates (draws of users) per interval.")] = 300,
-    grace_days: Annotated[int, typer.Option(min=1, help="Days of inactivity before which an alert counts as early.")] = 30,
+    grace_days: Annotated[
+        int, typer.Option(min=1, help="Days of inactivity to which the lead time of alerts is measured.")
+    ] = 30,
     seed: Annotated[int, typer.Option(help="Random seed; the same seed draws the same users.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; default: torch's own choice.")] = None,
     as_json: AsJson = False,

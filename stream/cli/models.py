@@ -90,7 +90,7 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
 @app.command("check")
 @with_settings
 def check_command(model: Model, settings: Settings, golden: GoldenFile = None, as_json: AsJson = False) -> None:
-    """Score golden users, whose correct scores are obvious. Exits with 3 if the model fails one."""
+    """Score golden users, whose correct scores are obvious. Exit code 3: the model fails one."""
     from models.serving.golden_checks import counts
     from models.serving.load_scorer import load_scorer
     from models.serving.registry import Registry
@@ -147,7 +147,7 @@ def promote_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a model serve if it is intact, beats every baseline and passes golden users. Exits with 3 if refused."""
+    """Make a model serve if it is intact, beats every baseline and passes golden users. Exit code 3: refused."""
     from models.serving.golden_checks import counts
     from models.serving.registry import Registry
     from stream.offline.promotion import promote
@@ -178,7 +178,7 @@ def promote_command(
 @app.command("rollback")
 @with_settings
 def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
-    """Make the previously promoted model serve again. Exits with 3 if its files have changed since."""
+    """Make the previously promoted model serve again. Exit code 3: its files have changed since."""
     from models.serving.registry import Registry
 
     with _faults(as_json):

@@ -29,7 +29,7 @@ def replay_command(
     settings: Settings,
     no_score: Annotated[bool, typer.Option("--no-score", help="Stop at the score requests; needs no model.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Recompute every score in a recorded log; exits with 3 if one differs.")
+        bool, typer.Option("--verify", help="Recompute every score in a recorded log; exit code 3 if one differs.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Compare the broker's topics with t
 @app.command("plan")
 @with_settings
 def plan_command(settings: Settings, as_json: AsJson = False) -> None:
-    """Show what `topics apply` would create, alter or refuse. Exits with 3 if it would refuse."""
+    """Show what `topics apply` would create, alter or refuse. Exit code 3: it would refuse some."""
     _plan(settings, as_json)
 
 

@@ -24,7 +24,7 @@ REPORT = pytest.StashKey[Report]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-json", action="store_true", help="end with one JSON object: what was done and found")
+    parser.addoption("--chaos-json", action="store_true", help="print the report as one JSON object at the end")
 
 
 def pytest_configure(config: pytest.Config) -> None:

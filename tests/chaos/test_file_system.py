@@ -49,7 +49,7 @@ except OSError as error:
     sys.stderr.write(errno.errorcode[error.errno] + "\\n")
 """
 WORK = """
-del os.environ["FOOTFALL_STATUS_FILE"]  # a supervisor asks for it, and must then give it a place
+del os.environ["FOOTFALL_STATUS_FILE"]  # a supervisor sets it and must then provide its folder
 from stream.cli.main import main
 main()
 """

@@ -100,7 +100,7 @@ async def test_a_users_row_is_shown_from_the_changelog_without_a_worker(
     )
     assert found["guard"] == {GUARDED[index]: list(span) for index, span in seen.guard.items()}
     assert [entry["event_time_ms"] for entry in found["history"]] == [entry.event_time_ms for entry in seen.history]
-    assert all(part in text.stdout for part in ("click.count.7d", "since offset", "last events"))
+    assert all(part in text.stdout for part in ("click.count.7d", "from offset", "last events"))
     assert (nobody.returncode, "never seen" in nobody.stderr) == (1, True)
 
 
@@ -243,6 +243,6 @@ async def test_records_no_longer_retained_are_reported_with_counts(deployment: D
     dry = await asyncio.to_thread(deployment.command, "state", "rebuild", "features")
     done = await asyncio.to_thread(deployment.command, "state", "rebuild", "features", "--apply")
 
-    assert "3 records that the rows rest on are no longer retained" in dry.stderr
+    assert "3 records that the current rows include are no longer retained" in dry.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert (found["lost"], found["rows"], found["only_serving"], found["totals"]["events_in"]) == (3, 47, 3, 47)

@@ -89,7 +89,7 @@ def test_a_curve_of_few_labels_is_a_file_of_figures_and_a_plot(reviews: Path, tm
     [
         (["--preset", "gpu"], "expected one of article, cpu, zh"),
         (["--peft", "ia3"], "ia3"),
-        (["--translate", "a:b"], "say --augment 1"),
+        (["--translate", "a:b"], "add --augment 1"),
         (["--encoder", "pkg:no_such_weights"], "pip install"),
         (["--encoder", "random:bert-tiny", "--few-labels", "many"], "such as 100,300,1000"),
     ],

@@ -158,7 +158,7 @@ def test_a_log_whose_features_name_the_users_makes_no_dataset(tmp_path: Path) ->
 
     assert code == 3
     assert "leak (identity): rating.mean.life: 40 values for 40 users" in stderr
-    assert "is left without a manifest" in stderr
+    assert "has no manifest" in stderr
     with pytest.raises(DatasetError, match=r"has no dataset\.json"):
         read_examples(tmp_path / "dataset")
 
