@@ -1,4 +1,4 @@
-"""Exit at once on Ctrl-C or SIGTERM while a long-running command is still being imported. Start at end_when_asked.
+"""Exit at once on Ctrl-C or SIGTERM while a long-running command is still being imported. Start at exit_on_signal.
 
 Nothing runs yet, so no shutdown is needed. Imports nothing heavy, because it is imported before everything else.
 """
@@ -12,7 +12,7 @@ from types import FrameType
 UNTIL_STOPPED = ("demo", "up", "worker")
 
 
-def end_when_asked(arguments: Sequence[str]) -> None:
+def exit_on_signal(arguments: Sequence[str]) -> None:
     """Make both signals exit with 0 if `arguments` begin with a command that installs its own handlers later."""
     if arguments[:1] and arguments[0] in UNTIL_STOPPED:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,9 +8,9 @@ import logging
 import os
 import sys
 
-from stream.cli.early_stop import end_when_asked
+from stream.cli.early_stop import exit_on_signal
 
-end_when_asked(sys.argv[1:])  # before the imports, which take a second
+exit_on_signal(sys.argv[1:])  # before the imports, which take a second
 
 # isort: split
 # ruff: noqa: E402, signal handlers are installed before the other imports
