@@ -1,4 +1,4 @@
-# make demo: the whole system on an embedded broker · make test: all tests · both install what they need into .venv
+# make demo: run the whole system on an embedded broker · make test: run all tests · both install into .venv first
 PYTHON ?= python3
 BIN := .venv/bin
 MINOR = import sys; print("%d.%d" % sys.version_info[:2])
@@ -35,16 +35,16 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# the reference from the code, then the site; a warning or a broken internal link fails
+# generates the reference from the code, then builds the site; fails on a warning or a broken internal link
 docs: install
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/sphinx-build -W -n --keep-going -b html docs docs/_build/html
 
-# asks every outside address that the pages name
+# checks every external link in the pages
 docs-links: install
 	$(BIN)/sphinx-build -b linkcheck docs docs/_build/linkcheck
 
-# needs KAFKA_BOOTSTRAP_SERVERS; FOOTFALL_BENCH_BROKER names the broker in the record
+# needs KAFKA_BOOTSTRAP_SERVERS; FOOTFALL_BENCH_BROKER is the broker name to record
 bench: install
 	PYTHON=$(PYTHON) tests/bench/peers/setup
 	$(BIN)/footfall bench features --record tests/bench

@@ -1,4 +1,4 @@
-"""A day of a shop's events in seven topics of very different rates, as records in order of arrival. Start at backlog."""
+"""Generate a day of a shop's events in seven topics of very different rates, in order of arrival. Start at backlog."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ LATE_SHARE = 0.01
 
 
 def backlog(count: int, *, end_ms: int, random: Random, users: int) -> list[LoggedEvent]:
-    """Draw `count` records of the day before `end_ms`: every topic spread evenly over it, a hundredth of them late.
+    """Draw `count` records of the day before `end_ms`: each topic evenly spread, 1 % of them late.
 
     A late event happened more than a day before it arrived, the others less than half a second.
     """
@@ -52,7 +52,7 @@ def backlog(count: int, *, end_ms: int, random: Random, users: int) -> list[Logg
 
 
 def topic_after_topic(events: Sequence[LoggedEvent]) -> list[LoggedEvent]:
-    """Order records as a worker reads them that reads the small topics to their ends first."""
+    """Order records as a worker would that reads the small topics to their ends first."""
     return sorted(events, key=lambda event: RATES[event.kind])
 
 
@@ -62,23 +62,23 @@ def late(events: Iterable[LoggedEvent]) -> int:
 
 
 def requests_of(replay: Replay, events: Iterable[LoggedEvent]) -> dict[str, ScoreRequest]:
-    """Fold events in the order given and return the score requests that causes, without their times of sending."""
+    """Fold events in the given order and return the resulting score requests without their send times."""
     found = (output.message for output in replay.fold(events))
     return {message.request_id: untimed(message) for message in found if isinstance(message, ScoreRequest)}
 
 
 def untimed(request: ScoreRequest) -> ScoreRequest:
-    """Return a request without the times at which it was made, which differ from run to run."""
+    """Return a request without its timings, which differ from run to run."""
     return msgspec.structs.replace(request, timings=None)  # type: ignore[arg-type]
 
 
 def differing(found: dict[str, ScoreRequest], wanted: dict[str, ScoreRequest]) -> list[ScoreRequest]:
-    """Return the wanted requests in whose place others were found, or none."""
+    """Return the wanted requests that are missing or differ in `found`."""
     return [request for name, request in wanted.items() if found.get(name) != request]
 
 
 def behind(replay: Replay, events: Iterable[LoggedEvent], *, more_than_ms: int) -> int:
-    """Count records that come so long behind the newest one of their partition number, of whichever topic."""
+    """Count records more than `more_than_ms` older than the newest one of their partition number, over all topics."""
     newest: dict[int, int] = {}
     count = 0
     for event in events:

@@ -1,6 +1,6 @@
-"""Valid sample structs of every kind; a test names only the fields it is about: `click(item_id="mug-1")`.
+"""Build valid sample structs of every kind; a test names only the fields it needs: `click(item_id="mug-1")`.
 
-Every builder takes fields of its struct as changes. SAMPLES holds one of each kind of topic that is not a dead letter.
+Every builder takes changed fields of its struct. SAMPLES holds one struct per topic kind, except dead letters.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Tiny checkpoints that can serve, for tests: random weights, the random encoder. Start at tiny_checkpoint."""
+"""Write tiny servable checkpoints for tests, with random weights and a random encoder. Start at tiny_checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from models.serving.golden_users import Golden, RiskBounds, Step, Story
 
 LABELS = ["books", "kitchen"]
 HORIZONS = [1, 3, 7, 14, 30, 60]
-EASY = Golden(  # what any model says
+EASY = Golden(  # any model passes
     stories={
         "anybody": Story(
             about="Somebody comes.",
@@ -36,7 +36,7 @@ IMPOSSIBLE = Golden(
 
 
 def tiny_checkpoint(folder: Path, *, seed: int = 0, encoder: Encoder | None = None, **changes: Any) -> Manifest:
-    """Write a checkpoint of a network with random weights; `changes` are of its contract. Other seeds, other versions."""
+    """Write a checkpoint with random weights; `changes` apply to its contract. Different seeds give different versions."""
     encoder, numbers = encoder or Encoder.load(RANDOM_TINY), len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
     horizons = changes.get("horizons_days", HORIZONS)
     sizes = {"text_dimension": encoder.dimension, "numbers": numbers, "labels": len(LABELS), "horizons": len(horizons)}
@@ -69,7 +69,7 @@ def tiny_checkpoint(folder: Path, *, seed: int = 0, encoder: Encoder | None = No
 
 
 def tuned_checkpoint(folder: Path) -> Manifest:
-    """Write a checkpoint that brings its own encoder, which puts another prefix before texts than the random one."""
+    """Write a checkpoint with its own encoder, whose text prefix differs from the random encoder's."""
     tiny, brought = Encoder.load(RANDOM_TINY), folder / ENCODER
     brought.mkdir(parents=True)
     tiny._model.float().save_pretrained(brought)
@@ -80,12 +80,12 @@ def tuned_checkpoint(folder: Path) -> Manifest:
 
 
 def report(folder: Path, **verdict: dict[str, Any]) -> None:
-    """Write a report beside a checkpoint, head by head."""
+    """Write a report into a checkpoint folder, with the given verdict per head."""
     (folder / "report.json").write_bytes(msgspec.json.encode({"verdict": verdict}))
 
 
 def flip_a_byte(path: Path) -> None:
-    """Alter the last byte of a file."""
+    """Flip the last byte of a file."""
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What holds for every test: one thread for the small tensors of tests, which more only slow down."""
+"""Run every test with one torch thread, because more threads slow down small tensors."""
 
 import os
 

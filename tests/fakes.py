@@ -1,4 +1,4 @@
-"""Test doubles, all of them: a clock, a transactional producer, what the barrier and the transport need, bugs, a model.
+"""Define all test doubles: a clock, a transactional producer, a store and a sender, code with bugs, and a model.
 
 Start at FakeProducer.
 """
@@ -19,7 +19,7 @@ from stream.roles.trigger_policy import TriggerPolicy
 
 
 class FakeClock:
-    """Seconds that pass only when a test says so."""
+    """A clock that advances only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -29,14 +29,14 @@ class FakeClock:
 
 
 class FakeBatch:
-    """What aiokafka's batch builder is to the barrier; `limit` records fit."""
+    """Stands in for aiokafka's batch builder in the barrier; `limit` records fit."""
 
     def __init__(self, limit: int) -> None:
         self.records: list[tuple[bytes, bytes]] = []
         self._limit, self.closed = limit, False
 
     def append(self, *, key: bytes, value: bytes, timestamp: int, headers: Any) -> object | None:
-        """Take one record, or return None when the batch is full."""
+        """Add one record, or return None when the batch is full."""
         assert not self.closed
         if len(self.records) == self._limit:
             return None
@@ -62,19 +62,19 @@ class FakeProducer:
         self._rows: list[tuple[bytes, bytes]] = []
 
     def acknowledge(self) -> None:
-        """Let the broker answer every send that waits, and no longer hold any."""
+        """Acknowledge every pending send, and hold no more."""
         self.holding, waiting, self._waiting = False, self._waiting, []
         for future in waiting:
             future.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """Let every send that waits fail."""
+        """Fail every pending send."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             future.set_exception(error)
 
     async def send(self, topic: str, value: Any, *, key: Any, partition: int, timestamp_ms: int, headers: Any) -> Any:
-        await asyncio.sleep(0)  # as aiokafka does, it may let others go first
+        await asyncio.sleep(0)  # like aiokafka, it may yield to other tasks
         self._call("send", topic, key)
         return self._answer()
 
@@ -83,7 +83,7 @@ class FakeProducer:
 
     async def send_batch(self, batch: FakeBatch, topic: str, *, partition: int) -> Any:
         assert batch.closed
-        await asyncio.sleep(0)  # as aiokafka does, it may let others go first
+        await asyncio.sleep(0)  # like aiokafka, it may yield to other tasks
         self._call("send_batch", topic, [key for key, _ in batch.records])
         self._rows += batch.records
         return self._answer()
@@ -115,7 +115,7 @@ class FakeProducer:
 
 
 class FakeStore:
-    """The partitions that a worker owns, as the barrier sees them."""
+    """The partitions assigned to a worker, as the barrier sees them."""
 
     def __init__(self, *partitions: Partition, transactions: bool = True) -> None:
         self.owned = {partition.number: partition for partition in partitions}
@@ -135,7 +135,7 @@ class FakeEvent:
 
 
 class FakeSender:
-    """What aiokafka's sender is to the search for a coordinator: a client that answers with what it is given, in turn."""
+    """Stands in for aiokafka's sender in a coordinator lookup; it returns the given answers in turn."""
 
     def __init__(self, *answers: int | Exception) -> None:
         self._answers, self.client, self._coordinators = list(answers), self, dict[Any, int]()
@@ -156,7 +156,7 @@ class FakeSender:
 
 
 class BrokenPolicy:
-    """A scoring policy with a bug: it fails on the events of some ids, before their row is changed."""
+    """A scoring policy with a bug: it raises on events with some ids, before their row is changed."""
 
     def __init__(self, ids: set[str | None]) -> None:
         self._ids, self._sound = ids, ScoringPolicy()
@@ -168,7 +168,7 @@ class BrokenPolicy:
 
 
 class BrokenRates(dict[str, float]):
-    """Rates with a bug: known when they are looked up, gone when an amount is summed, in the middle of a purchase."""
+    """Rates with a bug: one is present when looked up, but missing when an amount is summed, in the middle of a purchase."""
 
     def __init__(self, rates: dict[str, float], gone: str) -> None:
         super().__init__(rates | {gone: 1.0})
@@ -181,7 +181,7 @@ class BrokenRates(dict[str, float]):
 
 
 class BrokenRequests(FeaturesFold):
-    """A fold with a bug: it fails to render the score requests of some events, after their row was changed."""
+    """A fold with a bug: it raises while rendering the score requests of some events, after their row was changed."""
 
     broken: set[str | None]
 
@@ -192,7 +192,7 @@ class BrokenRequests(FeaturesFold):
 
 
 class BrokenTriggers:
-    """A trigger policy with a bug: it fails on some signals when it has already noted that a campaign fired."""
+    """A trigger policy with a bug: it raises on some signals after it has recorded that a campaign fired."""
 
     def __init__(self, sound: TriggerPolicy, signal_ids: set[str]) -> None:
         self._sound, self._ids = sound, signal_ids
@@ -205,7 +205,7 @@ class BrokenTriggers:
 
 
 class FixedScorer:
-    """A model whose scores follow from the request's id alone, but for a fixed error of those of one user."""
+    """A model whose scores depend only on the request's id, with a fixed error for one user."""
 
     labels = ("garden", "kitchen")
     horizons_days = (7, 30)
@@ -218,7 +218,7 @@ class FixedScorer:
         return [self._scores(request) for request in requests]
 
     def _scores(self, request: ScoreRequest) -> Any:
-        from models.serving.scorer import Scores  # loads torch, which no other double needs
+        from models.serving.scorer import Scores  # imports torch, which no other double needs
 
         drawn = Random(request.request_id).random() / 2 + (self._off_by if request.user_id == self._user else 0.0)
         sentiment = drawn if request.kind == "review" and request.text else None
@@ -226,7 +226,7 @@ class FixedScorer:
 
 
 class CutOff:
-    """Curves of a training run that is cut off at its first validation."""
+    """Training curves that interrupt the run at its first validation."""
 
     def add(self, name: str, value: float, step: int) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Real roles against a real broker, for tests: topics, publishing, worker processes, what they committed.
+"""Run real roles against a real broker in tests: topics, publishing, worker processes, committed state.
 
 Start at Deployment.
 """
@@ -36,7 +36,7 @@ from stream.roles.trigger_row import encode_trigger_row
 
 
 class Worker:
-    """One role process; `log` is what it wrote to stderr. `program` is run in place of the command, to plant a bug."""
+    """One role process; `log` holds its stderr. A `program` runs instead of the command, to inject a bug."""
 
     def __init__(self, deployment: "Deployment", role: str, environment: Mapping[str, str], program: str | None = None) -> None:
         number = len(deployment.workers)
@@ -52,7 +52,7 @@ class Worker:
         )
 
     def get(self, path: str) -> tuple[int, str]:
-        """GET from the worker's own server: status and body, (0, "") while it does not answer."""
+        """GET from the worker's HTTP server: status and body, or (0, "") if it does not answer."""
         try:
             port = json.loads(self.status.read_text())["port"]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
@@ -63,28 +63,28 @@ class Worker:
             return 0, ""
 
     def metric(self, name: str) -> float:
-        """Return one sample of /metrics, by its full name with labels; 0 when there is none."""
+        """Return one sample of /metrics, by its full name with labels; 0 if it is missing."""
         for line in self.get("/metrics")[1].splitlines():
             if line.startswith(name + " "):
                 return float(line.split()[-1])
         return 0.0
 
     def ready(self) -> bool:
-        """Tell whether /readyz answers 200; fail when the process has ended."""
-        assert self.process.poll() is None, f"{self.role} ended with {self.process.returncode}: {self.tail()}"
+        """Return whether /readyz answers 200; fail if the process has exited."""
+        assert self.process.poll() is None, f"{self.role} exited with {self.process.returncode}: {self.tail()}"
         return self.get("/readyz")[0] == 200
 
     def kill(self) -> None:
-        """Kill -9, and check that it was still alive."""
+        """Kill -9 the process, which must still be alive."""
         assert self.process.poll() is None, self.tail()
         self.process.kill()
         self.process.wait()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask the process to end and return its exit code."""
+        """Send the process a signal and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(10)  # what SIGTERM may take
+        return self.process.wait(10)  # limit for a shutdown after SIGTERM
 
     def tail(self) -> str:
         """Return the end of the log."""
@@ -92,7 +92,7 @@ class Worker:
 
 
 class Deployment:
-    """A set of topics of its own on a broker, and the workers started on it."""
+    """A set of topics on a broker under its own prefix, and the workers started on it."""
 
     def __init__(self, bootstrap: str, folder: Path, **settings: Any) -> None:
         name = f"t{secrets.token_hex(4)}"
@@ -111,13 +111,13 @@ class Deployment:
         self.partitions: int = self.given["partitions"]
 
     def start(self, role: str, program: str | None = None, **environment: str) -> Worker:
-        """Start one more worker of a role, with these variables of its own; a `program` is run in place of the command."""
+        """Start another worker of a role with extra environment variables; a `program` runs instead of the command."""
         worker = Worker(self, role, environment, program)
         self.workers.append(worker)
         return worker
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run one of our commands with this deployment's settings, to its end."""
+        """Run a footfall command with this deployment's settings until it exits."""
         return subprocess.run(
             [sys.executable, "-m", "stream.cli.main", *words],
             env=environment_of(self.settings),
@@ -129,18 +129,18 @@ class Deployment:
         )
 
     def stop(self) -> None:
-        """Kill whatever still runs."""
+        """Kill all workers that are still running."""
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.process.kill()
             worker.process.wait()
 
     def topic(self, kind: str) -> str:
-        """Name a topic."""
+        """Return a topic's name."""
         return self.settings.topics()[kind].name
 
     async def create_topics(self, *, homes: Mapping[tuple[str, int], int] | None = None) -> None:
-        """Create every topic and changelog; with `homes` on broker 1, but for the partitions of topics that it names."""
+        """Create every topic and changelog; with `homes`, on broker 1 except for the partitions that it names."""
         admin = admin_client(self.settings)
         await admin.start()
         topics: Iterable[Topic] = self.settings.topics().values()
@@ -174,7 +174,7 @@ class Deployment:
     async def publish(
         self, events: Iterable[LoggedEvent], *, per_second: float = 0.0, hurry: asyncio.Event | None = None
     ) -> None:
-        """Publish events in order to the partitions that a replay gives them; at full speed unless paced, or once told to."""
+        """Publish events in order to the partitions of a replay, at `per_second` until `hurry` is set, or at full speed."""
         replay = self.replay()
         names = {kind: topic.name for kind, topic in self.settings.topics().items()}
         producer = output_producer(self.settings)
@@ -204,7 +204,7 @@ class Deployment:
         return Replay(self.settings, partitions=self.partitions)
 
     async def read(self, topic: str) -> list[Any]:
-        """Read a topic to its end, committed records only where the broker has transactions."""
+        """Read a topic to its end; read_committed if the broker has transactions."""
         consumer = plain_consumer(self.settings, retry_backoff_ms=5)
         await consumer.start()
         try:
@@ -215,7 +215,7 @@ class Deployment:
             await consumer.stop()
 
     async def committed(self, role: str) -> tuple[dict[bytes, bytes], Totals]:
-        """Return a role's rows as its changelog holds them, and the totals committed with them."""
+        """Return a role's rows from its changelog, and the totals committed with them."""
         rows: dict[bytes, bytes] = {}
         metas: dict[int, bytes] = {}
         for record in await self.read(self.settings.changelog(role)):
@@ -229,16 +229,16 @@ class Deployment:
         return rows, total
 
     async def lag(self, role: str, kinds: Iterable[str]) -> int:
-        """Return how many records of some topics the role's group has not committed."""
+        """Return the consumer lag of the role's group on some topics."""
         admin = admin_client(self.settings)
-        consumer = aiokafka.AIOKafkaConsumer(  # it waits this long for each topic that it did not know
+        consumer = aiokafka.AIOKafkaConsumer(  # bounds its wait for each unknown topic
             bootstrap_servers=self.settings.kafka_bootstrap_servers, retry_backoff_ms=5
         )
         committed: dict[TopicPartition, Any] = {}
         await asyncio.gather(admin.start(), consumer.start())
         try:
             tps = [TopicPartition(self.topic(kind), number) for kind in kinds for number in range(self.partitions)]
-            with suppress(GroupCoordinatorNotAvailableError):  # a new broker makes its topic of offsets for the first group
+            with suppress(GroupCoordinatorNotAvailableError):  # a new broker creates its offsets topic for the first group
                 committed = await admin.list_consumer_group_offsets(f"{self.settings.app_id}-{role}")
             end = await consumer.end_offsets(tps)
             return sum([end[tp] - (max(0, committed[tp].offset) if tp in committed else 0) for tp in tps])
@@ -247,18 +247,18 @@ class Deployment:
 
 
 def folded_rows(replay: Replay) -> dict[bytes, bytes]:
-    """Return the rows that a replay folded, encoded as the changelog holds them."""
+    """Return the rows that a replay folded, encoded as in the changelog."""
     replay.pack()
     return {key: row for rows in replay.rows.values() for key, row in rows.items() if isinstance(row, bytes)}
 
 
 def decided_rows(replay: Replay) -> dict[bytes, bytes]:
-    """Return the rows of role triggers that a replay left."""
+    """Return the rows of the triggers role after a replay."""
     return {key: encode_trigger_row(row) for rows in replay.trigger_rows.values() for key, row in rows.items()}  # type: ignore[arg-type]
 
 
 async def until(what: str, check: Callable[[], Any], *, seconds: float, worker: Worker | None = None) -> None:
-    """Wait until a check, plain or asynchronous, is true; fail with `what` and the worker's log after `seconds`."""
+    """Wait until a sync or async check is true; fail with `what` and the worker's log after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         found = check()

@@ -1,6 +1,6 @@
-"""Purchases of users with known rates → labelled examples, folded as the features role folds them.
+"""Generate labelled examples from purchases of users with known rates, folded as the features role folds them.
 
-Start at made_examples; `examples_of` also serves real purchases.
+Start at made_examples. `examples_of` also takes real purchases.
 """
 
 from bisect import bisect_right
@@ -20,7 +20,7 @@ LANDMARKS = ((60, 90, 120), (210,), (250,), (290, 310, 330))  # days, per slice
 
 
 def made_purchases(users: int, seed: int) -> dict[str, list[Purchase]]:
-    """Let every user buy at a rate of their own, of one or two favourite categories, until they leave."""
+    """Simulate users who each buy at their own rate from one or two favourite categories until they churn."""
     rng = Random(seed)
     made: dict[str, list[Purchase]] = {}
     for number in range(users):
@@ -40,7 +40,7 @@ def made_purchases(users: int, seed: int) -> dict[str, list[Purchase]]:
 
 
 def made_examples(users: int = 250, seed: int = 1) -> list[Example]:
-    """Look at made users on some days of every slice, labelled until its end."""
+    """Return examples of simulated users at landmarks in every slice, labelled until the slice ends."""
     made = made_purchases(users, seed)
     found = []
     for (name, end), days in zip(SLICE_ENDS, LANDMARKS, strict=True):
@@ -50,7 +50,7 @@ def made_examples(users: int = 250, seed: int = 1) -> list[Example]:
 
 
 def examples_of(purchases: Mapping[str, Sequence[Purchase]], landmark_ms: int, until_ms: int, name: Slice) -> list[Example]:
-    """Look at every user who bought before the landmark, and label what they did until then."""
+    """Return one example per user who bought before the landmark, labelled with events between it and `until_ms`."""
     found = []
     for user, bought in purchases.items():
         seen = bisect_right(bought, landmark_ms, key=lambda event: event.event_time_ms)
@@ -87,7 +87,7 @@ def examples_of(purchases: Mapping[str, Sequence[Purchase]], landmark_ms: int, u
 
 
 def made_reviews(count: int = 400, seed: int = 1) -> list[ReviewExample]:
-    """Write short reviews whose words tell the stars, mostly."""
+    """Generate short reviews whose words mostly match their star rating."""
     rng = Random(seed)
     words = {True: ("lovely", "fine", "sturdy"), False: ("broken", "poor", "late")}
     found = []

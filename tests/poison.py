@@ -1,4 +1,4 @@
-"""Records that no shop should send and some do: kind, value and key as sent, and the reason they are refused for.
+"""List invalid records that a shop may send: kind, value and key as sent, and the reason code of the refusal.
 
 Start at POISON.
 """
@@ -20,7 +20,7 @@ PURCHASE = START + b',"currency":"GBP","lines":['
 
 
 class Poison(Struct, frozen=True):
-    """One record that is refused; its own timestamp is NOW_MS."""
+    """One refused record; its record timestamp is NOW_MS."""
 
     value: bytes | None
     reason: Reason

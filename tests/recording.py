@@ -1,7 +1,7 @@
-"""Events → the log that a recorder would write of a live run over them, without a broker.
+"""Turn events into the log that a recorder would write of a live run over them, without a broker.
 
-Role features folds them window by window, each window kind after kind, so that topics interleave as no replay has them; a
-scorer answers after each window, and its sentiment comes back. Start at live_run.
+The features role folds events in windows, and each window kind by kind, so that topics interleave unlike in a replay. A
+scorer answers after each window, and its sentiment is fed back. Start at live_run.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ Numbered = list[tuple[str, LogRecord]]
 
 
 class LiveRun:
-    """The rows, the requests sent and the log so far."""
+    """The rows, score requests and log so far."""
 
     def __init__(self, settings: Settings, scorer: Any) -> None:
         self.replay, self.scorer = Replay(settings, partitions=PARTITIONS), scorer
@@ -32,35 +32,35 @@ class LiveRun:
         self.feedback: Numbered = []
 
     def send(self, kind: str, partition: int, at_ms: int, key: bytes | None, value: bytes | None) -> tuple[str, LogRecord]:
-        """Write a record to the end of its topic's partition."""
+        """Append a record to its topic partition."""
         record = self.replay.record(kind, partition, at_ms, key, value)
         self.log.append(LoggedEvent(kind, at_ms, key, value, partition, record.offset))
         return kind, record
 
     def publish(self, events: Iterable[LoggedEvent]) -> Numbered:
-        """Send events to their topics."""
+        """Append events to their topics."""
         choose = self.replay.partition_of
         return [self.send(event.kind, choose(event.key), event.record_ms, event.key, event.value) for event in aligned(events)]
 
     def fold(self, records: Iterable[tuple[str, LogRecord]]) -> None:
-        """Fold records and let their score requests be answered."""
+        """Fold records and answer their score requests."""
         requests = []
         for _, record in records:
             outputs = self.replay.features.fold(self.rows[record.partition], PartitionTotals(), [record], 0).outputs
             requests += [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
         for request in requests:
             self.send("score-request", request.source.partition, request.source.timestamp_ms, *_message(request))
-        heard = self.answer(requests)
-        self.feedback += heard
-        self.fold_feedback(heard)
+        feedback = self.answer(requests)
+        self.feedback += feedback
+        self.fold_feedback(feedback)
 
     def fold_feedback(self, records: Numbered) -> None:
-        """Fold sentiment, which causes nothing."""
+        """Fold sentiment, which causes no output."""
         for _, record in records:
             self.replay.features.fold(self.rows[record.partition], PartitionTotals(), [record], 0)
 
     def answer(self, requests: Sequence[ScoreRequest]) -> Numbered:
-        """Send the signals of requests and return those that role features reads."""
+        """Append the signals of requests and return those that the features role reads."""
         heard = []
         for request, scores in zip(requests, self.scorer.score(requests), strict=True):
             rendered = render_signals(
@@ -76,7 +76,7 @@ class LiveRun:
 def live_run(
     settings: Settings, events: Iterable[LoggedEvent], scorer: Any, *, crashes: bool = False, window: int = WINDOW
 ) -> list[LoggedEvent]:
-    """Record a run; one that crashes folds two windows of the middle again, from the rows before them, in another order."""
+    """Record a run; a crash makes it fold two middle windows again in another order, from the rows before them."""
     run = LiveRun(settings, scorer)
     sent = run.publish(events)
     rows, heard = dict[int, dict[bytes, Any]](), 0

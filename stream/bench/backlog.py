@@ -1,7 +1,7 @@
-"""`footfall bench backlog`: a day that waited in the topics, read after a stop by one worker: dense and sparse event time.
+"""Measure how fast one worker reads a day's backlog, with dense and with sparse event time (`footfall bench backlog`).
 
-Dense is a busy day; sparse is a day of few events, with minutes or hours between two of a quiet topic. The worker is
-started when all is published; its time counts from ready to all committed. Start at bench_backlog.
+Dense is a busy day; sparse is a day of few events, with minutes or hours between two events of a quiet topic. The worker
+starts after everything is published. Time counts from ready until everything is committed. Start at bench_backlog.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from stream.bench.window import until_committed
 from stream.kafka.topic_admin import apply
 
 POLL_SECONDS = 0.02
-WATCH_SECONDS = 0.25
+SAMPLE_SECONDS = 0.25
 SKEW, HELD = "footfall_alignment_skew_seconds{", "footfall_alignment_held_records{"
 
 
 class Run(Struct, frozen=True):
-    """One reading: its seconds, the worker's figures after it, and the most that alignment was seen to hold."""
+    """One run: its seconds, the worker's metrics after it, and the largest sampled alignment backlog and skew."""
 
     seconds: float
     figures: Figures
@@ -37,7 +37,7 @@ async def bench_backlog(bootstrap: str, *, dense: int, sparse: int, repeats: int
     """Read a day of `dense` and a day of `sparse` events, `repeats` times each, interleaved.
 
     Raises:
-        RunError: the worker ended, did not finish, or did not make the score requests of an offline fold.
+        RunError: the worker exited, did not finish, or did not send the score requests of an offline fold.
     """
     counts = {"dense": dense, "sparse": sparse}
     runs: dict[str, list[Run]] = {name: [] for name in counts}
@@ -62,13 +62,13 @@ async def _read(given: Published) -> Run:
     async with Running(ENGINES["footfall"], settings) as worker:
         await ready(worker)
         started = time.monotonic()
-        watching = asyncio.create_task(_watch(worker))
+        sampling = asyncio.create_task(_sample(worker))
         try:
             await until_committed(worker, given.count, seconds=120 + given.count / 500, poll_seconds=POLL_SECONDS)
             seconds = time.monotonic() - started
         finally:
-            watching.cancel()
-        held, skew = await watching
+            sampling.cancel()
+        held, skew = await sampling
         figures = chunk_figures(await asyncio.to_thread(worker.metrics), given.count)
     requests = await read_requests(settings)
     if requests.distinct != given.due:
@@ -76,30 +76,30 @@ async def _read(given: Published) -> Run:
     return Run(seconds, figures, held, skew)
 
 
-async def _watch(worker: Running) -> tuple[float, float]:
-    """Look at what alignment holds until cancelled; return the most records of all topics and the largest skew in hours."""
+async def _sample(worker: Running) -> tuple[float, float]:
+    """Sample alignment until cancelled; return the most held records over all topics, and the largest skew in hours."""
     held = skew = 0.0
     try:
         while True:
             found = await asyncio.to_thread(worker.metrics)
             held, skew = max(held, held_records(found)), max(skew, skew_hours(found))
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(SAMPLE_SECONDS)
     except asyncio.CancelledError:
         return held, skew
 
 
 def held_records(metrics: dict[str, float]) -> float:
-    """Sum the records that a worker's /metrics say alignment holds, over all topics."""
+    """Sum the records that alignment holds over all topics, from a worker's /metrics."""
     return sum(value for name, value in metrics.items() if name.startswith(HELD))
 
 
 def skew_hours(metrics: dict[str, float]) -> float:
-    """Return how far the topic that is furthest behind in event time is, in hours; 0 where nothing is known."""
+    """Return the skew in hours of the topic furthest behind in event time; 0 without such metrics."""
     return max((value for name, value in metrics.items() if name.startswith(SKEW)), default=0.0) / 3600
 
 
 def chunk_figures(metrics: dict[str, float], events: int) -> Figures:
-    """Turn a worker's /metrics after `events` events into chunks and flushes, and what lies in each."""
+    """Turn a worker's /metrics after `events` events into counts of chunks and flushes, and the mean size of each."""
     chunks, flushes = metrics.get("footfall_chunks_total", 0.0), metrics.get("footfall_barrier_seconds_count", 0.0)
     return {
         "chunks": round(chunks),
@@ -110,7 +110,7 @@ def chunk_figures(metrics: dict[str, float], events: int) -> Figures:
 
 
 def summary(count: int, runs: list[Run]) -> Figures:
-    """Sum up the readings of one day; chunks and what was held are of the last one."""
+    """Summarise the runs of one day; chunks, held records and skew are those of the last run."""
     return {
         "events": count,
         "events_per_second": spread([count / run.seconds for run in runs]),

@@ -1,6 +1,6 @@
-"""What a benchmark does on the broker: topics of its own, a published load, what a group committed, and the clean-up.
+"""Create a benchmark's topics, publish its load, read committed offsets and score requests, and delete the topics.
 
-Every run has its own random prefix, so that runs share nothing and all of a run's topics can be deleted by it. Start at
+Every run has a random prefix, so that runs share nothing and all topics of a run can be deleted by prefix. Start at
 published.
 """
 
@@ -28,13 +28,13 @@ from stream.logs.event_log import LoggedEvent
 from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
 
-SLICE = 50_000  # events that are on their way at a time
+SLICE = 50_000  # events in flight at a time
 
 
 class Published(Struct, frozen=True):
-    """A load on the broker: the settings of its topics, what was sent, and how many score requests an offline fold makes.
+    """A published load: its topics' settings, the events sent, and `due`, the score requests that an offline fold makes.
 
-    `times_ms` holds the record timestamps of each topic and partition, so that index i is offset i.
+    `times_ms` holds the record timestamps of each topic and partition; index i is offset i.
     """
 
     settings: Settings
@@ -44,9 +44,9 @@ class Published(Struct, frozen=True):
     times_ms: dict[tuple[str, int], list[int]]
 
     def folded_beyond(self, committed: Mapping[tuple[str, int], int], requests: "Requests") -> int:
-        """Count events that were folded but not committed, as far as score requests show how far the fold had come.
+        """Count events that were folded but not committed, as far as score requests show how far the fold got.
 
-        The worker folds a partition number's topics in order of time, so that all up to its newest request were folded.
+        The worker folds the topics of a partition number in time order, so every event up to its newest request was folded.
         """
         newest: dict[int, int] = {}
         for request in requests.found:
@@ -58,7 +58,7 @@ class Published(Struct, frozen=True):
 
 
 class Request(Struct):
-    """The part of a score request that a benchmark reads."""
+    """The fields of a score request that a benchmark reads."""
 
     request_id: str
     event_id: str
@@ -66,14 +66,14 @@ class Request(Struct):
 
 
 class Requests(Struct, frozen=True):
-    """The score requests of one topic: all of them, and the bytes of their values."""
+    """All score requests of one topic, and the total bytes of their values."""
 
     found: list[Request]
     size_bytes: int
 
     @property
     def distinct(self) -> int:
-        """How many there are when each id is counted once."""
+        """Number of distinct request ids."""
         return len({request.request_id for request in self.found})
 
 
@@ -81,8 +81,8 @@ decode_request = msgspec.json.Decoder(Request).decode
 
 
 def bench_settings(bootstrap: str, *, partitions: int = 4) -> Settings:
-    """Return settings for a benchmark on a broker: fresh names, one replica, records kept for ever."""
-    name = f"fb{secrets.token_hex(4)}"  # short: Quix Streams joins the names of all topics to that of its changelog
+    """Return settings for a benchmark on a broker: fresh names, one replica, unlimited retention."""
+    name = f"fb{secrets.token_hex(4)}"  # short, because Quix Streams joins the names of all topics into its changelog's name
     return load_settings(
         kafka_bootstrap_servers=bootstrap,
         partitions=partitions,
@@ -94,7 +94,7 @@ def bench_settings(bootstrap: str, *, partitions: int = 4) -> Settings:
 
 
 def run_settings(settings: Settings, **changes: object) -> Settings:
-    """Return settings of one run on published topics: a group, a changelog and a topic of score requests of its own."""
+    """Return settings of one run on published topics, with its own group, changelog and score-request topic."""
     run = f"{settings.app_id}-{secrets.token_hex(2)}"
     return settings.model_copy(
         update={"app_id": run, "topic_names": {"score-request": f"{settings.topic_prefix}{run}.requests"}, **changes}
@@ -103,7 +103,7 @@ def run_settings(settings: Settings, **changes: object) -> Settings:
 
 @contextlib.asynccontextmanager
 async def published(settings: Settings, load: Load) -> AsyncIterator[Published]:
-    """Create topics and publish a load to them; the topics of all its runs are deleted at the end."""
+    """Create topics and publish a load to them; delete the topics of all its runs at the end."""
     await apply(settings)
     try:
         events = list(load.events())
@@ -120,7 +120,7 @@ async def published(settings: Settings, load: Load) -> AsyncIterator[Published]:
 
 
 async def publish(settings: Settings, events: Iterable[LoggedEvent]) -> int:
-    """Publish events as fast as the broker takes them, in order, and return the bytes of all values."""
+    """Publish events in order, as fast as the broker accepts them, and return the total bytes of their values."""
     partitions = settings.partitions or 1
     names = {kind: topic.name for kind, topic in settings.topics().items()}
     waiting: dict[tuple[str, int], list[Message]] = defaultdict(list)
@@ -158,10 +158,10 @@ def source_partitions(settings: Settings) -> list[TopicPartition]:
 
 
 class GroupOffsets:
-    """Reads what a group has committed of the source topics, in one request to the broker."""
+    """Reads a group's committed offsets of the source topics in one request to the broker."""
 
     def __init__(self, settings: Settings, group: str) -> None:
-        """Read group `group`."""
+        """Read the offsets of `group`."""
         self._client: AIOKafkaAdminClient = admin_client(settings)
         self._group, self._partitions = group, source_partitions(settings)
         self._coordinator: int | None = None
@@ -185,7 +185,7 @@ class GroupOffsets:
 
 
 async def read_requests(settings: Settings) -> Requests:
-    """Read all score requests of a run; those inside an open or aborted transaction are not there."""
+    """Read all score requests of a run, without those of an open or aborted transaction."""
     found, size = [], 0
     topic = settings.topics()["score-request"].name
     consumer = plain_consumer(settings)
@@ -202,7 +202,7 @@ async def read_requests(settings: Settings) -> Requests:
 
 
 async def delete_topics(settings: Settings) -> None:
-    """Delete every topic of a benchmark's runs, changelogs of peers included: all carry its name."""
+    """Delete every topic of a benchmark's runs, including changelogs of other engines: all carry its prefix."""
     client, mark = admin_client(settings), settings.topic_prefix.rstrip(".")
     await client.start()
     try:

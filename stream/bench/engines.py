@@ -1,7 +1,7 @@
-"""The engines that are compared: how each is started, what it guarantees, how far its job is the same, what it committed.
+"""Run the stream engines that a benchmark compares, and read what each has committed.
 
-Footfall is the worker as deployed. Peers are the programs in tests/bench/peers, which import Footfall's own fold, so
-that only the engine around it differs. Start at Engine and Running.
+Footfall is the worker as deployed. The other engines are the programs in tests/bench/peers, which import Footfall's fold,
+so that only the engine around it differs. Start at Engine and Running.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Engine(Struct, frozen=True, kw_only=True):
-    """One engine: `program` and `venv` of a peer, its job in words, and which `share` of Footfall's events it reads.
+    """One engine: its `program` and `venv`, a description of its `job`, and the `share` of Footfall's events that it reads.
 
-    It reads at least `least`, which is several of its commits.
+    It reads at least `least` events, so that a run spans several of its commits.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Engine(Struct, frozen=True, kw_only=True):
     package: str
 
     def command(self) -> list[str]:
-        """Return the command line that starts it.
+        """Return the command line that starts the engine.
 
         Raises:
-            RunError: its venv has not been made.
+            RunError: its venv does not exist.
         """
         if not self.program:
             return [sys.executable, "-m", "stream.cli.main", "worker", "features"]
@@ -64,11 +64,11 @@ class Engine(Struct, frozen=True, kw_only=True):
         return [str(python), str(PEERS / self.program)]
 
     def events(self, footfall_events: int) -> int:
-        """Return how many events it reads beside a Footfall that reads `footfall_events`."""
+        """Return how many events the engine reads when Footfall reads `footfall_events`."""
         return max(self.least, round(footfall_events * self.share))
 
     def version(self) -> str:
-        """Name the package and version of the engine, from our own packages or from the peer's pins."""
+        """Return the engine's package and version, from our installed packages or from the peer's pins."""
         if not self.venv:
             from importlib.metadata import version
 
@@ -89,8 +89,8 @@ ENGINES = {
         ),
         Engine(
             name="stock-faust",
-            guarantee="at least once; Faust does not await its changelog before it commits offsets",
-            job="same fold and outputs; rows decoded beside the table, encoded and set at every event; not aligned by time",
+            guarantee="at least once; Faust commits offsets without waiting for its changelog",
+            job="same fold and outputs; rows cached decoded, encoded and stored per event; no event-time alignment",
             group="twin",
             share=1 / 15,
             least=20_000,
@@ -100,7 +100,7 @@ ENGINES = {
         Engine(
             name="quix",
             guarantee="exactly once: outputs, changelog and offsets in one Kafka transaction, every second",
-            job="same fold and outputs, aligned by time; rows decoded beside RocksDB state, encoded and set at every event",
+            job="same fold and outputs, aligned by event time; rows cached decoded, encoded and written to RocksDB per event",
             group="quix",
             share=1 / 4,
             least=60_000,
@@ -110,8 +110,8 @@ ENGINES = {
         ),
         Engine(
             name="bytewax",
-            guarantee="state exactly once, outputs at least once; recovery store is a local SQLite, epochs of a second",
-            job="same fold and outputs; rows decoded in memory, encoded once an epoch; not aligned by time, nothing replicated",
+            guarantee="state exactly once, outputs at least once; recovery store is local SQLite, one epoch per second",
+            job="same fold and outputs; rows decoded in memory, encoded per epoch; no event-time alignment, no replication",
             group="",
             share=1 / 2,
             least=100_000,
@@ -124,7 +124,7 @@ ENGINES = {
 
 
 class Running:
-    """One engine's process on one run's topics; use it as an asynchronous context, which kills it at the end."""
+    """One engine's process on one run's topics; an asynchronous context that kills the process at the end."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         """Run `engine` with the settings of a run."""
@@ -142,7 +142,7 @@ class Running:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Kill the process and forget its folder."""
+        """Kill the process and delete its folder."""
         self.kill()
         if self._offsets is not None:
             await self._offsets.close()
@@ -179,10 +179,10 @@ class Running:
         """Return the next durable offset by topic and partition.
 
         Raises:
-            RunError: the process has ended.
+            RunError: the process has exited.
         """
         if self.process.poll() is not None:
-            raise RunError(f"engine {self.engine.name} ended with {self.process.returncode}: {self.last_words()}")
+            raise RunError(f"engine {self.engine.name} exited with {self.process.returncode}: {self.last_words()}")
         if self._offsets is None:
             return await asyncio.to_thread(recovered_offsets, self.folder / RECOVERY)
         return {(tp.topic, tp.partition): offset for tp, offset in (await self._offsets.offsets()).items()}
@@ -192,7 +192,7 @@ class Running:
         return sum((await self.offsets()).values())
 
     def metrics(self) -> dict[str, float]:
-        """Return the samples of a Footfall worker's /metrics by full name; empty while it does not answer."""
+        """Return a Footfall worker's /metrics by full sample name; empty if it does not answer."""
         try:
             text = self._get("/metrics")
         except (OSError, ValueError):
@@ -201,7 +201,7 @@ class Running:
         return {name: float(value) for name, value in samples}
 
     def ready(self) -> bool:
-        """Tell whether a Footfall worker's /readyz answers 200."""
+        """Return whether a Footfall worker's /readyz answers 200."""
         try:
             self._get("/readyz")
         except (OSError, ValueError):
@@ -209,7 +209,7 @@ class Running:
         return True
 
     def cpu_seconds(self) -> float:
-        """Return the processor time the process has used, all its threads together; 0 where there is no /proc."""
+        """Return the process's CPU seconds over all its threads; 0 without /proc."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         except OSError:
@@ -217,7 +217,7 @@ class Running:
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
     def memory_bytes(self) -> int:
-        """Return the resident memory of the process; 0 where there is no /proc."""
+        """Return the process's resident memory in bytes; 0 without /proc."""
         try:
             lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         except OSError:
@@ -225,7 +225,7 @@ class Running:
         return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), 0)
 
     def last_words(self) -> str:
-        """Return the end of what the process wrote."""
+        """Return the end of the process's log."""
         return (self.folder / "log").read_text(errors="replace")[-1500:]
 
     def _get(self, path: str) -> str:
@@ -236,7 +236,7 @@ class Running:
 
 
 def recovered_offsets(folder: Path) -> dict[tuple[str, int], int]:
-    """Return the input offsets of the last whole epoch in a Bytewax recovery store; empty before there is one."""
+    """Return the input offsets of the last complete epoch in a Bytewax recovery store; empty before the first."""
     path = folder / "part-0.sqlite3"
     if not path.exists():
         return {}
@@ -246,7 +246,7 @@ def recovered_offsets(folder: Path) -> dict[tuple[str, int], int]:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as store:
             rows = store.execute(query).fetchall()
-    except sqlite3.OperationalError:  # the store is being made, or is locked for a moment
+    except sqlite3.OperationalError:  # the store is being created, or is briefly locked
         return {}
     found = {}
     for key, change, _ in rows:
@@ -256,6 +256,6 @@ def recovered_offsets(folder: Path) -> dict[tuple[str, int], int]:
 
 
 def integer_of(pickled: bytes) -> int:
-    """Read the one integer of a pickle without loading it; -2 and -1 are Kafka's beginning and end."""
+    """Read the one integer of a pickle without loading it; -2 and -1 (Kafka's beginning and end) become 0."""
     found = [value for code, value, _ in pickletools.genops(pickled) if isinstance(value, int) and code.name in INTEGERS]
     return max(0, found[-1])

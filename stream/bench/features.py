@@ -1,8 +1,7 @@
-"""`footfall bench features`: events/s of role features beside the same fold in other engines, interleaved in one call.
+"""Measure events/s of the features role and of the same fold in other engines (`footfall bench features`).
 
-Each repeat runs every engine once on a fresh load, after one unmeasured run of each. Then, for some barrier intervals:
-rate, what a barrier costs, what is written for an event, and what a kill -9 makes the worker fold again. Start at
-bench_features.
+Each repeat runs every engine once on a fresh load, after one unmeasured run of each. Then, for some barrier intervals, it
+measures rate, barrier cost, bytes written per event, and events to fold again after a kill -9. Start at bench_features.
 """
 
 import asyncio
@@ -21,15 +20,15 @@ from stream.process.settings import Settings
 
 WARM_UP_EVENTS = 2_000
 RATE_EVENTS = 300_000
-BARRIER_EVENTS = 100_000  # at least: several commits at any interval
+BARRIER_EVENTS = 100_000  # a minimum: several commits at any interval
 KILLS = 2
-SESSION_TIMEOUT_SECONDS = 6.0  # of runs that are killed: how soon the group lets the next process in
+SESSION_TIMEOUT_SECONDS = 6.0  # for runs that are killed: how soon the group admits the next process
 
 Progress = Callable[[str], None]
 
 
 class Run(Struct, frozen=True):
-    """One measured run: its window, the due fraction of its events, and a Footfall worker's own figures."""
+    """One measured run: its window, score requests per event (`due`), and a Footfall worker's barrier metrics."""
 
     window: Window
     due: float
@@ -47,10 +46,10 @@ async def bench_features(
     barriers: Sequence[int],
     progress: Progress,
 ) -> Figures:
-    """Measure engines against each other, then Footfall at some barrier intervals (ms).
+    """Compare engines, then measure Footfall at some barrier intervals (ms).
 
     Raises:
-        RunError: an engine is not installed, ended, did not finish, or did not make the score requests of the fold.
+        RunError: an engine is not installed, exited, did not finish, or did not send the score requests of the fold.
     """
     chosen = [ENGINES[name] for name in engines]
     for engine in chosen:
@@ -97,7 +96,7 @@ async def footfall_rate(bootstrap: str, *, shape: Shape, progress: Progress, eve
 
 
 def ratios(engines: Figures) -> dict[str, float]:
-    """Return how many times the median of each other engine Footfall's median is; empty where Footfall did not run."""
+    """Return Footfall's median rate divided by each other engine's; empty if Footfall did not run."""
     if "footfall" not in engines:
         return {}
     ours = engines["footfall"]["events_per_second"]["median"]
@@ -115,13 +114,13 @@ async def _run(engine: Engine, given: Published, settings: Settings) -> Run:
     if requests.distinct != given.due:
         raise RunError(
             f"engine {engine.name}: found {requests.distinct} distinct score requests, expected the {given.due} of an "
-            "offline fold: it did not do the same job"
+            "offline fold: the engine did not do the same work"
         )
     return Run(window, given.due / given.count, requests.size_bytes / given.count, barrier)
 
 
 def barrier_figures(metrics: dict[str, float], events: int) -> Figures:
-    """Turn a worker's /metrics after `events` events into figures of a barrier; empty for an engine without them."""
+    """Turn a worker's /metrics after `events` events into barrier figures; empty for an engine without them."""
     barriers = metrics.get("footfall_barrier_seconds_count", 0.0)
     if not barriers:
         return {}
@@ -171,7 +170,7 @@ async def _barriers(
                 progress(f"barriers: {interval} ms, {_line(run.window)}")
                 if repeat == 0:
                     crashes[interval] = await _crash(given, interval)
-                    progress(f"barriers: {interval} ms, left at a kill: {crashes[interval]['uncommitted_at_kill']}")
+                    progress(f"barriers: {interval} ms, uncommitted at each kill: {crashes[interval]['uncommitted_at_kill']}")
     return [
         {
             "interval_ms": interval,
@@ -185,7 +184,7 @@ async def _barriers(
 
 
 async def _crash(given: Published, interval: int) -> Figures:
-    """Kill -9 a worker at some moments of one backlog; return what each left uncommitted, and check that all is done."""
+    """Kill -9 a worker at several points of one backlog; return what each kill left uncommitted, and check the result."""
     settings = run_settings(given.settings, barrier_ms=interval, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
     await apply(settings)
     uncommitted = []
@@ -196,7 +195,7 @@ async def _crash(given: Published, interval: int) -> Figures:
             running.process.wait()
             requests = await read_requests(settings)
             running.start()
-            committed = await running.offsets()  # what the next process goes on from
+            committed = await running.offsets()  # the next process resumes here
             uncommitted.append(given.folded_beyond(committed, requests))
         await measure([running], given.count, seconds=120 + given.count / 500)
     requests = await read_requests(settings)

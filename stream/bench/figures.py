@@ -1,4 +1,4 @@
-"""Numbers of a benchmark: spreads of repeats, percentiles of latencies, and the machine and versions they hold for.
+"""Compute a benchmark's statistics: spreads of repeats, latency percentiles, and the machine and versions.
 
 Start at spread and percentiles.
 """
@@ -22,7 +22,7 @@ Figures = dict[str, Any]
 
 
 def spread(values: Sequence[float], digits: int = 0) -> Figures:
-    """Return median, least, greatest and all values of some repeats, rounded to `digits`."""
+    """Return the median, minimum, maximum and all values of some repeats, rounded to `digits`."""
     rounded = [round(value, digits) if digits else round(value) for value in values]
     middle = statistics.median(values)
     return {
@@ -34,7 +34,7 @@ def spread(values: Sequence[float], digits: int = 0) -> Figures:
 
 
 def percentiles(values: Sequence[float], digits: int = 2) -> Figures:
-    """Return the percentiles by nearest rank, the mean and the greatest of all values: no bucket rounds them.
+    """Return nearest-rank percentiles, mean and maximum of all values, exact rather than from buckets.
 
     Raises:
         ValueError: there are no values.
@@ -49,7 +49,7 @@ def percentiles(values: Sequence[float], digits: int = 2) -> Figures:
 
 
 def histogram(values: Sequence[float]) -> list[tuple[float, int]]:
-    """Count values in buckets of equal ratio, ten to a decade: (upper edge, count), empty buckets inside included."""
+    """Count values in logarithmic buckets, ten per decade: (upper edge, count), including empty buckets in between."""
     places = [math.ceil(math.log10(max(value, 1e-3)) * BUCKETS_PER_DECADE) for value in values]
     if not places:
         return []
@@ -74,7 +74,7 @@ def machine(folder: Path, *, broker: str = "") -> Figures:
 
 
 def cpu_model() -> str:
-    """Name the processor."""
+    """Return the CPU model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -83,7 +83,7 @@ def cpu_model() -> str:
 
 
 def commit(folder: Path) -> str:
-    """Name the commit of a checkout, and say where the checkout differs from it; "unknown" outside of one."""
+    """Return the commit of a checkout, marked if the sources have changes; "unknown" outside a checkout."""
     try:
         name = _git(folder, "rev-parse", "--short", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", "schemas", "models", "stream")

@@ -1,8 +1,8 @@
-"""`footfall bench latency`: from the moment an event should be sent to the receipt of its score request, under open load.
+"""Measure latency from an event's scheduled send time to the receipt of its score request (`footfall bench latency`).
 
-A sender in a process of its own has a fixed schedule and never waits for an answer; every latency counts from the
-scheduled moment, so neither a slow worker nor a late sender hides waiting (no coordinated omission). Receipt is our own
-consumer's. Start at bench_latency.
+The load is open: a sender process follows a fixed schedule and never waits for a response. Every latency counts from the
+scheduled time, so neither a slow worker nor a late sender hides waiting (no coordinated omission). Receipt is when our own
+consumer returns the record. Start at bench_latency.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from stream.operate.supervisor import environment_of
 from stream.process.settings import Settings
 
 START_SECONDS = 60.0
-END_SECONDS = 20.0  # after the last event is due: what has not come by then is missing
+END_SECONDS = 20.0  # after the last event is due; a score request after that counts as missing
 
 
 class Used(NamedTuple):
-    """Processor seconds that the worker and the whole machine had used at a time."""
+    """CPU seconds that the worker and the whole machine had used at a time."""
 
     at: float
     worker: float
@@ -52,7 +52,7 @@ async def bench_latency(
     """Send `rate` events/s for the warm-up and `seconds`, and return the latencies of the latter.
 
     Raises:
-        RunError: the worker or the sender ended, or the worker was not ready in time.
+        RunError: the worker or the sender exited, or the worker was not ready in time.
     """
     count = round(rate * (warm_up_seconds + seconds))
     events = load(count, shape=shape)
@@ -90,7 +90,7 @@ async def bench_latency(
 
 
 def cores_between(used: Sequence[Used], first: float, last: float) -> tuple[float, float]:
-    """Return how many cores the worker and the machine kept busy between two times; 0 where nothing was noted."""
+    """Return the mean busy cores of the worker and of the machine between two times; 0 without samples."""
     within = [sample for sample in used if first <= sample.at <= last]
     if len(within) < 2 or (passed := within[-1].at - within[0].at) <= 0:
         return 0.0, 0.0
@@ -102,12 +102,12 @@ async def ready(worker: Running, seconds: float = START_SECONDS) -> float:
     """Wait until /readyz answers 200 and return the seconds that took.
 
     Raises:
-        RunError: the worker ended, or is not ready in time.
+        RunError: the worker exited, or is not ready in time.
     """
     started = time.monotonic()
     while time.monotonic() < started + seconds:
         if worker.process.poll() is not None:
-            raise RunError(f"the worker ended with {worker.process.returncode}: {worker.last_words()}")
+            raise RunError(f"the worker exited with {worker.process.returncode}: {worker.last_words()}")
         if await asyncio.to_thread(worker.ready):
             return time.monotonic() - started
         await asyncio.sleep(0.02)
@@ -119,7 +119,7 @@ async def _receive(
 ) -> tuple[dict[str, float], float, Figures, list[Used]]:
     """Run the sender and read score requests.
 
-    Return when each event's came, when sending began, how late the sender was, and what the processors did by the time.
+    Return when each event's request arrived, when sending began, how late the sender was, and CPU use over time.
     """
     consumer = plain_consumer(settings, auto_offset_reset="earliest")
     await consumer.start()
@@ -136,7 +136,7 @@ async def _receive(
     try:
         tps = [TopicPartition(settings.topics()["score-request"].name, n) for n in range(settings.partitions or 1)]
         consumer.assign(tps)
-        telling = asyncio.create_task(asyncio.to_thread(sender.stdout.read))  # type: ignore[union-attr]
+        report = asyncio.create_task(asyncio.to_thread(sender.stdout.read))  # type: ignore[union-attr]
         deadline = time.monotonic() + START_SECONDS + events.count / rate + END_SECONDS
         while time.monotonic() < deadline:
             batches = await consumer.getmany(timeout_ms=200)
@@ -145,12 +145,12 @@ async def _receive(
             for batch in batches.values():
                 for record in batch:
                     received.setdefault(decode_request(record.value).event_id, now)
-            if telling.done() and not batches and await _caught_up(worker, events.count):
+            if report.done() and not batches and await _caught_up(worker, events.count):
                 break
         else:
-            raise RunError(f"latency: the load was not folded in time: {worker.last_words()}")
-        told = json.loads(await telling)
-        return received, told["started"], told["late_ms"], used
+            raise RunError(f"latency: the worker did not fold the load in time: {worker.last_words()}")
+        sent = json.loads(await report)
+        return received, sent["started"], sent["late_ms"], used
     finally:
         end_child(sender, 1.0)
         await consumer.stop()

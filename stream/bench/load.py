@@ -1,8 +1,8 @@
-"""The load of every benchmark: seven event types over a day of event time, as JSON of about 200 bytes.
+"""Generate the load of every benchmark: seven event types over a day of event time, as JSON of about 200 bytes.
 
 Two shapes: `sessions` are 40 events of one user, ten seconds apart, users by Zipf(1.1); `independent` draws the user of
 each event by Zipf(1.1) and spreads events over the day. A seed gives the same events everywhere, so that a sender in
-another process makes them again instead of being sent them. Start at Load.
+another process can regenerate them. Start at load.
 """
 
 import json
@@ -30,7 +30,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 class Load(Struct, frozen=True):
-    """`count` events as columns, each of shape (count,), in the order of their making; `order` sorts them by time."""
+    """`count` events as columns, each of shape (count,), in generation order; `order` sorts them by time."""
 
     seed: int
     users: Numbers
@@ -41,7 +41,7 @@ class Load(Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many events there are."""
+        """Number of events."""
         return len(self.order)
 
     def events(self) -> Iterator[LoggedEvent]:
@@ -61,7 +61,7 @@ class Load(Struct, frozen=True):
 
 
 def event_id(seed: int, i: int) -> str:
-    """Name the `i`-th event of a load."""
+    """Return the id of the `i`-th event of a load."""
     return f"{seed:04x}-{i:012x}-{i * 40503 % 65536:04x}"
 
 

@@ -1,4 +1,4 @@
-"""Results of benchmarks → plots (SVG, the same bytes for the same figures). Start at draw."""
+"""Draw benchmark results as SVG plots; the same figures give the same bytes. Start at draw."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ COLOUR = "#31688e"
 
 
 def draw(folder: Path, found: Figures) -> list[Path]:
-    """Draw the plot of one result into `folder`; a result without one draws nothing."""
+    """Draw the plot of one result into `folder`; some benchmarks have none."""
     if found["benchmark"] not in ("features", "latency"):
         return []
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
@@ -31,7 +31,7 @@ def draw(folder: Path, found: Figures) -> list[Path]:
 
 
 def _rates(axes: Any, found: Figures) -> None:
-    """Draw a bar for each engine's median, with the least and the greatest as a line."""
+    """Draw a bar for each engine's median, with an error bar from minimum to maximum."""
     names = list(found["engines"])
     rates = [found["engines"][name]["events_per_second"] for name in names]
     middle = [rate["median"] for rate in rates]
@@ -47,7 +47,7 @@ def _rates(axes: Any, found: Figures) -> None:
         axes.annotate(f"  {rate:,}", (rates[place]["max"], place), va="center")
     axes.invert_yaxis()
     axes.margins(x=0.18)
-    axes.set_xlabel("events/s of one worker process, the same fold")
+    axes.set_xlabel("events/s of one worker process, same fold")
 
 
 def _latencies(axes: Any, found: Figures) -> None:

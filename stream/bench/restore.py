@@ -1,7 +1,7 @@
-"""`footfall bench restore`: a changelog of many user rows → a ready worker; and from a kill -9 to the next commit.
+"""Measure restore time from a changelog of many rows, and recovery time from a kill -9 (`footfall bench restore`).
 
-Rows are those of a real fold, a few thousand of them, written again and again under new user ids. The worker first runs
-on the empty changelog, so that the meta row is its own. Start at bench_restore.
+The rows come from a real fold: a few thousand of them, written repeatedly under new user ids. The worker first runs on the
+empty changelog, so that it writes the meta row itself. Start at bench_restore.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from stream.process.settings import Settings
 
 TEMPLATE_EVENTS, TEMPLATE_USERS = 100_000, 5_000
 LIVE_EVENTS = 5_000
-SLICE = 20_000  # rows that are on their way at a time
+SLICE = 20_000  # rows in flight at a time
 READY_SECONDS = 240.0
 
 
 def template_rows() -> list[bytes]:
-    """Return encoded rows as a fold of the load leaves them, one for each of some thousand users."""
+    """Return the encoded rows of a fold of the load, one per user, for some thousand users."""
     replay = Replay(bench_settings("127.0.0.1:9092"), partitions=1)
     for _ in replay.fold(load(TEMPLATE_EVENTS, users=TEMPLATE_USERS, seed=9).events()):
         pass
@@ -38,13 +38,13 @@ def template_rows() -> list[bytes]:
 
 
 def rows_of(count: int, templates: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield `count` rows of distinct users, which the load does not name."""
+    """Yield `count` rows of distinct users that do not occur in the load."""
     for number in range(count):
         yield b"r-%09d" % number, templates[number % len(templates)]
 
 
 async def write_rows(settings: Settings, count: int, templates: list[bytes]) -> int:
-    """Write rows to the changelog of role features, each to its user's partition, and return their bytes."""
+    """Write rows to the changelog of the features role, each to its user's partition, and return their total bytes."""
     topic, partitions = settings.changelog("features"), settings.partitions or 1
     producer, size = output_producer(settings), 0
     waiting: list[list[Message]] = [[] for _ in range(partitions)]
@@ -64,10 +64,10 @@ async def write_rows(settings: Settings, count: int, templates: list[bytes]) -> 
 
 
 async def bench_restore(bootstrap: str, *, rows: int, repeats: int, progress: Callable[[str], None]) -> Figures:
-    """Restore `rows` rows `repeats` times, each time after a kill -9 under events that wait to be read.
+    """Restore `rows` rows `repeats` times; after each, kill -9 the worker and measure recovery with a backlog of events.
 
     Raises:
-        RunError: a worker ended, or was not ready or did not commit in time.
+        RunError: a worker exited, or was not ready or did not commit in time.
     """
     settings = bench_settings(bootstrap)
     templates = template_rows()
@@ -82,7 +82,9 @@ async def bench_restore(bootstrap: str, *, rows: int, repeats: int, progress: Ca
             progress(f"restore: writing {rows:,} rows")
             size = await write_rows(settings, rows, templates)
             for repeat in range(repeats):
-                await asyncio.sleep(settings.session_timeout_seconds)  # the group forgets the killed worker: restore alone
+                await asyncio.sleep(
+                    settings.session_timeout_seconds
+                )  # lets the killed worker's session expire, to measure restore alone
                 worker.start()
                 ready_seconds.append(await ready(worker, READY_SECONDS))
                 found = await asyncio.to_thread(worker.metrics)

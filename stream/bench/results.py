@@ -1,4 +1,4 @@
-"""Results of benchmarks → RESULTS.md: each command writes its own section, between its markers, and leaves the rest.
+"""Write a benchmark's result into its own section of RESULTS.md, between its markers, and keep the rest unchanged.
 
 A section names the machine, the commit, the versions and the command that repeats it. Start at record.
 """
@@ -14,7 +14,7 @@ HEADER = "# Results\n"
 
 
 def record(folder: Path, found: Figures, command: str) -> Path:
-    """Write a result's section of RESULTS.md in `folder`, its JSON and its plots; returns the file."""
+    """Write a result's section of RESULTS.md in `folder`, its JSON and its plots; return the path of RESULTS.md."""
     from stream.bench.plots import draw
 
     name = found["benchmark"]
@@ -28,7 +28,7 @@ def record(folder: Path, found: Figures, command: str) -> Path:
 
 
 def with_section(text: str, name: str, body: str) -> str:
-    """Put a section into a document: in place of the one of that name, or at the end."""
+    """Insert a section into a document: replace the one of that name, or append it."""
     begin, end = f"<!-- bench {name}: written by the command -->", f"<!-- end of bench {name} -->"
     block = f"{begin}\n{body.strip()}\n{end}\n"
     if begin not in text or f"{end}\n" not in text:
@@ -57,7 +57,7 @@ def section(found: Figures, command: str, plots: list[str]) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Render a Markdown table; the columns after the first are numbers or words as given."""
+    """Render a Markdown table."""
     return [
         f"| {' | '.join(header)} |",
         f"|{'---|' * len(header)}",
@@ -66,17 +66,17 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def of(spread: Figures, unit: str = "") -> str:
-    """Write a spread as median (least to greatest)."""
+    """Render a spread as median (minimum to maximum)."""
     return f"{spread['median']:,}{unit} ({spread['min']:,} to {spread['max']:,})"
 
 
 def _features(found: Figures) -> list[str]:
     engines = found["engines"]
     lines = [
-        f"Load `{found['load']}`, {found['event_bytes']} bytes an event, {found['repeats']} repeats, runs interleaved. Rates "
-        "are median (least to greatest) of events over the seconds between two commits, at a tenth and at 95 % of them. "
-        "Every run made exactly the score requests of an offline fold. Cores are those that were busy in that time: the "
-        "worker's, and all of the machine's (broker and measurement included).",
+        f"Load `{found['load']}`, {found['event_bytes']} bytes per event, {found['repeats']} repeats, runs interleaved. A "
+        "rate is the median (minimum to maximum) of events per second between two commits, at 10 % and at 95 % of the events. "
+        "Every run sent exactly the score requests of an offline fold. Cores are mean busy cores in that time: the worker's, "
+        "and the whole machine's (broker and measurement included).",
         "",
         *table(
             [
@@ -84,10 +84,10 @@ def _features(found: Figures) -> list[str]:
                 "events/s",
                 "Footfall is × faster",
                 "events",
-                "due",
+                "score requests / events",
                 "worker cores",
                 "machine cores",
-                "events a core second",
+                "events per core second",
             ],
             [
                 [
@@ -104,7 +104,7 @@ def _features(found: Figures) -> list[str]:
             ],
         ),
         "",
-        *table(["engine", "guarantee", "the job"], [[name, e["guarantee"], e["job"]] for name, e in engines.items()]),
+        *table(["engine", "guarantee", "job"], [[name, e["guarantee"], e["job"]] for name, e in engines.items()]),
     ]
     if "barriers" in found:
         lines += ["", *_barriers(found["barriers"])]
@@ -114,19 +114,19 @@ def _features(found: Figures) -> list[str]:
 def _barriers(barriers: list[Figures]) -> list[str]:
     return [
         "Footfall by barrier interval. Bytes are of changelog rows and of score requests, before compression by the broker. "
-        "Uncommitted are the events that a kill -9 in the middle of the backlog left to be folded again, as far as score "
-        "requests show them; repeated are score requests that came twice for all kills of a run.",
+        "Uncommitted events are those to fold again after a kill -9 in mid-backlog, as far as score requests show. Repeated "
+        "score requests are the duplicates from all kills of a run.",
         "",
         *table(
             [
                 "interval",
                 "events/s",
-                "a barrier takes",
-                "events a barrier",
-                "rows an event",
+                "barrier time",
+                "events per barrier",
+                "rows per event",
                 "row bytes",
-                "row bytes an event",
-                "request bytes an event",
+                "row bytes per event",
+                "request bytes per event",
                 "uncommitted at each kill",
                 "repeated",
             ],
@@ -153,16 +153,15 @@ def _latency(found: Figures) -> list[str]:
     names = ["p50", "p90", "p99", "p99.9", "mean", "max", "count"]
     return [
         f"Open load `{found['load']}` of {found['rate']:,} events/s for {found['seconds']:g} s after "
-        f"{found['warm_up_seconds']:g} s of warm-up, barrier {found['barrier_ms']} ms. Milliseconds from the moment an event "
-        "should be sent, on a fixed schedule, to the receipt of its score request by our own consumer; the sender's own "
-        "lateness is part of it. "
-        f"Busy meanwhile: {found['machine_cores']} cores of the machine, {found['worker_cores']} of them the worker.",
+        f"{found['warm_up_seconds']:g} s of warm-up, barrier interval {found['barrier_ms']} ms. Latency is in ms from an "
+        "event's scheduled send time to the receipt of its score request by our own consumer, and includes the sender's delay. "
+        f"Mean busy cores: {found['machine_cores']} of the machine, {found['worker_cores']} of them the worker's.",
         "",
         *table(
             ["", *names],
             [
                 ["event to score request", *(f"{found['latency_ms'][name]:,}" for name in names)],
-                ["of which the sender was late", *(f"{found['sender_late_ms'][name]:,}" for name in names)],
+                ["of which sender delay", *(f"{found['sender_late_ms'][name]:,}" for name in names)],
             ],
         ),
     ]
@@ -173,13 +172,13 @@ def _restore(found: Figures) -> list[str]:
         f"{found['rows']:,} rows of {found['row_bytes']} bytes (key included), {found['repeats']} repeats.",
         "",
         *table(
-            ["what", "median (least to greatest)"],
+            ["measure", "median (minimum to maximum)"],
             [
-                ["rows restored a second", of(found["rows_per_second"])],
-                ["reading the changelog", of(found["restore_seconds"], " s")],
-                ["start of the process to ready", of(found["ready_seconds"], " s")],
+                ["rows restored per second", of(found["rows_per_second"])],
+                ["time to read the changelog", of(found["restore_seconds"], " s")],
+                ["process start to ready", of(found["ready_seconds"], " s")],
                 ["resident memory", of(found["memory_mb"], " MB")],
-                ["memory a user beyond its row", of(found["memory_bytes_per_row_beyond_it"], " B")],
+                ["memory per user beyond its row", of(found["memory_bytes_per_row_beyond_it"], " B")],
                 [
                     f"kill -9 to the next commit (session timeout {found['session_timeout_seconds']:g} s)",
                     of(found["kill_to_commit_seconds"], " s"),
@@ -207,12 +206,22 @@ def _scaling(found: Figures) -> list[str]:
 
 def _backlog(found: Figures) -> list[str]:
     return [
-        f"A day of events (load `independent`, seven topics, 4 partitions) written before the worker starts, "
-        f"{found['repeats']} repeats. Seconds are from ready to all committed. Every run made exactly the score requests of "
-        "an offline fold. Held and skew are the most that /metrics showed in the last run.",
+        f"A day of events (load `independent`, seven topics, 4 partitions) published before the worker starts, "
+        f"{found['repeats']} repeats. Seconds run from ready until all is committed. Every run sent exactly the score requests "
+        "of an offline fold. Held records and skew are the maxima from /metrics in the last run.",
         "",
         *table(
-            ["event time", "events", "events/s", "seconds", "events a chunk", "chunks a flush", "flushes", "held", "skew"],
+            [
+                "event time",
+                "events",
+                "events/s",
+                "seconds",
+                "events per chunk",
+                "chunks per flush",
+                "flushes",
+                "held records",
+                "skew",
+            ],
             [
                 [
                     name,

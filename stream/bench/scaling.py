@@ -1,8 +1,7 @@
-"""`footfall bench scaling`: events/s of one and of two workers that share eight partitions, in one call.
+"""Measure events/s of one worker and of two workers that share eight partitions (`footfall bench scaling`).
 
-The workers join on empty topics and are stopped (SIGSTOP) while the load is published, so that a join is not measured.
-
-Start at bench_scaling.
+The workers join on empty topics and are paused (SIGSTOP) while the load is published, so that the rebalance is not
+measured. Start at bench_scaling.
 """
 
 import asyncio
@@ -23,14 +22,14 @@ PARTITIONS = 8
 WORKERS = (1, 2)
 LAG = "footfall_consumer_lag_records{"
 JOIN_SECONDS = 90.0
-SESSION_TIMEOUT_SECONDS = 120.0  # longer than it takes to publish, while the workers are stopped
+SESSION_TIMEOUT_SECONDS = 120.0  # longer than publishing takes, while the workers are paused
 
 
 async def bench_scaling(bootstrap: str, *, events: int, shape: Shape, repeats: int, progress: Callable[[str], None]) -> Figures:
-    """Measure one worker, then two, on each repeat's backlog; joined beforehand.
+    """Measure one worker, then two, on each repeat's backlog, after they have joined the group.
 
     Raises:
-        RunError: a worker ended, or they did not finish in time.
+        RunError: a worker exited, or they did not finish in time.
     """
     windows: dict[int, list[Window]] = {workers: [] for workers in WORKERS}
     for repeat in range(repeats):
@@ -66,7 +65,7 @@ async def _run(bootstrap: str, workers: int, events: Load) -> Window:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(delete_topics, settings)
         running = [await stack.enter_async_context(Running(ENGINES["footfall"], given)) for _ in range(workers)]
-        await _shared(running)
+        await _assigned_equally(running)
         for worker in running:
             worker.process.send_signal(signal.SIGSTOP)
         await publish(settings, events.events())
@@ -75,17 +74,17 @@ async def _run(bootstrap: str, workers: int, events: Load) -> Window:
         return await measure(running, events.count, seconds=90 + events.count / 500)
 
 
-async def _shared(running: list[Running]) -> None:
-    """Wait until the workers have an equal share of the partitions each."""
+async def _assigned_equally(running: list[Running]) -> None:
+    """Wait until each worker has an equal share of the partitions."""
     deadline, owned = time.monotonic() + JOIN_SECONDS, list[int]()
     while time.monotonic() < deadline:
         owned = [partitions_of(await asyncio.to_thread(worker.metrics)) for worker in running]
         if owned == [PARTITIONS // len(running)] * len(running):
             return
         await asyncio.sleep(0.2)
-    raise RunError(f"found workers with {owned} partitions after {JOIN_SECONDS:.0f} s, expected equal shares of {PARTITIONS}")
+    raise RunError(f"found {owned} partitions per worker after {JOIN_SECONDS:.0f} s, expected equal shares of {PARTITIONS}")
 
 
 def partitions_of(metrics: dict[str, float]) -> int:
-    """Count the partition numbers for which a worker's /metrics show a lag."""
+    """Count the partition numbers for which a worker's /metrics report a lag."""
     return len({name.rsplit('partition="', 1)[1].split('"')[0] for name in metrics if name.startswith(LAG)})

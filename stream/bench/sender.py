@@ -1,7 +1,7 @@
-"""The sender of an open load, a process of its own: event i leaves at start + i / rate, whatever became of those before.
+"""Send an open load from its own process: event i is sent at start + i / rate, without waiting for earlier events.
 
-Called as `python -m stream.bench.sender ORDER` with the settings in the environment; ORDER is JSON and names seed, count
-and shape of a load and the rate. Ends with one JSON object on stdout: when it began, and how late it was. Start at main.
+Run as `python -m stream.bench.sender ORDER` with the settings in the environment; ORDER is JSON with seed, count, shape and
+rate. Prints one JSON object on stdout: when sending began, and how late it was. Start at main.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from stream.kafka.barrier import Message, send_batches
 from stream.kafka.clients import output_producer
 from stream.process.settings import Settings, load_settings
 
-TICK_SECONDS = 0.005  # events wait for each other as long as Kafka 4's clients make them by default (linger.ms)
-LEAD_SECONDS = 0.5  # from the first look at the clock to the first event
+TICK_SECONDS = 0.005  # batching delay, the default linger.ms of Kafka 4's clients
+LEAD_SECONDS = 0.5  # from reading the clock to the first event
 
 
 def due_by(now: float, started: float, rate: float, sent: int, count: int) -> range:
-    """Return the places of the events that are due at `now` and have not been sent."""
+    """Return the indices of events that are due at `now` and have not been sent."""
     return range(sent, max(sent, min(count, int((now - started) * rate) + 1)))
 
 
 async def send(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
-    """Send the ordered load on its schedule; returns when it began (epoch s) and how late it was (ms)."""
+    """Send the load on its schedule; return when sending began (epoch s) and how late it was (ms)."""
     count, rate = order["count"], order["rate"]
     names, partitions = {kind: topic.name for kind, topic in settings.topics().items()}, settings.partitions or 1
     events = list(load(count, shape=order["shape"], seed=order["seed"]).events())
@@ -58,9 +58,9 @@ async def send(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Send what the first argument orders."""
-    told = asyncio.run(send(load_settings(), json.loads(sys.argv[1])))
-    sys.stdout.write(json.dumps(told))
+    """Send the load described by the first argument."""
+    sent = asyncio.run(send(load_settings(), json.loads(sys.argv[1])))
+    sys.stdout.write(json.dumps(sent))
 
 
 if __name__ == "__main__":

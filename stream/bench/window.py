@@ -1,8 +1,8 @@
-"""One run's measured window: events/s between two commits, and what the processors did meanwhile.
+"""Measure one run between two commits: events/s, and busy cores of the workers and the machine.
 
-The first tenth warms up, the last twentieth is left out. Both ends of the window are commits as the broker (or a
-recovery store) knows them, so that an engine that commits once a second is not rounded against one that commits five
-times. Start at measure.
+The first tenth of the events is warm-up, and the last twentieth is left out. Both ends of the window are commits in the
+broker (or a recovery store), so that rounding does not penalise an engine that commits once per second against one that
+commits five times. Start at measure.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from schemas.errors import RunError
 from stream.bench.engines import CLOCK_TICKS, Running
 
 POLL_SECONDS = 0.05
-WARM_UP, END = 0.1, 0.95  # of the events; both ends lie inside the run, so that the same is folded ahead of both commits
+WARM_UP, END = 0.1, 0.95  # of the events; both ends are inside the run, so that a similar backlog is in flight at both commits
 
 
 class Window(Struct, frozen=True):
-    """What a run gave: its rate, the seconds of its window, and cores kept busy by the workers and by the machine."""
+    """A run's rate, the seconds of its window, and the mean busy cores of the workers and of the machine."""
 
     events_per_second: float
     seconds: float
@@ -36,10 +36,10 @@ class _Sample(Struct, frozen=True):
 
 
 async def measure(workers: Sequence[Running], total: int, *, seconds: float) -> Window:
-    """Measure workers of one group until `total` events are committed; the first of them is asked what is committed.
+    """Measure workers of one group until `total` events are committed; the first worker reads the group's offsets.
 
     Raises:
-        RunError: one ended, or they did not finish within `seconds`.
+        RunError: a worker exited, or they did not finish within `seconds`.
     """
     deadline, committed = time.monotonic() + seconds, 0
     first: _Sample | None = None
@@ -53,7 +53,9 @@ async def measure(workers: Sequence[Running], total: int, *, seconds: float) -> 
         if committed >= total:
             if first is None or last is None:
                 name = workers[0].engine.name
-                raise RunError(f"engine {name}: found all {total} events in one commit, expected several: give it more")
+                raise RunError(
+                    f"engine {name}: found all {total} events in one commit, expected several commits: use more events"
+                )
             return _between(first, last)
         await asyncio.sleep(POLL_SECONDS)
     raise _not_done(workers[0], committed, total, seconds)
@@ -63,7 +65,7 @@ async def until_committed(worker: Running, total: int, *, seconds: float, poll_s
     """Wait until at least `total` events are committed and return how many are.
 
     Raises:
-        RunError: it ended, or did not get there within `seconds`.
+        RunError: the worker exited, or did not commit them within `seconds`.
     """
     deadline, committed = time.monotonic() + seconds, 0
     while time.monotonic() < deadline:
@@ -96,7 +98,7 @@ def _between(first: _Sample, last: _Sample) -> Window:
 
 
 def machine_seconds() -> float:
-    """Return the processor time of the whole machine that was not idle; 0 where there is no /proc."""
+    """Return the busy CPU seconds of the whole machine; 0 without /proc."""
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     except OSError:

@@ -1,4 +1,4 @@
-"""How a command answers: facts as one JSON object on stdout, bad input as one line on stderr and code 2."""
+"""Print a command's result as one JSON object on stdout, or bad input as one line on stderr with exit code 2."""
 
 import sys
 from typing import NoReturn
@@ -7,13 +7,13 @@ import typer
 
 
 def print_json(result: object) -> None:
-    """Print facts on stdout."""
+    """Print a result on stdout as one line of JSON."""
     import msgspec
 
     sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
 
 
 def fail(error: Exception) -> NoReturn:
-    """End with code 2 and what was wrong."""
+    """Print the error on stderr and exit with code 2."""
     typer.echo(f"error: {error}", err=True)
     raise typer.Exit(2)

@@ -1,6 +1,6 @@
-"""`footfall bench …`: measure this machine; each verb ends by itself and can record its result in a RESULTS.md.
+"""Define `footfall bench …`, whose commands benchmark this machine and can record the result in a RESULTS.md.
 
-Parses and delegates: what is measured, and how, is in stream/bench.
+Only parses options: stream/bench defines what is measured, and how. Start at features.
 """
 
 import asyncio
@@ -13,31 +13,31 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure this machine; needs a Kafka (KAFKA_BOOTSTRAP_SERVERS).")
+app = typer.Typer(no_args_is_help=True, help="Run a benchmark on this machine. Needs Kafka (KAFKA_BOOTSTRAP_SERVERS).")
 
-Kafka = Annotated[str, typer.Option("--kafka", envvar="KAFKA_BOOTSTRAP_SERVERS", help="Broker to run on.")]
-Shape = Annotated[str, typer.Option("--load", help="sessions (40 events of a user) or independent (a user per event).")]
-Repeats = Annotated[int, typer.Option(help="Repeats; the median counts.", min=1)]
-Record = Annotated[Path | None, typer.Option(help="Folder whose RESULTS.md and plots the result is written to.")]
-Broker = Annotated[str, typer.Option(envvar="FOOTFALL_BENCH_BROKER", help="The broker's name and version, for the record.")]
-AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+Kafka = Annotated[str, typer.Option("--kafka", envvar="KAFKA_BOOTSTRAP_SERVERS", help="Bootstrap servers of the broker.")]
+Shape = Annotated[str, typer.Option("--load", help="sessions (40 events of one user) or independent (a user drawn per event).")]
+Repeats = Annotated[int, typer.Option(help="Number of repeats; the median is reported.", min=1)]
+Record = Annotated[Path | None, typer.Option(help="Folder to write RESULTS.md and plots to.")]
+Broker = Annotated[str, typer.Option(envvar="FOOTFALL_BENCH_BROKER", help="Broker name and version to record with the result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
 
 @app.command()
 def features(
     kafka: Kafka,
-    engines: Annotated[str, typer.Option(help="Engines, comma separated.")] = "footfall,stock-faust,quix,bytewax",
+    engines: Annotated[str, typer.Option(help="Engines to compare, comma-separated.")] = "footfall,stock-faust,quix,bytewax",
     events: Annotated[
-        int, typer.Option(help="Events that Footfall reads in each repeat; peers a share.", min=10_000)
+        int, typer.Option(help="Events that Footfall reads per repeat; other engines read a fraction.", min=10_000)
     ] = 600_000,
     load: Shape = "sessions",
     repeats: Repeats = 3,
-    barriers: Annotated[str, typer.Option(help="Barrier intervals to compare, ms, comma separated.")] = "100,200,500",
+    barriers: Annotated[str, typer.Option(help="Barrier intervals to compare, in ms, comma-separated.")] = "100,200,500",
     record: Record = None,
     broker: Broker = "",
     as_json: AsJson = False,
 ) -> None:
-    """Events/s of role features with durable rows, beside the same fold in other engines."""
+    """Measure events/s of the features role with durable rows, and of the same fold in other engines."""
     from stream.bench.engines import ENGINES
     from stream.bench.features import bench_features
 
@@ -64,7 +64,7 @@ def restore(
     broker: Broker = "",
     as_json: AsJson = False,
 ) -> None:
-    """From a changelog of user rows to a ready worker, and from a kill -9 to the next commit."""
+    """Measure how long a worker takes to restore from its changelog, and to commit again after a kill -9."""
     from stream.bench.restore import bench_restore
 
     _finish(bench_restore(kafka, rows=rows, repeats=repeats, progress=_progress), record=record, broker=broker, as_json=as_json)
@@ -73,16 +73,16 @@ def restore(
 @app.command()
 def latency(
     kafka: Kafka,
-    rate: Annotated[float, typer.Option(help="Events/s; 0 measures the worker first and takes half.", min=0)] = 0.0,
-    seconds: Annotated[float, typer.Option(help="Seconds that are measured.", min=1)] = 30.0,
-    warm_up: Annotated[float, typer.Option(help="Seconds before, which are not.", min=0)] = 10.0,
+    rate: Annotated[float, typer.Option(help="Events/s to send; 0 sends half of the measured throughput.", min=0)] = 0.0,
+    seconds: Annotated[float, typer.Option(help="Seconds to measure.", min=1)] = 30.0,
+    warm_up: Annotated[float, typer.Option(help="Seconds of warm-up before that, not measured.", min=0)] = 10.0,
     load: Shape = "sessions",
-    barrier_ms: Annotated[int, typer.Option(help="Barrier interval.", min=5)] = 200,
+    barrier_ms: Annotated[int, typer.Option(help="Barrier interval, in ms.", min=5)] = 200,
     record: Record = None,
     broker: Broker = "",
     as_json: AsJson = False,
 ) -> None:
-    """From the moment an event should be sent to the receipt of its score request, under open load."""
+    """Measure latency under open load, from an event's scheduled send time to the receipt of its score request."""
     from stream.bench.features import footfall_rate
     from stream.bench.latency import bench_latency
 
@@ -106,14 +106,14 @@ def latency(
 @app.command()
 def scaling(
     kafka: Kafka,
-    events: Annotated[int, typer.Option(help="Events of each run.", min=20_000)] = 600_000,
+    events: Annotated[int, typer.Option(help="Events per run.", min=20_000)] = 600_000,
     load: Shape = "sessions",
     repeats: Repeats = 3,
     record: Record = None,
     broker: Broker = "",
     as_json: AsJson = False,
 ) -> None:
-    """Events/s of one and of two workers that share eight partitions."""
+    """Measure events/s of one worker and of two workers that share eight partitions."""
     from stream.bench.scaling import bench_scaling
 
     work = bench_scaling(kafka, events=events, shape=_shape(load), repeats=repeats, progress=_progress)
@@ -123,14 +123,14 @@ def scaling(
 @app.command()
 def backlog(
     kafka: Kafka,
-    dense: Annotated[int, typer.Option(help="Events of the dense day.", min=10_000)] = 1_000_000,
-    sparse: Annotated[int, typer.Option(help="Events of the sparse day.", min=1_000)] = 20_000,
+    dense: Annotated[int, typer.Option(help="Events in the dense day.", min=10_000)] = 1_000_000,
+    sparse: Annotated[int, typer.Option(help="Events in the sparse day.", min=1_000)] = 20_000,
     repeats: Repeats = 3,
     record: Record = None,
     broker: Broker = "",
     as_json: AsJson = False,
 ) -> None:
-    """Events/s of one worker that reads a day's backlog after a stop, of dense and of sparse event time."""
+    """Measure events/s of one worker that reads a day's backlog, once with dense and once with sparse event time."""
     from stream.bench.backlog import bench_backlog
 
     work = bench_backlog(kafka, dense=dense, sparse=sparse, repeats=repeats, progress=_progress)
@@ -143,7 +143,7 @@ def _finish(work: Coroutine[Any, Any, dict[str, Any]], *, record: Path | None, b
     from stream.bench.results import record as write
     from stream.bench.results import section
 
-    at = machine(ROOT, broker=broker)  # before the run: the commit that is measured
+    at = machine(ROOT, broker=broker)  # taken before the run, so that it names the measured commit
     found = asyncio.run(work) | {"machine": at}
     command = shlex.join(["footfall", *sys.argv[1:]])
     if record is not None:
@@ -164,7 +164,7 @@ def _shape(given: str) -> Any:
 def _choices(flag: str, given: str, known: list[str]) -> list[str]:
     chosen = [name.strip() for name in given.split(",") if name.strip()]
     if not chosen or set(chosen) - set(known):
-        raise typer.BadParameter(f"found {given!r}, expected of {', '.join(known)}", param_hint=flag)
+        raise typer.BadParameter(f"found {given!r}, expected one or more of {', '.join(known)}", param_hint=flag)
     return list(dict.fromkeys(chosen))
 
 

@@ -1,7 +1,7 @@
-"""`footfall dataset LOG --out DATASET`: a log → labelled examples; `footfall dataset lint DATASET`: search them for leaks.
+"""Define `footfall dataset LOG`, which cuts a log into labelled examples, and `footfall dataset lint`, which finds leaks.
 
-Parses and delegates: a summary for people goes to stderr, with --json the manifest goes to stdout. Bad input ends with
-code 2, a leak with code 3. Start at cut_command.
+Only parses options. The summary goes to stderr, and with --json the manifest goes to stdout. Bad input exits with code 2,
+a leak with code 3. Start at cut_command.
 """
 
 from pathlib import Path
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class CutUnlessNamed(TyperGroup):
-    """A group whose first command is meant where none is named: `footfall dataset LOG` cuts a log."""
+    """A command group that defaults to `cut`, so that `footfall dataset LOG` cuts a log."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Name the command."""
+        """Insert `cut` where no command is named."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["cut", *args]
         return super().parse_args(ctx, args)
@@ -48,51 +48,51 @@ def cut_command(
     out: Annotated[Path, typer.Option("--out", help="Directory to write; must be new or empty.")],
     settings: Settings,
     shares: Annotated[
-        str, typer.Option(help="Shares of the log's time: train, validation, calibration, test.")
+        str, typer.Option(help="Fractions of the log's time span: train, validation, calibration, test.")
     ] = "0.5,0.1,0.15,0.25",
     split: Annotated[
-        str | None, typer.Option(metavar="DATE,DATE,DATE[,DATE]", help="Ends of the slices instead of shares, in UTC.")
+        str | None, typer.Option(metavar="DATE,DATE,DATE[,DATE]", help="End of each slice in UTC, instead of --shares.")
     ] = None,
     embargo_days: Annotated[
-        float, typer.Option(min=0, help="Time left out between slices; labels never cross it, nor need it.")
+        float, typer.Option(min=0, help="Gap between slices, in days. Optional: labels never cross a slice's end.")
     ] = 0.0,
     cut: Annotated[
         list[str] | None,
-        typer.Option("--cut", metavar="DATE", help="Look at all users at this time, and at no other in its slice; repeatable."),
+        typer.Option("--cut", metavar="DATE", help="Put the only landmarks of a slice at this time, one per user; repeatable."),
     ] = None,
     landmarks: Annotated[int, typer.Option(min=0, help="Random landmarks per user and slice.")] = 4,
-    at_events: Annotated[int, typer.Option(min=0, help="Events that the live role scores, per user and slice.")] = 4,
-    max_examples: Annotated[int, typer.Option(min=1, help="Most examples of all slices, beside those at cuts.")] = 40_000,
+    at_events: Annotated[int, typer.Option(min=0, help="Landmarks at scored events, per user and slice.")] = 4,
+    max_examples: Annotated[int, typer.Option(min=1, help="Maximum examples in total, not counting those at cuts.")] = 40_000,
     before_last_item: Annotated[
         bool,
-        typer.Option("--before-last-item", help="Look at users just before their last item in each slice, at no other moment."),
+        typer.Option("--before-last-item", help="Put the only landmark just before each user's last item in a slice."),
     ] = False,
     eligible: Annotated[
-        Literal["seen", "purchase"], typer.Option(help="Whom to look at: whoever was seen, or has bought something.")
+        Literal["seen", "purchase"], typer.Option(help="Users to include: all with an event, or only buyers.")
     ] = "seen",
     users: Annotated[
         list[str] | None,
-        typer.Option("--users", metavar="PATTERN", help="Leave out users whose ids do not match, like 'shop-a-*'; repeatable."),
+        typer.Option("--users", metavar="PATTERN", help="Keep only users whose ids match, such as 'shop-a-*'; repeatable."),
     ] = None,
     returns: Annotated[
         Literal["any", "purchase"], typer.Option("--return", help="What counts as a return: any activity, or a purchase.")
     ] = "any",
     item_days: Annotated[
-        float | None, typer.Option(min=0, help="Next items are those within so many days. Default: until the slice ends.")
+        float | None, typer.Option(min=0, help="Label horizon for next items, in days. Default: until the slice ends.")
     ] = None,
     sight_days: Annotated[
         float,
-        typer.Option(min=0, help="Sight after which fewer than ten next interactions are all there were."),
+        typer.Option(min=0, help="Observed days after which fewer than ten next interactions count as complete."),
     ] = 14.0,
     cluster_categories: Annotated[
-        int, typer.Option(min=0, help="Make so many categories of titles, for items without one; fitted on the train slice.")
+        int, typer.Option(min=0, help="Cluster titles into this many categories, for items without one; fitted on train.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Equal seeds, logs and options make equal rows.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed, log and options give the same rows.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Cut a log into labelled examples: churn, next interactions and reviews, split by time.
 
-    Labels rest on what happened after the landmark and before the slice ended, so none reaches into a later slice.
+    Labels use only events after the landmark and before the end of its slice, so no label reaches into a later slice.
     """
     import time
 
@@ -145,7 +145,7 @@ def _write(
     events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
     found = cut_dataset(events, settings, plan)
     if not found.examples and not found.reviews:
-        raise ValueError(f"found no user to look at in {log}: give more --landmarks, other slices or another log")
+        raise ValueError(f"found no users to label in {log}: increase --landmarks, or choose other slices or another log")
     write_examples(out, found.examples, found.reviews, found.categories)
     manifest = DatasetManifest(
         source=log_manifest.source,
@@ -165,7 +165,7 @@ def _write(
     )
     verdict = _lint(console, log, settings, manifest, found.examples, found.reviews, found.categories)
     if verdict.leaks:
-        _refuse_leaks(verdict, f"{out} is left without a manifest: mend what makes the column, then cut into a new directory")
+        _refuse_leaks(verdict, f"{out} has no manifest: fix the code that computes the column, then cut into a new directory")
     manifest = msgspec.structs.replace(manifest, lint=msgspec.to_builtins(verdict))
     write_manifest(out, manifest)
     return manifest
@@ -176,10 +176,12 @@ def _write(
 def lint_command(
     dataset: Annotated[Path, typer.Argument(help="Directory of a dataset.")],
     settings: Settings,
-    log: Annotated[Path | None, typer.Option("--log", help="The log it was cut from: makes a sample of it again.")] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="The log it was cut from, to recompute a sample of examples.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search a dataset for leaks: by prefix (with --log), label overlap, identity and split. Ends with 3 where it has one."""
+    """Search a dataset for leaks: by prefix (with --log), label overlap, identity and split. Exit code 3: found a leak."""
     from models.data.dataset_files import read_categories, read_examples, read_manifest, read_reviews
 
     console = _console()
@@ -194,7 +196,7 @@ def lint_command(
         print_json(verdict)
     if verdict.leaks:
         _refuse_leaks(verdict, "train no model on this dataset")
-    console.print(f"no leak found; searched {verdict.searched}" + ("" if log else "; give --log to search by prefix too"))
+    console.print(f"no leaks found; searched {verdict.searched}" + ("" if log else "; add --log to search by prefix too"))
 
 
 def _lint(
@@ -247,18 +249,18 @@ def _summarise(console: "Console", out: Path, manifest: "DatasetManifest", secon
         console.print(
             f"{period.slice.value:<11} {to_the_minute(period.start_ms)} to {to_the_minute(period.end_ms)}: "
             f"{found['examples']} examples "
-            f"({found['at_events']} at events) of {found['users']} users; churned within {churn or '- nothing known'}; "
+            f"({found['at_events']} at events) of {found['users']} users; churned within {churn or '- unknown'}; "
             f"{found['with_categories']} with next categories, {found['with_items']} with next items; "
             f"{reviews['reviews']} reviews ({reviews['positive']} positive, {reviews['negative']} negative)"
         )
     if manifest.refused:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(manifest.refused.items()))
-        console.print(f"events that no role would fold: {reasons}; see them with footfall replay LOG --no-score --out DIR")
+        console.print(f"events that every role refuses: {reasons}; list them with footfall replay LOG --no-score --out DIR")
     console.print(f"{out}: {seconds:.1f} s")
 
 
 def _refuse_used(out: Path) -> None:
-    """Say at once what writing would say after the work."""
+    """Refuse a non-empty directory before the work, with the error that writing would raise after it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty directory: choose another or delete it")
 

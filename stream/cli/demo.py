@@ -1,4 +1,4 @@
-"""`footfall demo`: everything at once, with live figures. Parses, shows and delegates; start at demo_command."""
+"""Run `footfall demo`: the whole system on one machine, with live metrics in the terminal. Start at demo_command."""
 
 import asyncio
 import signal
@@ -16,25 +16,27 @@ if TYPE_CHECKING:
 
     from stream.demo.run_demo import DemoOptions, DemoResult, DemoState
 
-LINE_SECONDS = 5.0  # between two lines where there is no terminal
-RATE_SECONDS = 5.0  # over which rates and recent latencies are taken
+LINE_SECONDS = 5.0  # between two lines if stderr is not a terminal
+RATE_SECONDS = 5.0  # window of the rates and recent latencies shown
 NEXT = """next:
-  footfall simulate --out shop-log && footfall replay shop-log --out replayed    the same, from files
-  KAFKA_BOOTSTRAP_SERVERS=host:port footfall topics plan                         on a Kafka of your own
-  footfall settings                                                              everything that can be set"""
+  footfall simulate --out shop-log && footfall replay shop-log --out replayed    run the same roles on files
+  KAFKA_BOOTSTRAP_SERVERS=host:port footfall topics plan                         use your own Kafka
+  footfall settings                                                              list all settings"""
 
 
 def demo_command(
-    seconds: Annotated[float | None, typer.Option(min=1, help="End after so many seconds of events; else Ctrl-C.")] = None,
-    log: Annotated[Path | None, typer.Option(help="Send this event log instead of a made shop's events.")] = None,
-    rate: Annotated[float, typer.Option(min=1, max=20_000, help="Events a second.")] = 300.0,
-    shoppers: Annotated[int, typer.Option(min=1, max=100_000, help="People in the made shop.")] = 1500,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds make equal events.")] = 1,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Stop this long after the first event; default: on Ctrl-C.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Send this event log instead of a simulated shop's events.")] = None,
+    rate: Annotated[float, typer.Option(min=1, max=20_000, help="Events per second.")] = 300.0,
+    shoppers: Annotated[int, typer.Option(min=1, max=100_000, help="Shoppers in the simulated shop.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same events.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Start an embedded broker, a made shop and all roles, show live figures, and leave nothing behind.
+    """Start an embedded broker, a simulated shop and all roles, show live metrics, and clean up at the end.
 
-    The embedded broker has no transactions: for development only.
+    For development only: the embedded broker has no transactions.
     """
     import msgspec
 
@@ -55,14 +57,14 @@ async def _demo(options: "DemoOptions") -> "DemoResult":
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    def asked_to_stop() -> None:
+    def request_stop() -> None:
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C does not wait
+        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C ends at once
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked_to_stop)
+        loop.add_signal_handler(number, request_stop)
     console = Console(stderr=True, markup=False, highlight=False)
-    console.print("embedded broker in memory, plain barrier, no transactions: for development only", soft_wrap=True)
+    console.print("embedded in-memory broker without transactions: for development only", soft_wrap=True)
     figures = _Figures()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -74,36 +76,36 @@ async def _demo(options: "DemoOptions") -> "DemoResult":
 
 
 class _Figures:
-    """Turns the demo's state into what is shown; keeps the last seconds to take rates from."""
+    """Renders the demo's state; keeps samples of the last seconds to compute rates from."""
 
     def __init__(self) -> None:
         self._past: list[tuple[float, int, int]] = []
 
     def note(self, state: "DemoState") -> None:
-        """Remember how far it is."""
+        """Add a sample of the state."""
         now = time.monotonic()
         self._past = [past for past in self._past if past[0] >= now - RATE_SECONDS]
         self._past.append((now, state.roles["features"].records.get("applied", 0), state.watched.count("interest")))
 
     def rates(self) -> tuple[float, float]:
-        """Return events and scores a second."""
+        """Return events and scores per second."""
         (then, events, scores), (now, events_now, scores_now) = self._past[0], self._past[-1]
         over = now - then
         return (max(0, events_now - events) / over, (scores_now - scores) / over) if over > 0 else (0.0, 0.0)
 
     def line(self, state: "DemoState") -> str:
-        """Say in one line how it goes."""
+        """Render the state as one line."""
         events, scores = self.rates()
         records, watched = state.roles["features"].records, state.watched
         return (
-            f"{state.phase}: {state.sent.total} events sent, {events:.0f} applied a second, "
-            f"{sum(figures.lag for figures in state.roles.values())} behind; {watched.count('interest')} scores, "
-            f"{scores:.0f} a second, {self.latency(state)}; {watched.count('ad-trigger')} triggers, "
+            f"{state.phase}: {state.sent.total} events sent, {events:.0f} applied per second, "
+            f"consumer lag {sum(figures.lag for figures in state.roles.values())}; {watched.count('interest')} scores, "
+            f"{scores:.0f} per second, {self.latency(state)}; {watched.count('ad-trigger')} triggers, "
             f"{records.get('dead_lettered', 0)} dead letters, {state.restarts} restarts"
         )
 
     def latency(self, state: "DemoState") -> str:
-        """Say how long the scores of the last seconds took from event to score."""
+        """Render the event-to-score latency of the last seconds."""
         from stream.demo.demo_figures import percentile
 
         since = time.time() * 1000 - RATE_SECONDS * 1000
@@ -111,7 +113,7 @@ class _Figures:
         return f"event to score p50 {percentile(took, 0.5)} ms, p99 {percentile(took, 0.99)} ms" if took else "no scores yet"
 
     def panel(self, state: "DemoState") -> "RenderableType":
-        """Draw everything for a terminal."""
+        """Render all panels for a terminal."""
         from rich.columns import Columns
         from rich.console import Group
         from rich.panel import Panel
@@ -122,9 +124,9 @@ class _Figures:
         records, watched = state.roles["features"].records, state.watched
         roles = "   ".join(f"{role} {'ready' if figures.ready else 'starting'}" for role, figures in state.roles.items())
         flow = [
-            f"events     {events:6.0f} a second    {state.sent.total} sent, {records.get('applied', 0)} applied",
-            f"scores     {scores:6.0f} a second    {self.latency(state)}",
-            f"behind     {sum(figures.lag for figures in state.roles.values()):6d} records",
+            f"events     {events:6.0f} per second    {state.sent.total} sent, {records.get('applied', 0)} applied",
+            f"scores     {scores:6.0f} per second    {self.latency(state)}",
+            f"lag        {sum(figures.lag for figures in state.roles.values()):6d} records",
             f"refused    {records.get('dead_lettered', 0):6d} dead letters    {records.get('late_dropped', 0)} late, "
             f"{records.get('duplicate_dropped', 0)} duplicates",
             f"decided    {watched.count('ad-trigger'):6d} triggers    {watched.count('suppression')} suppressions",
@@ -132,7 +134,7 @@ class _Figures:
         total = sum(watched.interests.values()) or 1
         top = [f"{label:<12} {count / total:4.0%}" for label, count in watched.interests.most_common(6)]
         lower = [
-            Panel(Text("\n".join(top) or "-"), title="strongest interest"),
+            Panel(Text("\n".join(top) or "-"), title="top interests"),
             Panel(Text("\n".join(reversed(watched.alerts)) or "-"), title="churn alerts"),
             Panel(Text("\n".join(reversed(watched.triggers)) or "-"), title="ad triggers"),
         ]
@@ -141,13 +143,13 @@ class _Figures:
 
 
 class _Lines:
-    """Prints a line now and then where there is no terminal."""
+    """Prints a line every LINE_SECONDS if stderr is not a terminal."""
 
     def __init__(self, console: "Console", figures: _Figures) -> None:
         self._console, self._figures, self._next = console, figures, 0.0
 
     def show(self, state: "DemoState") -> None:
-        """Print the state if it is time."""
+        """Print the state if LINE_SECONDS have passed."""
         self._figures.note(state)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_SECONDS
@@ -162,6 +164,6 @@ def _summarise(console: "Console", result: "DemoResult") -> None:
         f"{result.score_requests} score requests → {result.signals} → {result.triggers} triggers, "
         f"{result.suppressions} suppressions\n"
         f"first score after {result.first_score_s} s; event to score p50 {took['p50']} ms, p99 {took['p99']} ms; "
-        f"{result.restarts} restarts, {result.orphan_processes} processes left\n{NEXT}",
+        f"{result.restarts} restarts, {result.orphan_processes} processes still running\n{NEXT}",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""`footfall dlq ls|show|replay|resume`: what was refused, why, and how to go on. Parses and delegates; start at app."""
+"""Define `footfall dlq ls|show|replay|resume`: list dead letters, replay them, resume a paused worker. Start at app."""
 
 import asyncio
 import re
@@ -22,9 +22,9 @@ SHOWN_CHARS = 2_000
 
 Reason = Annotated[str | None, typer.Option("--reason", help="Only this reason code: bad_json, handler_error, …")]
 Topic = Annotated[str | None, typer.Option("--topic", help="Only this source topic, by kind or name: click, purchase, …")]
-Since = Annotated[str | None, typer.Option("--since", help="Only what was refused since: 30m, 2h, 7d, or a time in ISO 8601.")]
+Since = Annotated[str | None, typer.Option("--since", help="Only dead letters since: 30m, 2h, 7d, or an ISO 8601 time.")]
 
-app = typer.Typer(no_args_is_help=True, help="Look at refused records, send them again, let a paused worker go on.")
+app = typer.Typer(no_args_is_help=True, help="List dead letters, replay them, or resume a paused worker.")
 
 
 @app.command("ls")
@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at refused records, send them
 def ls_command(
     settings: Settings, topic: Topic = None, reason: Reason = None, since: Since = None, as_json: AsJson = False
 ) -> None:
-    """Count dead letters by source topic and reason, with the oldest and newest."""
+    """Count dead letters by source topic and reason, with the oldest and newest of each."""
     import msgspec
 
     from stream.operate.dead_letters import summary
@@ -54,10 +54,10 @@ def show_command(
     topic: Topic = None,
     reason: Reason = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Show the newest dead letters: why, where from, and the original bytes with control characters escaped."""
+    """Show the newest dead letters: reason, source, and the original bytes with control characters escaped."""
     import msgspec
 
     from stream.operate.dead_letters import newest
@@ -73,11 +73,11 @@ def replay_command(
     topic: Topic = None,
     reason: Reason = None,
     since: Since = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the oldest of each topic first.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent and send nothing.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Replay at most this many, oldest of each topic first.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send the original records back to their topics; doing it twice counts nothing twice. Exit 3 if some were left."""
+    """Send the original records to their topics; running it twice counts no event twice. Exit code 3: some were not sent."""
     import msgspec
 
     from stream.operate.dead_letters import WORDS
@@ -97,10 +97,10 @@ def replay_command(
 
 @app.command("resume")
 def resume_command(
-    url: Annotated[str, typer.Argument(help="The worker's own server, as /readyz and its log name it: http://127.0.0.1:…")],
+    url: Annotated[str, typer.Argument(help="The worker's HTTP address, from /readyz or its log: http://127.0.0.1:…")],
     as_json: AsJson = False,
 ) -> None:
-    """Let a worker that too many dead letters paused go on; it counts them anew."""
+    """Resume a worker that paused after too many dead letters, and reset its count."""
     import json
     import urllib.request
 
@@ -111,11 +111,11 @@ def resume_command(
         raise typer.BadParameter(f"found {url!r}, expected http://host:port", param_hint="URL")
     request = urllib.request.Request(f"{url.rstrip('/')}/resume", method="POST", headers={RESUME_HEADER: "1"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            found = json.loads(answer.read())
+        with urllib.request.urlopen(request, timeout=10) as response:
+            found = json.loads(response.read())
     except (OSError, ValueError) as error:
-        raise BrokerError(f"no worker answers at {url}: {error}") from error
-    sys.stderr.write(f"{found['role']} {'goes on; it was paused: ' + found['was'] if found['was'] else 'was not paused'}\n")
+        raise BrokerError(f"found no worker at {url}, expected its HTTP server: {error}") from error
+    sys.stderr.write(f"{found['role']} {'resumed; it was paused: ' + found['was'] if found['was'] else 'was not paused'}\n")
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
 
@@ -161,18 +161,18 @@ def _wanted(settings: Settings, topic: str | None, reason: str | None, since: st
 
 
 def since_ms(text: str, now_ms: int) -> int:
-    """Read how far back to look, as a span before now or as a time (UTC where it names no zone)."""
+    """Parse a start time: a duration before now, or an ISO 8601 time (UTC unless it names a zone)."""
     if span := re.fullmatch(r"(\d{1,9})([smhd])", text):
         return now_ms - int(span[1]) * UNIT_MS[span[2]]
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"found {text!r}, expected 30m, 2h, 7d or a time in ISO 8601", param_hint="--since") from None
+        raise typer.BadParameter(f"found {text!r}, expected 30m, 2h, 7d or an ISO 8601 time", param_hint="--since") from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def as_fields(found: "Found") -> dict[str, Any]:
-    """Render a dead letter for a program; key, value and headers in base64, since they may be no text."""
+    """Render a dead letter for a program; key, value and headers are base64, because they may not be text."""
     letter = found.letter
     return {
         "reason": letter.reason,
@@ -205,7 +205,7 @@ def as_text(found: "Found") -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape what could steer a terminal or forge a line, and cut what is long."""
+    """Escape characters that could control a terminal or forge a line, and truncate long text."""
     from stream.process.log import UNPRINTABLE
 
     shown = text[:SHOWN_CHARS].translate(UNPRINTABLE)

@@ -1,6 +1,6 @@
-"""What Ctrl-C and SIGTERM do while a command that runs until stopped is still being imported. Start at end_when_asked.
+"""Exit at once on Ctrl-C or SIGTERM while a long-running command is still being imported. Start at exit_on_signal.
 
-Nothing has begun by then, so there is nothing to end in order. Imports nothing heavy: it is there before everything else.
+Nothing runs yet, so no shutdown is needed. Imports nothing heavy, because it is imported before everything else.
 """
 
 import os
@@ -12,13 +12,13 @@ from types import FrameType
 UNTIL_STOPPED = ("demo", "up", "worker")
 
 
-def end_when_asked(arguments: Sequence[str]) -> None:
-    """Let both signals end the process with 0, if `arguments` begin with a verb that later listens for them itself."""
+def exit_on_signal(arguments: Sequence[str]) -> None:
+    """Make both signals exit with 0 if `arguments` begin with a command that installs its own handlers later."""
     if arguments[:1] and arguments[0] in UNTIL_STOPPED:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    sys.stderr.write("footfall: stopped before it had started\n")
+    sys.stderr.write("footfall: stopped before the command started\n")
     os._exit(0)

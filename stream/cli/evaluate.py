@@ -1,6 +1,6 @@
-"""`footfall evaluate MODEL DATASET --out REPORT`: a model beside every baseline → report.json and report.html.
+"""Define `footfall evaluate`, which compares a model with every baseline and writes report.json and report.html.
 
-Parses and delegates: progress and a summary for people go to stderr, with --json the verdict goes to stdout. Start at
+Only parses options. Progress and a summary go to stderr, and with --json the verdict goes to stdout. Start at
 evaluate_command.
 """
 
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="Checkpoint of footfall train, or folder of footfall train texts.")],
-    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
+    model: Annotated[Path, typer.Argument(help="Checkpoint from footfall train, or folder from footfall train texts.")],
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset from footfall dataset.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder to write report.json and report.html to; MODEL itself lets it be promoted.")
+        Path, typer.Option("--out", help="Folder for report.json and report.html; use MODEL so that it can be promoted.")
     ],
     beside: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Another checkpoint to show beside it, before tuning say; repeatable."),
+        typer.Option(metavar="NAME=FOLDER", help="Another checkpoint to compare with, such as one before tuning; repeatable."),
     ] = None,
-    replicates: Annotated[int, typer.Option(min=20, help="Draws of users behind every interval.")] = 300,
-    grace_days: Annotated[int, typer.Option(min=1, help="Days of silence that the lead time of alerts counts to.")] = 30,
-    seed: Annotated[int, typer.Option(help="Equal seeds draw the same users.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
+    replicates: Annotated[int, typer.Option(min=20, help="Bootstrap replicates (draws of users) per interval.")] = 300,
+    grace_days: Annotated[
+        int, typer.Option(min=1, help="Days of inactivity to which the lead time of alerts is measured.")
+    ] = 30,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed draws the same users.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads; default: torch's own choice.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model beside every baseline on the test slice, and say for each head who wins.
+    """Compare a model with every baseline on the test slice, and report the winner for each head.
 
-    Baselines are fitted on the train and validation slices; every number has an interval from draws of whole users.
+    Baselines are fitted on the train and validation slices. Every metric has a bootstrap interval over whole users.
     """
     import msgspec
     from rich.console import Console
@@ -56,7 +58,7 @@ def evaluate_command(
     try:
         others = dict(_named(given) for given in beside or ())
         report = _measure(console, model, dataset, others, command, replicates, grace_days, seed, threads)
-        with console.status("drawing"):
+        with console.status("writing the report"):
             write_report(out, report)
             (out / PAGE).write_text(render(report), encoding="utf-8")
     except (FootfallError, ValueError, OSError) as error:

@@ -1,6 +1,6 @@
-"""`footfall send` and `footfall tail`: put a log into Kafka, look at what is in a topic.
+"""Define `footfall send`, which publishes a log to Kafka, and `footfall tail`, which prints a topic's records.
 
-Parses and delegates. Start at send_command.
+Only parses options and prints. Start at send_command.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 def send_command(
     log: Annotated[Path, typer.Argument(help="Directory of an event log.")],
     settings: Settings,
-    speed: Annotated[str, typer.Option(help="Times as fast as it happened, or max.")] = "max",
-    rate: Annotated[float | None, typer.Option(min=0.1, help="Events a second, instead of --speed.")] = None,
+    speed: Annotated[str, typer.Option(help="Multiple of real time, or max.")] = "max",
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Events per second, instead of --speed.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a log in order of arrival, with its own timestamps."""
+    """Publish a log in order of arrival, with its original timestamps."""
     import msgspec
 
     sent = asyncio.run(_send(log, settings, _speed(speed), rate))
-    took = f"{sent.seconds:.1f} s, {sent.total / sent.seconds if sent.seconds else 0:.0f} a second"
+    took = f"{sent.seconds:.1f} s, {sent.total / sent.seconds if sent.seconds else 0:.0f} per second"
     sys.stderr.write(f"sent {sent.total} events in {took}: {dict(sent.events)}\n")
     if as_json:
         result = {"events": sent.events, "total": sent.total, "seconds": sent.seconds}
@@ -86,10 +86,10 @@ def tail_command(
     topic: Annotated[str, typer.Argument(help="Name of a topic, or its kind: click, interest, purchase.dlq, …")],
     settings: Settings,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start at the oldest record.")] = False,
-    count: Annotated[int | None, typer.Option(min=1, help="End after so many records.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a topic's records as they come, until Ctrl-C."""
+    """Print a topic's records as they arrive, until Ctrl-C."""
     topics = settings.topics()
     name = topics[topic].name if topic in topics else topic
     try:
@@ -114,7 +114,7 @@ async def _tail(settings: Settings, topic: str, from_beginning: bool, count: int
 
 
 def as_fields(record: "ConsumerRecord") -> dict[str, Any]:
-    """Render a record for a program: its value as JSON where it is JSON, else in base64."""
+    """Render a record for a program: its value as JSON if it parses, otherwise in base64."""
     import msgspec
 
     fields: dict[str, Any] = {
@@ -132,7 +132,7 @@ def as_fields(record: "ConsumerRecord") -> dict[str, Any]:
 
 
 def as_line(record: "ConsumerRecord") -> str:
-    """Render a record for a terminal: where it lies, its key, its value; control characters are escaped."""
+    """Render a record for a terminal: time, partition, offset, key and value, with control characters escaped."""
     from stream.process.log import UNPRINTABLE
 
     key, value = ("-" if part is None else part.decode(errors="backslashreplace") for part in (record.key, record.value))

@@ -1,7 +1,6 @@
-"""`footfall features select DATASET`: features ranked by what they tell of churn, as a table, JSON, CSV and a plot.
+"""Define `footfall features select`, which ranks features by how well they predict a label, as a table, CSV and plot.
 
-Parses and delegates: the table for people goes to stderr, with --json the ranking goes to stdout. Start at
-select_command.
+Only parses options. The table goes to stderr, and with --json the ranking goes to stdout. Start at select_command.
 """
 
 import sys
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 
 SHOWN = 25
 
-app = typer.Typer(no_args_is_help=True, help="Features: which of them tell something.")
+app = typer.Typer(no_args_is_help=True, help="Rank features by how well they predict a label.")
 
 
 @app.callback()
 def _features() -> None:
-    """Keep `select` a command of its own beside those to come."""
+    """Keep `select` a named subcommand while it is the only one."""
 
 
 @app.command("select")
@@ -31,14 +30,14 @@ def select_command(
     dataset: Annotated[Path, typer.Argument(help="Directory of a dataset.")],
     label: Annotated[
         str | None,
-        typer.Option(help="Label to rank by, such as churned.30d or next_category.NAME. Default: the longest horizon known."),
+        typer.Option(help="Label to rank by, such as churned.30d or next_category.NAME. Default: the longest known horizon."),
     ] = None,
-    bootstraps: Annotated[int, typer.Option(min=1, help="Samples of users that stability is the share of.")] = 20,
-    seed: Annotated[int, typer.Option(help="Equal seeds and datasets give equal rankings.")] = 1,
+    bootstraps: Annotated[int, typer.Option(min=1, help="Bootstrap samples of users that stability is computed over.")] = 20,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed and dataset give the same ranking.")] = 1,
     out: Annotated[Path | None, typer.Option("--out", help="Directory for features.csv and features.png.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank features by mutual information, by permutation and by stability over samples of users."""
+    """Rank features by mutual information, permutation importance and stability over samples of users."""
     import msgspec
     from rich.console import Console
 
@@ -78,7 +77,7 @@ def _show(console, ranking: "Ranking") -> None:  # type: ignore[no-untyped-def] 
         )
     console.print(table)
     console.print(
-        f"{ranking.label}: {ranking.train_examples} examples of train, AUC {ranking.auc:.3f} on {ranking.later_examples} of "
+        f"{ranking.label}: {ranking.train_examples} train examples, AUC {ranking.auc:.3f} on {ranking.later_examples} of "
         f"{ranking.later_slice}; first {min(SHOWN, len(ranking.features))} of {len(ranking.features)} features shown"
     )
 

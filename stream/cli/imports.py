@@ -1,7 +1,7 @@
-"""`footfall import`: read foreign files into an event log.
+"""Define `footfall import …`, which reads external files into an event log.
 
-Parses and delegates: counts for people go to stderr, with --json the facts go to stdout. Bad input ends with code 2 and
-leaves nothing behind. Start at app.
+Only parses options. Counts go to stderr, and with --json the result goes to stdout. Bad input exits with code 2 and writes
+nothing. Start at app.
 """
 
 from collections import deque
@@ -25,33 +25,31 @@ if TYPE_CHECKING:
 
     Imported = tuple[Iterable[LoggedEvent], ImportCounts]
 
-app = typer.Typer(no_args_is_help=True, help="Read foreign event files into an event log.")
+app = typer.Typer(no_args_is_help=True, help="Import external event files into an event log.")
 
 MaybeOut = Annotated[Path | None, typer.Option("--out", help="Directory to write; must be new or empty.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count, and show refused lines by reason; write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count lines and show refused ones by reason; write nothing.")]
 
 
 @app.command("transactions")
 def transactions(
     file: Annotated[Path, typer.Argument(help="A table, .csv or .csv.gz, with columns for customer and date.")],
     out: MaybeOut = None,
-    customer: Annotated[str | None, typer.Option(help="Column of the customer; else found by its name.")] = None,
-    date: Annotated[str | None, typer.Option(help="Column of the date or time.")] = None,
-    item: Annotated[str | None, typer.Option(help="Column of the item, if any.")] = None,
-    amount: Annotated[str | None, typer.Option(help="Column of the amount: a line's; a piece's if called price.")] = None,
-    quantity: Annotated[str | None, typer.Option(help="Column of the pieces, if any.")] = None,
-    date_format: Annotated[str | None, typer.Option(help="iso, seconds, milliseconds or like %d.%m.%Y; else found.")] = None,
+    customer: Annotated[str | None, typer.Option(help="Customer column; default: detected by name.")] = None,
+    date: Annotated[str | None, typer.Option(help="Date or time column.")] = None,
+    item: Annotated[str | None, typer.Option(help="Item column, if any.")] = None,
+    amount: Annotated[str | None, typer.Option(help="Amount column: a line total, or a unit price if named price.")] = None,
+    quantity: Annotated[str | None, typer.Option(help="Quantity column, if any.")] = None,
+    date_format: Annotated[str | None, typer.Option(help="iso, seconds, milliseconds or a format such as %d.%m.%Y.")] = None,
     zone: Annotated[str, typer.Option(help="Time zone of the dates.")] = "UTC",
-    currency: Annotated[
-        str | None, typer.Option(help="Currency of the amounts; default: the setting reporting_currency.")
-    ] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Between columns; else found.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Currency of the amounts; default: setting reporting_currency.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Column delimiter; default: detected.")] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8-sig",
-    no_heading: Annotated[bool, typer.Option("--no-heading", help="Columns have no names: call them 1, 2, …")] = False,
+    no_heading: Annotated[bool, typer.Option("--no-heading", help="The file has no header row; name columns 1, 2, …")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import any table of customer, date and perhaps item, amount, quantity: purchases and derived visits."""
+    """Import a table of customer, date and optionally item, amount, quantity, as purchases and derived visits."""
     from stream.logs.importers.transactions import TransactionOptions, choose_columns, import_transactions
     from stream.process.settings import load_settings
 
@@ -72,12 +70,12 @@ def transactions(
     )
 
     def read(samples: "Samples") -> "Imported":
-        with console.status("finding the columns"):
+        with console.status("detecting the columns"):
             chosen = choose_columns(file, options)
         console.print(
-            f"customer is {chosen.customer!r}, date {chosen.date!r} ({chosen.date_format}, {zone}), item {chosen.item!r}, "
-            f"amount {chosen.amount!r} ({currency}, {'of a piece' if chosen.amount_is_price else 'of a line'}), "
-            f"quantity {chosen.quantity!r}; not used: {', '.join(chosen.unused) or 'none'}"
+            f"found customer {chosen.customer!r}, date {chosen.date!r} ({chosen.date_format}, {zone}), item {chosen.item!r}, "
+            f"amount {chosen.amount!r} ({currency}, {'unit price' if chosen.amount_is_price else 'line total'}), "
+            f"quantity {chosen.quantity!r}; unused: {', '.join(chosen.unused) or 'none'}"
         )
         return import_transactions(file, options, chosen, samples)
 
@@ -86,13 +84,13 @@ def transactions(
 
 @app.command("csv")
 def csv(
-    file: Annotated[Path, typer.Argument(help="A table, .csv or .csv.gz, one row per event or line of a purchase.")],
-    mapping: Annotated[Path, typer.Option("--map", help="YAML that says what the columns mean; see docs/how-to/.")],
+    file: Annotated[Path, typer.Argument(help="A table, .csv or .csv.gz, one row per event or purchase line.")],
+    mapping: Annotated[Path, typer.Option("--map", help="YAML file that maps the columns; see docs/how-to/.")],
     out: MaybeOut = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import any shop's table by a map of its columns."""
+    """Import a shop's table with a YAML map of its columns."""
     from stream.logs.importers.csv_events import import_csv
     from stream.logs.importers.csv_map import load_map
 
@@ -105,12 +103,12 @@ def csv(
 
 @app.command("jsonl")
 def jsonl(
-    file: Annotated[Path, typer.Argument(help="Events as JSON lines, .jsonl or .jsonl.gz, each with its kind.")],
+    file: Annotated[Path, typer.Argument(help="Events as JSON lines, .jsonl or .jsonl.gz, each with a `kind`.")],
     out: MaybeOut = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import our own events as JSON lines, `kind` beside their fields."""
+    """Import Footfall events as JSON lines: each event's fields and its `kind`."""
     from stream.logs.importers.jsonl import import_jsonl
 
     source = f"JSON lines of {file.name}"
@@ -119,7 +117,7 @@ def jsonl(
 
 @app.command("online-retail")
 def online_retail(
-    directory: Annotated[Path, typer.Argument(help="Directory of the day files of UCI Online Retail.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of UCI Online Retail's daily files.")],
     out: Out,
     as_json: AsJson = False,
 ) -> None:
@@ -131,11 +129,11 @@ def online_retail(
 
 @app.command("taobao")
 def taobao(
-    file: Annotated[Path, typer.Argument(help="UserBehavior.csv of the Taobao set.")],
+    file: Annotated[Path, typer.Argument(help="UserBehavior.csv of the Taobao data set.")],
     out: Out,
     as_json: AsJson = False,
 ) -> None:
-    """Import Taobao user behaviour: browses, clicks and purchases whose price is unknown (0 CNY)."""
+    """Import Taobao user behaviour: browses, clicks and purchases, with price unknown (0 CNY)."""
     from stream.logs.importers.taobao import SOURCE, import_taobao
 
     _import(stderr_console(), lambda _: import_taobao(file), out, SOURCE, as_json)
@@ -143,11 +141,11 @@ def taobao(
 
 @app.command("yoochoose")
 def yoochoose(
-    directory: Annotated[Path, typer.Argument(help="Directory of day*_*.parquet, sessions by day.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of day*_*.parquet files, sessions by day.")],
     out: Out,
     as_json: AsJson = False,
 ) -> None:
-    """Import Yoochoose sessions: clicks and derived visits, each session a user, times within a day made up."""
+    """Import Yoochoose sessions: clicks and derived visits. Each session is a user; times of day are synthetic."""
     from stream.logs.importers.yoochoose import SOURCE, import_yoochoose
 
     _import(stderr_console(), lambda _: import_yoochoose(directory), out, SOURCE, as_json)
@@ -159,7 +157,7 @@ def zh_reviews(
     out: Out,
     as_json: AsJson = False,
 ) -> None:
-    """Import Chinese reviews of ten categories: reviews and ratings, each a user of its own, times made up."""
+    """Import Chinese reviews of ten categories: reviews and ratings. Each is its own user; times are synthetic."""
     from stream.logs.importers.zh_reviews import SOURCE, import_zh_reviews
 
     _import(stderr_console(), lambda _: import_zh_reviews(file), out, SOURCE, as_json)
@@ -183,7 +181,7 @@ def best_buy(
     out: Out,
     as_json: AsJson = False,
 ) -> None:
-    """Import Best Buy queries: searches and the clicks they led to."""
+    """Import Best Buy queries: searches and the clicks that followed."""
     from stream.logs.importers.best_buy import SOURCE, import_best_buy
 
     _import(stderr_console(), lambda _: import_best_buy(directory), out, SOURCE, as_json)
@@ -198,14 +196,14 @@ def _import(
     *,
     dry_run: bool = False,
 ) -> None:
-    """Read, write unless told not to, and say what became of every line."""
+    """Read events, write them unless this is a dry run, and print how many lines were kept or dropped and why."""
     from stream.logs.event_log import refuse_used
 
     samples: Samples = {}
     manifest: LogManifest | None = None
     try:
         if out is None and not dry_run:
-            raise ValueError("found no --out, expected a directory to write to, or --dry-run")
+            raise ValueError("found no --out, expected a directory to write to: add --out or --dry-run")
         if out is not None:
             refuse_used(out)
         with console.status("reading"):
@@ -213,12 +211,12 @@ def _import(
             events = iter(events)
             first = next(events, None)
             if out is None or dry_run:
-                deque(events, maxlen=0)  # they are counted as they are read
+                deque(events, maxlen=0)  # reading counts them
         if out is not None and not dry_run and first is not None:
             manifest = write_events(console, out, chain([first], events), source, counts)
             summarise(console, out, manifest)
         else:
-            console.print(f"nothing written; a log would hold {sum(counts.events.values())} events {counts.events}")
+            console.print(f"nothing written; the log would hold {sum(counts.events.values())} events {counts.events}")
     except (FootfallError, ValueError, OSError) as error:
         fail(error)
     kept, dropped = sum(counts.lines_kept.values()), sum(counts.lines_dropped.values())
@@ -232,4 +230,4 @@ def _import(
         log = None if manifest is None else str(out)
         print_json({"log": log, "manifest": manifest, "imports": counts, "samples": samples})
     if first is None:
-        fail(ValueError("found no line that makes an event, expected some: correct the file, its map or the options"))
+        fail(ValueError("found no line that yields an event, expected at least one: correct the file, its map or the options"))

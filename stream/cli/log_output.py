@@ -1,4 +1,4 @@
-"""What the commands that write an event log share: its progress, its summary for people, its facts as JSON.
+"""Write an event log with a progress bar, and print its summary, for every command that writes one.
 
 Start at write_events.
 """
@@ -19,7 +19,7 @@ Out = Annotated[Path, typer.Option("--out", help="Directory to write; must be ne
 
 
 def stderr_console() -> "Console":
-    """Open the console for people: stderr, plain where it is no terminal."""
+    """Open a console on stderr, without styling if it is not a terminal."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -31,7 +31,7 @@ def write_events(
     """Write a log with a progress bar.
 
     Raises:
-        LogError: the directory is in use, or the events cannot be read.
+        LogError: the directory is not empty, or the events cannot be read.
     """
     from rich.progress import track
 
@@ -42,7 +42,7 @@ def write_events(
 
 
 def summarise(console: "Console", out: Path, manifest: "LogManifest") -> None:
-    """Say what a log holds."""
+    """Print what a log holds."""
     total = sum(manifest.events.values())
     console.print(
         f"{out}: {total} events {manifest.events} from {_day(manifest.first_record_ms)} to {_day(manifest.last_record_ms)}"

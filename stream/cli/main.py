@@ -1,19 +1,19 @@
-"""The command `footfall`: every verb in one place, and what an error looks like. Start at main.
+"""Run the command `footfall`: dispatch to a subcommand, and turn an exception into one line and an exit code.
 
-A verb's module is imported when the verb is used, so that help comes at once. Exit codes: 0 done, 1 failed, 2 wrong
-usage, 3 refused, 75 restart me, 78 a setting is wrong, 130 interrupted.
+A subcommand's module is imported only when it is used, so that --help is fast. Exit codes: 0 done, 1 failed, 2 wrong
+usage, 3 refused, 75 restart the process, 78 a setting is wrong, 130 interrupted. Start at main.
 """
 
 import logging
 import os
 import sys
 
-from stream.cli.early_stop import end_when_asked
+from stream.cli.early_stop import exit_on_signal
 
-end_when_asked(sys.argv[1:])  # before what takes a second to import
+exit_on_signal(sys.argv[1:])  # before the imports, which take a second
 
 # isort: split
-# ruff: noqa: E402, the signals come before the other imports
+# ruff: noqa: E402, signal handlers are installed before the other imports
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any
@@ -22,44 +22,44 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 EXIT_CONFIG = 78
-VERBS: Mapping[str, tuple[str, str, str]] = {  # verb → module, command or group in it, what it does
-    "demo": ("stream.cli.demo", "demo_command", "See everything run: broker, made shop, roles, live figures."),
-    "up": ("stream.cli.roles", "up_command", "Run all roles on this machine, and start again what dies."),
+VERBS: Mapping[str, tuple[str, str, str]] = {  # name → module, command or group in it, help
+    "demo": ("stream.cli.demo", "demo_command", "Run everything on one machine: broker, simulated shop, roles, live metrics."),
+    "up": ("stream.cli.roles", "up_command", "Run all roles on this machine, and restart any that exit."),
     "worker": ("stream.cli.roles", "worker_command", "Run one role: features, scorer or triggers."),
-    "settings": ("stream.cli.settings", "settings_command", "List all settings with value and variable."),
-    "topics": ("stream.cli.topics", "app", "Compare the broker's topics with the settings, and make them so."),
+    "settings": ("stream.cli.settings", "settings_command", "List all settings with their values and environment variables."),
+    "topics": ("stream.cli.topics", "app", "Compare the broker's topics with the settings, and create or alter them."),
     "users": ("stream.cli.users", "app", "Show a user's row: features, last events, guard vector."),
-    "state": ("stream.cli.state", "app", "Fold a role's state again: in place, or beside the one that serves."),
+    "state": ("stream.cli.state", "app", "Rebuild a role's state: in place, or beside the serving one."),
     "send": ("stream.cli.events", "send_command", "Publish an event log to Kafka."),
-    "tail": ("stream.cli.events", "tail_command", "Show a topic's records as they come."),
-    "dlq": ("stream.cli.dlq", "app", "Look at refused records, send them again, let a paused worker go on."),
-    "simulate": ("stream.cli.simulate", "simulate_command", "Make a shop's event log with known truth."),
-    "import": ("stream.cli.imports", "app", "Read foreign event files into an event log."),
-    "record": ("stream.cli.record", "record_command", "Record topics, ours too, into an event log."),
+    "tail": ("stream.cli.events", "tail_command", "Print a topic's records as they arrive."),
+    "dlq": ("stream.cli.dlq", "app", "List dead letters, replay them, or resume a paused worker."),
+    "simulate": ("stream.cli.simulate", "simulate_command", "Simulate a shop's event log with known ground truth."),
+    "import": ("stream.cli.imports", "app", "Import external event files into an event log."),
+    "record": ("stream.cli.record", "record_command", "Record source and output topics into an event log."),
     "replay": ("stream.cli.replay", "replay_command", "Replay an event log through all roles, without a broker."),
     "dataset": ("stream.cli.dataset", "app", "Cut a log into labelled examples, and search them for leaks."),
-    "features": ("stream.cli.features", "app", "Rank features by what they tell of churn."),
-    "train": ("stream.cli.training", "app", "Train, calibrate and test a model of users, or of texts."),
-    "tune": ("stream.cli.tune", "tune_command", "Search for the settings that validate best."),
-    "models": ("stream.cli.models", "app", "Keep models, promote the one that serves, go back to the former."),
-    "evaluate": ("stream.cli.evaluate", "evaluate_command", "Measure a model beside every baseline; write a report."),
-    "report": ("stream.cli.report", "app", "Compare reports of footfall evaluate."),
-    "bench": ("stream.cli.bench", "app", "Measure this machine."),
-    "schemas": ("stream.cli.schemas", "schemas_command", "Write the contract's JSON Schemas and AsyncAPI document."),
+    "features": ("stream.cli.features", "app", "Rank features by how well they predict churn."),
+    "train": ("stream.cli.training", "app", "Train, calibrate and test a user model or a text encoder."),
+    "tune": ("stream.cli.tune", "tune_command", "Search for the hyperparameters with the lowest validation loss."),
+    "models": ("stream.cli.models", "app", "List, check, promote and roll back models in the registry."),
+    "evaluate": ("stream.cli.evaluate", "evaluate_command", "Compare a model with every baseline, and write a report."),
+    "report": ("stream.cli.report", "app", "Compare reports from footfall evaluate."),
+    "bench": ("stream.cli.bench", "app", "Run benchmarks on this machine."),
+    "schemas": ("stream.cli.schemas", "schemas_command", "Write the JSON Schemas and the AsyncAPI document of all messages."),
 }
 
 
 class Verbs(TyperGroup):
-    """The group of all verbs; in the list of verbs each is only its name and what it does."""
+    """The group of all subcommands; --help lists them without importing their modules."""
 
     _listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """List the verbs in their order."""
+        """List the subcommands in the order of VERBS."""
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import a verb, or name it while all are listed."""
+        """Import a subcommand, or return a stub with its help while all are listed."""
         if cmd_name not in VERBS:
             return None
         module, name, does = VERBS[cmd_name]
@@ -75,7 +75,7 @@ class Verbs(TyperGroup):
         return typer.main.get_command(single)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of verbs."""
+        """Write the help with the list of subcommands."""
         self._listing = True
         super().format_help(ctx, formatter)
 
@@ -84,7 +84,7 @@ app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Interest, churn risk and ad triggers from a shop's event streams. Begin with: footfall demo",
+    help="Interest, churn risk and ad triggers from a shop's event streams. Start with: footfall demo",
 )
 
 
@@ -98,16 +98,16 @@ def _footfall(show_version: Annotated[bool, typer.Option("--version", help="Show
 
 
 def main() -> None:
-    """Run the command line; whatever it raises becomes one line on stderr and an exit code."""
-    logging.getLogger().addHandler(logging.NullHandler())  # libraries say nothing unless a role configures its log
+    """Run the command line; print any exception as one line on stderr and exit with its code."""
+    logging.getLogger().addHandler(logging.NullHandler())  # libraries log nothing unless a role configures logging
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:  # the top of the command line: one line says what failed
+    except Exception as error:  # the top of the command line: print what failed in one line
         from schemas.errors import FootfallError, SettingsError
 
         if os.environ.get("FOOTFALL_LOG_LEVEL") == "debug":

@@ -1,4 +1,4 @@
-"""What `footfall models` shows for people: a list, a manifest, a verdict, findings. Start at model_facts."""
+"""Print the tables of `footfall models`: the list, a manifest, a verdict, golden user findings. Start at model_facts."""
 
 import sys
 from collections import Counter
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from models.serving.golden_checks import Finding
     from models.serving.registry import Registry
 
-HEADLINES = (  # column, then where it lies in a manifest's metrics
+HEADLINES = (  # column, then its path in a manifest's metrics
     ("churn 30d AUC", ("churn", "30d", "auc")),
     ("ECE", ("churn", "30d", "ece")),
     ("interest HR@3", ("interest", "model", "top3_hit_rate")),
@@ -22,7 +22,7 @@ HEADLINES = (  # column, then where it lies in a manifest's metrics
 
 
 def print_models(models: list[dict[str, Any]]) -> None:
-    """Print the facts of models, one a line; * serves."""
+    """Print one line per model; * marks the serving one."""
     rows = [
         [
             ("* " if facts["current"] else "  ") + facts["model_version"],
@@ -36,7 +36,7 @@ def print_models(models: list[dict[str, Any]]) -> None:
 
 
 def model_facts(registry: "Registry", version: str, current: str | None) -> dict[str, Any]:
-    """Say what a list shows of one model; `fault` is why it cannot be read."""
+    """Return one model's row of the list; `fault` is why it cannot be read, or None."""
     from models.evaluation.report_document import REPORT
     from models.evaluation.verdict import read_verdict
     from models.serving.checkpoint import read_manifest
@@ -60,7 +60,7 @@ def model_facts(registry: "Registry", version: str, current: str | None) -> dict
 
 
 def print_manifest(folder: Path, manifest: "Manifest") -> None:
-    """Print where a model comes from, what it reads and says, and its files."""
+    """Print a model's provenance, its contract and its files."""
     contract, provenance = manifest.contract, manifest.provenance
     rows = [
         ["folder", str(folder)],
@@ -77,8 +77,8 @@ def print_manifest(folder: Path, manifest: "Manifest") -> None:
 
 
 def print_verdict(report: "Judged | None") -> None:
-    """Print for each head how the model fares against the baselines."""
-    sys.stdout.write("\n" if report else "\nno report: run footfall evaluate on it\n")
+    """Print for each head whether the model beats the baselines."""
+    sys.stdout.write("\n" if report else "\nno report: run footfall evaluate on this model\n")
     sys.stdout.flush()
     if report:
         rows = [[head, "wins" if found.wins else "loses", found.text] for head, found in report.verdict.items()]
@@ -86,15 +86,15 @@ def print_verdict(report: "Judged | None") -> None:
 
 
 def print_findings(findings: "list[Finding]") -> None:
-    """Print what is about one story line by line, and rules of all stories as one line each unless one fails."""
+    """Print one line per finding; a rule that covers all stories gets one summary line and a line per failure."""
     rules = Counter(finding.rule for finding in findings)
     of_all = {rule for rule, count in rules.items() if count == max(rules.values())}
-    told = [finding for finding in findings if finding.rule not in of_all or finding.outcome == "failed"]
-    rows = [[finding.outcome, finding.story, finding.rule, finding.found] for finding in told]
+    listed = [finding for finding in findings if finding.rule not in of_all or finding.outcome == "failed"]
+    rows = [[finding.outcome, finding.story, finding.rule, finding.found] for finding in listed]
     for rule in rules:
         if rule in of_all:
-            held = sum(finding.rule == rule and finding.outcome == "passed" for finding in findings)
-            rows.append(["passed" if held == rules[rule] else "failed", f"{held} of {rules[rule]} stories", rule, ""])
+            passed = sum(finding.rule == rule and finding.outcome == "passed" for finding in findings)
+            rows.append(["passed" if passed == rules[rule] else "failed", f"{passed} of {rules[rule]} stories", rule, ""])
     print_table(["outcome", "story", "expected", "found"], rows)
 
 

@@ -1,6 +1,6 @@
-"""`footfall models ls|show|check|add|promote|rollback`: the registry of models. Parses and delegates; start at app.
+"""Define `footfall models ls|show|check|add|promote|rollback`, the commands of the model registry. Start at app.
 
-Tables and sentences for people, with --json the facts on stdout. Exit 2: there is no such model; exit 3: refused.
+Prints tables, or with --json the result on stdout. Exit code 2: no such model; 3: refused.
 """
 
 import sys
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 EXIT_USAGE, EXIT_REFUSED = 2, 3
 
-Model = Annotated[str, typer.Argument(help="A version of the registry, or a checkpoint folder.")]
+Model = Annotated[str, typer.Argument(help="A version in the registry, or a checkpoint folder.")]
 GoldenFile = Annotated[
-    Path | None, typer.Option("--golden", help="Stories (YAML) in place of the installed golden_users.yaml.")
+    Path | None, typer.Option("--golden", help="YAML of golden users instead of the installed golden_users.yaml.")
 ]
 
-app = typer.Typer(no_args_is_help=True, help="Keep models, promote the one that serves, go back to the former.")
+app = typer.Typer(no_args_is_help=True, help="List, check, promote and roll back models in the registry.")
 
 
 @app.command("ls")
 @with_settings
 def ls_command(settings: Settings, as_json: AsJson = False) -> None:
-    """List the registry's models with their test metrics; * serves."""
+    """List the registry's models with their test metrics; * marks the serving one."""
     from models.serving.registry import Registry
 
     registry = Registry(settings.registry)
@@ -47,13 +47,13 @@ def ls_command(settings: Settings, as_json: AsJson = False) -> None:
         print_json({"registry": str(registry.folder), "current": current, "models": models})
         return
     print_models(models)
-    sys.stderr.write(f"{len(models)} models in {registry.folder}, {current or 'none'} serves\n")
+    sys.stderr.write(f"{len(models)} models in {registry.folder}, serving: {current or 'none'}\n")
 
 
 @app.command("show")
 @with_settings
 def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> None:
-    """Show a model's manifest, what its report says against baselines, and when it served."""
+    """Show a model's manifest, its verdict against the baselines, and when it served."""
     import msgspec
 
     from models.evaluation.report_document import REPORT
@@ -90,13 +90,13 @@ def show_command(model: Model, settings: Settings, as_json: AsJson = False) -> N
 @app.command("check")
 @with_settings
 def check_command(model: Model, settings: Settings, golden: GoldenFile = None, as_json: AsJson = False) -> None:
-    """Ask a model about golden users, whom everybody can judge; exit 3 if it fails one."""
+    """Score golden users, whose correct scores are obvious. Exit code 3: the model fails one."""
     from models.serving.golden_checks import counts
     from models.serving.load_scorer import load_scorer
     from models.serving.registry import Registry
     from stream.offline.golden_replay import check_golden
 
-    with _faults(as_json), _busy("asking golden users"):
+    with _faults(as_json), _busy("scoring golden users"):
         scorer = load_scorer(_folder(Registry(settings.registry), model), threads=settings.model_threads)
         findings = check_golden(scorer, _golden(golden))
     found = counts(findings)
@@ -112,11 +112,11 @@ def check_command(model: Model, settings: Settings, golden: GoldenFile = None, a
 @app.command("add")
 @with_settings
 def add_command(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint folder, as footfall train writes it.")],
+    folder: Annotated[Path, typer.Argument(help="A checkpoint folder written by footfall train.")],
     settings: Settings,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a checkpoint folder, its report and run card into the registry; what serves stays as it is."""
+    """Copy a checkpoint folder, its report and run card into the registry. Does not change the serving model."""
     from models.serving.registry import Registry
 
     with _faults(as_json):
@@ -138,25 +138,25 @@ def promote_command(
         typer.Option(
             "--force",
             metavar="REASON",
-            help="Promote a model that has no report, for this reason, which the history keeps. A report that a baseline "
-            "wins, and a golden user that fails, are not overruled.",
+            help="Promote a model without a report, and record this reason in the history. Does not override a report in "
+            "which a baseline wins, nor a failed golden user.",
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="The report.json of footfall evaluate, where it is not beside the model.")
+        Path | None, typer.Option("--report", help="The report.json from footfall evaluate, if it is not in the model folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a model serve: whole, better than every baseline of its report, right about golden users. Exit 3 if refused."""
+    """Make a model serve if it is intact, beats every baseline and passes golden users. Exit code 3: refused."""
     from models.serving.golden_checks import counts
     from models.serving.registry import Registry
     from stream.offline.promotion import promote
 
     with _faults(as_json):
         if force is not None and not force.strip():
-            raise ValueError("found --force without a reason, expected one, which the history keeps: --force 'first model'")
+            raise ValueError("found --force without a reason, expected one for the history, such as --force 'first model'")
         stories = _golden(golden)
-        with _busy("asking golden users"):
+        with _busy("scoring golden users"):
             promoted = promote(
                 Registry(settings.registry),
                 model,
@@ -172,13 +172,13 @@ def promote_command(
     else:
         facts = ", ".join(f"{count} {outcome}" for outcome, count in found.items())
         sys.stderr.write(f"{promoted.model_version} serves now (golden users: {facts}); scorers that read ")
-        sys.stderr.write(f"{settings.registry} change to it within seconds\n")
+        sys.stderr.write(f"{settings.registry} load it within seconds\n")
 
 
 @app.command("rollback")
 @with_settings
 def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
-    """Let the model serve again that was promoted before the one that serves. Exit 3 if it was altered since."""
+    """Make the previously promoted model serve again. Exit code 3: its files have changed since."""
     from models.serving.registry import Registry
 
     with _faults(as_json):
@@ -191,7 +191,7 @@ def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
 
 @contextmanager
 def _faults(as_json: bool) -> Iterator[None]:
-    """Say in one line why a command cannot go on: 3 where a model is refused, 2 where what was asked for is not there."""
+    """Print why a command failed in one line, and exit: 3 if a model is refused, 2 if the input is missing or wrong."""
     from schemas.errors import ModelError, PromotionRefused
     from stream.offline.promotion import Ground
 
@@ -210,7 +210,7 @@ def _faults(as_json: bool) -> Iterator[None]:
 
 @contextmanager
 def _busy(what: str) -> Iterator[None]:
-    """Show on a terminal that something takes seconds."""
+    """Show a spinner on a terminal during work that takes seconds."""
     from rich.console import Console
 
     with Console(stderr=True).status(what):

@@ -1,8 +1,8 @@
-"""Gives a command every setting as a flag: `--barrier-ms 100` beside FOOTFALL_BARRIER_MS and the file's line.
+"""Give a command every setting as a flag: `--barrier-ms 100` besides FOOTFALL_BARRIER_MS and footfall.toml.
 
-Flags are read as text and checked where all settings are, so that a bad value is refused in the same words wherever
-it came from. A password has no flag, since every user of a machine can read its command lines: name a file instead.
-Start at with_settings.
+Flags are parsed as text and validated with all settings, so that a bad value gets the same error wherever it came from.
+A password has no flag, because every user of a machine can read its command lines: use a file instead. Start at
+with_settings.
 """
 
 import inspect
@@ -36,7 +36,7 @@ class SettingName(NamedTuple):
 
 
 def setting_names() -> list[SettingName]:
-    """List every setting in the order of the source."""
+    """List every setting in order of declaration."""
     return [
         SettingName(name, variable(name, field), None if _is_secret(field) else _flag(name), _default(field))
         for name, field in Settings.model_fields.items()
@@ -49,7 +49,7 @@ def variable(name: str, field: FieldInfo) -> str:
 
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a typer command of a function that takes `settings: Settings`: every other parameter stays as it is."""
+    """Turn a function that takes `settings: Settings` into a typer command; other parameters are unchanged."""
     own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "settings"]
     flags = [_parameter(name, field) for name, field in Settings.model_fields.items() if not _is_secret(field)]
 

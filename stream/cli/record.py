@@ -1,4 +1,4 @@
-"""`footfall record`: topics of a running broker into an event log. Parses and delegates. Start at record_command."""
+"""Define `footfall record`, which records a broker's topics into an event log. Start at record_command."""
 
 import asyncio
 import signal
@@ -27,13 +27,17 @@ SHOWN_EVERY_SECONDS = 0.2
 def record_command(
     out: Out,
     settings: Settings,
-    kinds: Annotated[str | None, typer.Option(help="Kinds, comma separated; default: sources and our outputs.")] = None,
-    since: Annotated[str | None, typer.Option(help="First time to record, ISO, UTC unless it says; else all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on after the present ends, until Ctrl-C or --seconds.")] = False,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long.")] = None,
+    kinds: Annotated[
+        str | None, typer.Option(help="Topic kinds, comma-separated; default: sources and Footfall's outputs.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Earliest time to record, ISO 8601, default UTC; default: all.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Continue past the current end offsets, until Ctrl-C or --seconds.")
+    ] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this many seconds.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record topics with partitions, offsets and headers; by default to the ends they have now."""
+    """Record topics with partitions, offsets and headers; by default up to the current end offsets."""
     from schemas.errors import BrokerError
     from stream.logs.event_log import refuse_used
 
@@ -49,7 +53,7 @@ def record_command(
         fail(error)
     summarise(console, out, manifest)
     if later := sorted({part.topic for part in manifest.recorded if part.first > 0}):
-        console.print(f"begins after the beginning of {', '.join(later)}: what rests on earlier records cannot be verified")
+        console.print(f"starts after the first record of {', '.join(later)}: results of earlier records cannot be verified")
     if as_json:
         print_json({"log": str(out), "manifest": manifest})
 
@@ -59,7 +63,7 @@ def _kinds(text: str | None) -> list[str]:
 
     kinds = list(KINDS) if text is None else [kind.strip() for kind in text.split(",")]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f"found --kinds {', '.join(unknown)}, expected of {', '.join(KINDS)}")
+        raise ValueError(f"found --kinds {', '.join(unknown)}, expected one or more of {', '.join(KINDS)}")
     return list(dict.fromkeys(kinds))
 
 

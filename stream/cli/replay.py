@@ -1,6 +1,6 @@
-"""`footfall replay LOG --out DIR`: what the live roles would make of a log, without a broker, or whether they made it.
+"""Define `footfall replay LOG --out DIR`, which runs a log through all roles offline, or verifies recorded outputs.
 
-Parses and delegates. Start at replay_command.
+Only parses options and prints the summary. Start at replay_command.
 """
 
 import time
@@ -27,15 +27,15 @@ def replay_command(
     log: Annotated[Path, typer.Argument(help="Directory of an event log.")],
     out: Annotated[Path, typer.Option("--out", help="Directory to write; must be new or empty.")],
     settings: Settings,
-    no_score: Annotated[bool, typer.Option("--no-score", help="End at the score requests; needs no model.")] = False,
+    no_score: Annotated[bool, typer.Option("--no-score", help="Stop at the score requests; needs no model.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Recompute every score that a recorded log holds; code 3 if one differs.")
+        bool, typer.Option("--verify", help="Recompute every score in a recorded log; exit code 3 if one differs.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Replay a log through all roles into Parquet files, or hold what a live run recorded against its own events.
+    """Replay a log through all roles into Parquet files, or verify a live run's recorded outputs against its events.
 
-    Writes score_requests, signals, decisions, dead_letters and rows, or with --verify verification, one row a request.
+    Writes score_requests, signals, decisions, dead_letters and rows; with --verify, verification with one row per request.
     """
     from rich.console import Console
 
@@ -72,7 +72,7 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
         f"{totals.events_in} events = {totals.applied} applied + {totals.dead_lettered} dead letters + "
         f"{summary.declared_dropped} late or duplicate; {summary.users} users; {summary.outputs}"
     )
-    console.print(f"{out}: {seconds:.1f} s, {total / seconds:.0f} events a second")
+    console.print(f"{out}: {seconds:.1f} s, {total / seconds:.0f} events per second")
     if as_json:
         print_json(summary)
 
@@ -90,7 +90,7 @@ def _verify(log: Path, out: Path, settings: Settings, console: "Console", no_sco
         )
     _print_tables(console, summary_tables(found))
     if not found.equal and not found.mismatched:
-        console.print(f"nothing in {log} could be verified: record the topics from their beginning")
+        console.print(f"nothing in {log} could be verified: record the topics from their first offset")
     if as_json:
         print_json(found)
     if not found.agrees:
@@ -117,5 +117,5 @@ def _load_scorer(settings: Settings) -> "Scorer":
         )
     try:
         return Scorer.load(settings.checkpoint, threads=settings.model_threads)
-    except FootfallError as error:  # altered, of another spec, or a registry in which nothing serves
+    except FootfallError as error:  # changed files, another feature spec, or a registry without a serving model
         fail(error)

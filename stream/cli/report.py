@@ -1,4 +1,4 @@
-"""`footfall report diff A B`: two reports of footfall evaluate side by side. Start at diff_command."""
+"""Define `footfall report diff A B`, which compares two reports from footfall evaluate. Start at diff_command."""
 
 import sys
 from pathlib import Path
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from models.evaluation.bootstrap import Interval
     from models.evaluation.report_diff import ReportDiff
 
-app = typer.Typer(no_args_is_help=True, help="Compare reports of footfall evaluate.")
+app = typer.Typer(no_args_is_help=True, help="Compare reports from footfall evaluate.")
 
 
 @app.callback()
 def _report() -> None:
-    """Keep `diff` a verb of its own while it is the only one."""
+    """Keep `diff` a named subcommand while it is the only one."""
 
 
 @app.command("diff")
 def diff_command(
     a: Annotated[Path, typer.Argument(help="A report.json, or the folder that holds one.")],
-    b: Annotated[Path, typer.Argument(help="Another, of a later model say.")],
-    every: Annotated[bool, typer.Option("--all", help="Every metric of every scorer, not the served ones' alone.")] = False,
+    b: Annotated[Path, typer.Argument(help="Another report, such as of a later model.")],
+    every: Annotated[bool, typer.Option("--all", help="Show metrics of every scorer, not only the served model.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the metrics of two reports, and which changes exceed the noise: their 95 % intervals do not overlap."""
+    """Compare the metrics of two reports, and mark changes whose 95 % intervals do not overlap."""
     import msgspec
 
     from models.evaluation.report_diff import diff_reports
@@ -52,7 +52,7 @@ def _show(found: "ReportDiff", every: bool) -> None:
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     console.print(f"A {found.a}\nB {found.b}", markup=False)
     if not found.same_data:
-        console.print("of different data, or cut otherwise: a change may be the data's", markup=False)
+        console.print("the reports are of different data or cuts: a change may come from the data", markup=False)
     for head, (first, second) in found.verdicts.items():
         console.print(f"{head}: winner {first or '-'} in A, {second or '-'} in B", markup=False)
     table = Table(box=None, pad_edge=False)

@@ -1,4 +1,4 @@
-"""`footfall worker ROLE` runs one role in this process, `footfall up` all of them as children. Start at worker_command."""
+"""Define `footfall worker ROLE`, which runs one role, and `footfall up`, which runs all roles. Start at worker_command."""
 
 import asyncio
 import signal
@@ -16,8 +16,8 @@ RoleName = Literal["features", "scorer", "triggers"]
 
 
 @with_settings
-def worker_command(role: Annotated[RoleName, typer.Argument(help="What this process does.")], settings: Settings) -> None:
-    """Run one role until SIGTERM; its exit code says whether to start it again (75) or not (0, 78)."""
+def worker_command(role: Annotated[RoleName, typer.Argument(help="Role to run in this process.")], settings: Settings) -> None:
+    """Run one role until SIGTERM. Exit code 75 means restart it; 0 and 78 mean do not."""
     from stream.worker.run_role import run_role
 
     raise typer.Exit(run_role(settings, role))
@@ -25,7 +25,7 @@ def worker_command(role: Annotated[RoleName, typer.Argument(help="What this proc
 
 @with_settings
 def up_command(settings: Settings) -> None:
-    """Run all roles on this machine, start again what dies, and end all of them on Ctrl-C or SIGTERM."""
+    """Run all roles on this machine, restart any that exit, and stop all of them on Ctrl-C or SIGTERM."""
     raise typer.Exit(asyncio.run(_up(settings)))
 
 
@@ -47,7 +47,7 @@ async def _up(settings: Settings) -> int:
             Path(directory),
             command=command,
             drain_seconds=settings.drain_seconds,
-            on_line=lambda role, line: print(line, file=sys.stderr, flush=True),  # noqa: T201, a child's log line as it is
+            on_line=lambda role, line: print(line, file=sys.stderr, flush=True),  # noqa: T201, passes a child's log line through
         )
         await supervisor.start()
         waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(supervisor.ended.wait())]
@@ -58,6 +58,6 @@ async def _up(settings: Settings) -> int:
     for failure in supervisor.failures:
         sys.stderr.write(f"footfall: role {failure}\n")
     if left:
-        sys.stderr.write(f"footfall: processes {left} could not be ended\n")
+        sys.stderr.write(f"footfall: found processes {left} still running, expected none: end them by hand\n")
     codes = [role.exit_code for role in supervisor.roles.values() if role.failure is not None]
     return EXIT_CONFIG if EXIT_CONFIG in codes else 1 if codes or left else 0

@@ -1,4 +1,4 @@
-"""`footfall schemas`: write the contract's documents, or say which are stale."""
+"""Define `footfall schemas`, which writes the message schemas, or lists the stale ones. Start at schemas_command."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import typer
 
 
 def schemas_command(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 and name the files that are stale.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the documents; default: the installed schemas package.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; list stale files and exit with 1 if any.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default: the installed schemas package.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Write the JSON Schemas and the AsyncAPI document that the code stands for."""
+    """Generate the JSON Schemas and the AsyncAPI document from the code."""
     import schemas
     from schemas.documents import stale, write
 
@@ -27,10 +27,10 @@ def schemas_command(
 
 
 def report(directory: Path, names: list[str], check: bool, command: str) -> None:
-    """Say for people what was written or is stale, and the command that mends it."""
+    """Print which documents were written or are stale, and the command that updates them."""
     for name in names:
         typer.echo(f"{'stale' if check else 'wrote'} {directory / name}")
     if check and names:
-        typer.echo(f"{len(names)} documents differ from what the code says: run {command}", err=True)
+        typer.echo(f"{len(names)} documents are stale: run {command}", err=True)
     elif check:
-        typer.echo(f"the documents in {directory} are what the code says")
+        typer.echo(f"the documents in {directory} are up to date")

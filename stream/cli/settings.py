@@ -1,4 +1,4 @@
-"""`footfall settings`: every setting with its value and its environment variable. Start at settings_command."""
+"""Define `footfall settings`, which lists every setting with its value and variable. Start at settings_command."""
 
 import sys
 
@@ -9,7 +9,7 @@ from stream.process.settings import Settings
 
 @with_settings
 def settings_command(settings: Settings, as_json: AsJson = False) -> None:
-    """List all settings as flags, environment and footfall.toml give them; secrets are masked."""
+    """List all settings as resolved from flags, environment and footfall.toml; secrets are masked."""
     printable = settings.printable()
     if as_json:
         import json

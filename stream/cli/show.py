@@ -1,10 +1,10 @@
-"""Tables for people: as wide as the terminal, or never cut off where there is none. Start at print_table."""
+"""Print tables as wide as the terminal, or untruncated if stdout is not a terminal. Start at print_table."""
 
 from collections.abc import Iterable, Sequence
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows of text on stdout."""
+    """Print a table of text on stdout."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,7 @@
-"""`footfall simulate`: make an event log of a made shop. Bad input ends with code 2 before anything is written."""
+"""Define `footfall simulate`, which writes the event log of a simulated shop. Start at simulate_command.
+
+Bad input exits with code 2 before anything is written.
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -15,16 +18,16 @@ TRUTH = "truth.json"
 
 def simulate_command(
     out: Out,
-    seed: Annotated[int, typer.Option(help="Equal seeds make equal logs.")] = 1,
-    shoppers: Annotated[int, typer.Option(help="How many people shop.")] = 300,
-    days: Annotated[int, typer.Option(help="Length of the period.")] = 60,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same log.")] = 1,
+    shoppers: Annotated[int, typer.Option(help="Number of shoppers.")] = 300,
+    days: Annotated[int, typer.Option(help="Length of the simulated period, in days.")] = 60,
     start: Annotated[str, typer.Option(help="First day, YYYY-MM-DD in UTC.")] = "2026-01-01",
     late: Annotated[float, typer.Option(help="Fraction of events that arrive late.")] = 0.0,
     duplicates: Annotated[float, typer.Option(help="Fraction of events that arrive twice.")] = 0.0,
     malformed: Annotated[float, typer.Option(help="Fraction of events to add a malformed record for.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a shop's event log with known truth: interests, churn dates and injected dirt, in truth.json beside it."""
+    """Simulate a shop's event log with known interests, churn dates and injected bad records, listed in truth.json."""
     import msgspec
 
     from stream.logs.event_log import refuse_used
@@ -44,7 +47,7 @@ def simulate_command(
             malformed=malformed,
         )
         refuse_used(out)
-        with console.status("drawing events"):
+        with console.status("simulating events"):
             events = simulate(config)
         manifest = write_events(console, out, [event.logged for event in events], f"footfall simulate, seed {seed}")
     except (FootfallError, ValueError, OSError) as error:
@@ -53,7 +56,7 @@ def simulate_command(
     (out / TRUTH).write_bytes(msgspec.json.encode(known) + b"\n")
     summarise(console, out, manifest)
     console.print(
-        f"truth: {len(known.shoppers)} shoppers, {known.churned} churn within the period; dirt {known.dirt or 'none'}"
+        f"truth: {len(known.shoppers)} shoppers, {known.churned} churn within the period; injected: {known.dirt or 'none'}"
     )
     if as_json:
         print_json({"log": str(out), "manifest": manifest, "churned": known.churned, "dirt": known.dirt})

@@ -1,4 +1,4 @@
-"""The options of `footfall dataset` that split a log's time → the periods of its slices. Start at periods_from."""
+"""Turn the split options of `footfall dataset` into the time periods of its slices. Start at periods_from."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def periods_from(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":
-    """Return the four periods: by shares of the log's time, or with the ends that `split` names; bad ones raise ValueError."""
+    """Return the four periods, from shares of the log's time or the end dates in `split`; bad options raise ValueError."""
     from models.data.landmarks import periods_of, to_the_minute
     from stream.offline.build_dataset import ends_of
 
     first_ms, last_ms = manifest.first_record_ms, manifest.last_record_ms
     if first_ms is None or last_ms is None:
-        raise ValueError("found an empty log, expected one of some weeks: import, record or simulate one")
+        raise ValueError("found an empty log, expected several weeks of events: import, record or simulate a log")
     if split is None:
         try:
             ends = ends_of(first_ms, last_ms + 1, [float(share) for share in shares.split(",")])
@@ -26,17 +26,17 @@ def periods_from(manifest: "LogManifest", shares: str, split: str | None, embarg
         ends = [milliseconds(date) for date in split.split(",")]
         if not 3 <= len(ends) <= 4:
             raise ValueError(
-                f"found --split {split}, {len(ends)} dates, expected the ends of train, validation and calibration, and "
-                "where the test slice does not last to the end of the log, of that"
+                f"found --split {split}, {len(ends)} dates, expected the ends of train, validation and calibration, "
+                "and optionally of test, which otherwise ends with the log"
             )
         ends += [last_ms + 1] if len(ends) == 3 else []
         if ends[-1] > last_ms + 1:
-            raise ValueError(f"found --split {split}, expected its end within the log, which ends {to_the_minute(last_ms)}")
+            raise ValueError(f"found --split {split}, expected dates within the log, which ends {to_the_minute(last_ms)}")
     return tuple(periods_of(first_ms, ends, round(embargo_days * DAY_MS)))
 
 
 def milliseconds(date: str) -> int:
-    """Read a date, or a date and time, in UTC unless it names its offset; anything else raises ValueError."""
+    """Parse a date, or a date and time, in UTC unless it has an offset; anything else raises ValueError."""
     try:
         at = datetime.fromisoformat(date.strip())
         return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)

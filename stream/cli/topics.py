@@ -1,4 +1,4 @@
-"""`footfall topics plan` and `footfall topics apply`: the topics of a deployment. Parses and delegates; start at app."""
+"""Define `footfall topics plan` and `footfall topics apply`, which create and configure the topics. Start at app."""
 
 import asyncio
 import sys
@@ -13,13 +13,13 @@ from stream.process.settings import Settings
 if TYPE_CHECKING:
     from stream.kafka.topic_admin import Change
 
-app = typer.Typer(no_args_is_help=True, help="Compare the broker's topics with the settings, and make them so.")
+app = typer.Typer(no_args_is_help=True, help="Compare the broker's topics with the settings, and create or alter them.")
 
 
 @app.command("plan")
 @with_settings
 def plan_command(settings: Settings, as_json: AsJson = False) -> None:
-    """Say what `topics apply` would create, change or refuse; exit 3 if it would refuse."""
+    """Show what `topics apply` would create, alter or refuse. Exit code 3: it would refuse some."""
     _plan(settings, as_json)
 
 
@@ -30,7 +30,7 @@ def apply_command(
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
 ) -> None:
-    """Create missing topics and set retention and cleanup; deletes nothing, adds no partitions."""
+    """Create missing topics, and set retention and cleanup policy. Deletes nothing and adds no partitions."""
     from stream.kafka.topic_admin import apply
 
     if dry_run:

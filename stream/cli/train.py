@@ -1,6 +1,6 @@
-"""`footfall train DATASET --preset NAME --out MODEL`: labelled examples → a checkpoint folder and its run card.
+"""Define `footfall train`, which trains a user model on a dataset and writes a checkpoint folder and a run card.
 
-Parses and delegates: progress and a summary for people go to stderr, with --json the facts go to stdout. Start at
+Only parses options. Progress and a summary go to stderr, and with --json the result goes to stdout. Start at
 train_command.
 """
 
@@ -27,32 +27,32 @@ FEW_LABELS = "few_labels.json"
 
 
 def train_command(
-    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
-    out: Annotated[Path, typer.Option("--out", help="Checkpoint folder to write; its name begins the model version.")],
-    preset: Annotated[Literal["demo", "uci", "yoochoose"], typer.Option(help="Sizes and settings, by data.")] = "demo",
-    settings: Annotated[Path | None, typer.Option(help="Settings of footfall tune, instead of a preset's.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset from footfall dataset.")],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint folder to write; its name starts the model version.")],
+    preset: Annotated[
+        Literal["demo", "uci", "yoochoose"], typer.Option(help="Model sizes and hyperparameters, per data set.")
+    ] = "demo",
+    settings: Annotated[Path | None, typer.Option(help="Hyperparameters from footfall tune, instead of a preset's.")] = None,
     objective: Annotated[
-        Literal["heads", "decoder"], typer.Option(help="Ask what comes next once, or foretell every event in turn.")
+        Literal["heads", "decoder"], typer.Option(help="heads: predict once per example; decoder: predict every next event.")
     ] = "heads",
-    seed: Annotated[int, typer.Option(help="Equal seeds, datasets and threads make equal weights.")] = 1,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Most passes over the training examples.")] = None,
-    optimiser: Annotated[Literal["adamw", "sgd"] | None, typer.Option(help="What turns gradients into steps.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="The highest rate.")] = None,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
-    augment: Annotated[int, typer.Option(min=0, help="Copies of each training example, its history changed by chance.")] = 0,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Multiply matrices in bfloat16.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed, dataset and threads give the same weights.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Maximum epochs.")] = None,
+    optimiser: Annotated[Literal["adamw", "sgd"] | None, typer.Option(help="Optimiser; default: the preset's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Gradient accumulation: batches per step.")] = 1,
+    augment: Annotated[int, typer.Option(min=0, help="Randomly perturbed copies of each training example.")] = 0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Use bfloat16 for matrix multiplications.")] = False,
     few_labels: Annotated[
-        str | None, typer.Option(metavar="SHARE,SHARE,…", help="Only measure, learning from shares of the training users.")
+        str | None, typer.Option(metavar="SHARE,SHARE,…", help="Only measure: train on these fractions of the training users.")
     ] = None,
     encoder: Annotated[str, typer.Option(help="Text encoder: pkg:PACKAGE or a Hugging Face folder.")] = DEFAULT_ENCODER,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
-    device: Annotated[Device, typer.Option(help="Where gradient steps are taken; auto: cuda where there is one.")] = "auto",
-    runs: Annotated[Path, typer.Option(help="Folder of runs: TensorBoard curves, and where a run goes on from.")] = Path(
-        "runs"
-    ),
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads; default: torch's own choice.")] = None,
+    device: Annotated[Device, typer.Option(help="Device to train on; auto: cuda if available.")] = "auto",
+    runs: Annotated[Path, typer.Option(help="Folder of runs: TensorBoard curves, and state to resume from.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Train a user model, calibrate it and measure it forward in time; a run that was cut off goes on where it was."""
+    """Train a user model, calibrate it, and test it on the latest slice. An interrupted run resumes."""
     from msgspec.structs import replace
 
     from models.training.optimisation import OptimiserName
@@ -92,15 +92,13 @@ def _settings(preset: str, path: Path | None) -> "TrainConfig":
     try:
         return msgspec.json.decode(path.read_bytes(), type=TrainConfig)
     except msgspec.MsgspecError as error:
-        raise ValueError(
-            f"found {path}, which holds no settings ({error}): expected the file that footfall tune wrote"
-        ) from error
+        raise ValueError(f"found {path} without hyperparameters ({error}), expected a file from footfall tune") from error
 
 
 def _train(
     directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, runs: Path, device: str
 ) -> dict[str, Any]:
-    """Train and write the checkpoint and the run card; return what is to be known of it."""
+    """Train, write the checkpoint and the run card, and return a summary for --json."""
     import time
     from shutil import rmtree
 
@@ -132,12 +130,12 @@ def _train(
         )
     if CHURN_HORIZON_DAYS not in trained.contract.horizons_days:
         _say(
-            f"found absences of {trained.contract.horizons_days[-1]} days at most in {directory}, expected "
-            f"{CHURN_HORIZON_DAYS}, which churn risk is published for: evaluate this model, but no role will serve it"
+            f"found churn horizons up to {trained.contract.horizons_days[-1]} days in {directory}, expected "
+            f"{CHURN_HORIZON_DAYS}, the published horizon: you can evaluate this model, but no role will serve it"
         )
     seconds = round(time.monotonic() - started, 1)
     facts = _write(out, run, manifest, config, encoder, trained, device, seconds)
-    rmtree(run / "state", ignore_errors=True)  # it is done: the next run of these settings begins anew
+    rmtree(run / "state", ignore_errors=True)  # the run is complete: the next one with these settings starts from scratch
     _report(out, directory, facts)
     return facts
 
@@ -145,7 +143,7 @@ def _train(
 def _few_labels(
     directory: Path, out: Path, config: "TrainConfig", encoder_uri: str, threads: int | None, given: str, device: str
 ) -> dict[str, Any]:
-    """Measure models of fewer training users on the same test slice, and write the curve."""
+    """Train on fractions of the training users, measure each on the same test slice, and write the curve."""
     import msgspec
     from msgspec.structs import replace
 
@@ -203,8 +201,8 @@ def _write(
     created_at, command = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", shlex.join(["footfall", *sys.argv[1:]])
     settings: dict[str, Any] = msgspec.to_builtins(config)
     settings[LEARNT_UNTIL_MS] = max(period.end_ms for period in manifest.periods if period.slice is not Slice.TEST)
-    contract, brought = trained.contract, Path(encoder.uri).is_dir()
-    if brought:  # what lies in a folder of one's own goes with the model
+    contract, own_encoder = trained.contract, Path(encoder.uri).is_dir()
+    if own_encoder:  # a local encoder is copied into the checkpoint
         copy_encoder(Path(encoder.uri), out)
         contract = msgspec.structs.replace(contract, encoder_uri=OWN_ENCODER)
     saved = save_checkpoint(
@@ -218,8 +216,8 @@ def _write(
             data_fingerprint=manifest.fingerprint,
             settings=settings,
             metrics=trained.metrics,
-            licence=f"Learnt from {manifest.source}: its terms apply. Reads texts through "
-            f"{encoder.uri} ({encoder_licence(encoder.uri)}), whose weights are {'' if brought else 'not '}in this folder.",
+            licence=f"Trained on {manifest.source}: its terms apply. Encodes texts with "
+            f"{encoder.uri} ({encoder_licence(encoder.uri)}), whose weights are {'' if own_encoder else 'not '}in this folder.",
         ),
         catalogue=trained.catalogue,
         item_categories=trained.item_categories,
@@ -249,17 +247,17 @@ def _write(
 
 
 def _run_name(out: Path, manifest: "DatasetManifest", config: "TrainConfig", encoder: "Encoder") -> str:
-    """Name a run by all that decides it, so that the same one goes on and another begins anew."""
+    """Name a run by a hash of its inputs, so that the same run resumes and a different one starts from scratch."""
     import hashlib
 
     import msgspec
 
-    decides = msgspec.json.encode([manifest, config, encoder.encoder_id])
-    return f"{out.name}-{hashlib.sha256(decides).hexdigest()[:8]}"
+    inputs = msgspec.json.encode([manifest, config, encoder.encoder_id])
+    return f"{out.name}-{hashlib.sha256(inputs).hexdigest()[:8]}"
 
 
 def _report(out: Path, dataset: Path, facts: dict[str, Any]) -> None:
-    """Say for people what the test slice shows; baselines are in the report of footfall evaluate."""
+    """Print the test metrics; footfall evaluate compares them with baselines."""
     metrics = facts["metrics"]
     _say(f"{out}: {facts['model_version']}; examples {facts['examples']}; {facts['seconds']} s; {facts['run_card']}")
     for horizon, found in metrics["churn"].items():

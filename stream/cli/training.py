@@ -1,4 +1,4 @@
-"""`footfall train DATASET`: fit a user model, or a text encoder where the preset is one of texts. Start at app."""
+"""Define `footfall train`, which trains a user model, or a text encoder if the preset is for texts. Start at app."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from typer.core import TyperGroup
 from stream.cli.train import train_command
 from stream.cli.train_text import train_text_command
 
-TEXT_PRESETS = ("article", "cpu", "zh")  # models/text/text_presets.py, which loads torch
+TEXT_PRESETS = ("article", "cpu", "zh")  # copied from models/text/text_presets.py, whose import loads torch
 
 
-class MeantByPreset(TyperGroup):
-    """A group whose command follows from the preset where none is named, and is `users` without one."""
+class ChosenByPreset(TyperGroup):
+    """A command group that, if no command is named, chooses it by the preset; the default is `users`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Name the command."""
+        """Insert the command where none is named."""
         if args and args[0] not in self.commands and args[0] != "--help":
-            args = [meant(args), *args]
+            args = [command_for(args), *args]
         return super().parse_args(ctx, args)
 
 
-def meant(args: list[str]) -> str:
-    """Return `texts` where a preset of texts, or --peft, which only texts have, is among the arguments, else `users`."""
+def command_for(args: list[str]) -> str:
+    """Return `texts` if the arguments hold a preset for texts, or --peft, which only texts have; otherwise `users`."""
     presets = [args[place + 1 : place + 2] for place, arg in enumerate(args) if arg == "--preset"]
     named = [preset for found in presets for preset in found]
     named += [arg.removeprefix("--preset=") for arg in args if arg.startswith("--preset=")]
@@ -30,6 +30,6 @@ def meant(args: list[str]) -> str:
     return "texts" if texts else "users"
 
 
-app = typer.Typer(cls=MeantByPreset, no_args_is_help=True, help="Fit a model to a dataset: of users, or of review texts.")
+app = typer.Typer(cls=ChosenByPreset, no_args_is_help=True, help="Train a user model, or a text encoder on reviews.")
 app.command("users")(train_command)
 app.command("texts")(train_text_command)

@@ -1,4 +1,4 @@
-"""`footfall tune DATASET --preset NAME`: search for the settings that validate best. Start at tune_command."""
+"""Define `footfall tune`, which searches for the hyperparameters with the lowest validation loss. Start at tune_command."""
 
 import sys
 from pathlib import Path
@@ -12,21 +12,21 @@ from stream.cli.train import DEFAULT_ENCODER
 
 
 def tune_command(
-    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset, made by footfall dataset.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write the best settings to, for footfall train --settings.")],
-    preset: Annotated[Literal["demo", "uci", "yoochoose"], typer.Option(help="Where the search starts.")] = "demo",
-    trials: Annotated[int, typer.Option(min=1, help="Trials of the study, with those of earlier runs.")] = 20,
-    minutes: Annotated[float, typer.Option(min=0, help="No trial begins after so many.")] = 30.0,
-    storage: Annotated[Path, typer.Option(help="SQLite file of trials; a run of the same study goes on from it.")] = Path(
+    dataset: Annotated[Path, typer.Argument(help="Directory of a dataset from footfall dataset.")],
+    out: Annotated[Path, typer.Option("--out", help="File for the best hyperparameters, for footfall train --settings.")],
+    preset: Annotated[Literal["demo", "uci", "yoochoose"], typer.Option(help="Preset to start the search from.")] = "demo",
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the study, including those of earlier runs.")] = 20,
+    minutes: Annotated[float, typer.Option(min=0, help="Start no trial after this many minutes.")] = 30.0,
+    storage: Annotated[Path, typer.Option(help="SQLite file of trials; the same study resumes from it.")] = Path(
         "runs/tune.db"
     ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs of a trial; default: the preset's.")] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds draw equal trials.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Maximum epochs per trial; default: the preset's.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed draws the same trials.")] = 1,
     encoder: Annotated[str, typer.Option(help="Text encoder: pkg:PACKAGE or a Hugging Face folder.")] = DEFAULT_ENCODER,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: torch's own choice.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads; default: torch's own choice.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search for settings by validation loss; the test slice is not looked at. Can be stopped and run again."""
+    """Search for the hyperparameters with the lowest validation loss. Never reads the test slice. Can be resumed."""
     import hashlib
 
     import msgspec
@@ -39,21 +39,21 @@ def tune_command(
     from models.training.tuning import tune
 
     def say(number: int, loss: float | None) -> None:
-        typer.echo(f"trial {number}: " + ("ended early" if loss is None else f"validation loss {loss:.4f}"), err=True)
+        typer.echo(f"trial {number}: " + ("pruned" if loss is None else f"validation loss {loss:.4f}"), err=True)
 
     try:
         manifest = read_manifest(dataset)
         loaded = Encoder.load(encoder, threads=threads)
         start = PRESETS[preset]
         start = replace(start, loop=replace(start.loop, epochs=epochs or start.loop.epochs))
-        decides = msgspec.json.encode([manifest, start, loaded.encoder_id])  # losses of others do not compare
+        inputs = msgspec.json.encode([manifest, start, loaded.encoder_id])  # losses compare only within equal inputs
         found = tune(
             read_examples(dataset, (Slice.TRAIN, Slice.VALIDATION)),
             manifest.labelling.returns,
             loaded,
             start,
             storage=storage,
-            study=f"{preset}-{hashlib.sha256(decides).hexdigest()[:12]}",
+            study=f"{preset}-{hashlib.sha256(inputs).hexdigest()[:12]}",
             trials=trials,
             minutes=minutes,
             seed=seed,
@@ -65,7 +65,7 @@ def tune_command(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(
-        f"{out}: validation loss {found.loss:.4f}, the best of {found.trials} trials ({found.ended_early} ended early); "
+        f"{out}: validation loss {found.loss:.4f}, the best of {found.trials} trials ({found.ended_early} pruned); "
         f"next: footfall train {dataset} --settings {out} --out MODEL",
         err=True,
     )

@@ -1,4 +1,4 @@
-"""`footfall users show USER`: a user's row as the role committed it. Parses and delegates; start at show_command."""
+"""Define `footfall users show USER`, which prints a user's committed row. Start at show_command."""
 
 import asyncio
 import sys
@@ -13,12 +13,12 @@ from stream.process.settings import Settings
 if TYPE_CHECKING:
     from stream.operate.user_row import UserRow
 
-app = typer.Typer(no_args_is_help=True, help="Look at users' rows.")
+app = typer.Typer(no_args_is_help=True, help="Show users' rows.")
 
 
 @app.callback()
 def _users() -> None:
-    """Look at users' rows."""
+    """Keep `show` a named subcommand while it is the only one."""
 
 
 @app.command("show")
@@ -26,10 +26,10 @@ def _users() -> None:
 def show_command(
     user: Annotated[str, typer.Argument(help="A user id.")],
     settings: Settings,
-    role: Annotated[Literal["features", "triggers"], typer.Option(help="Whose row of the user.")] = "features",
+    role: Annotated[Literal["features", "triggers"], typer.Option(help="Role whose row to show.")] = "features",
     as_json: AsJson = False,
 ) -> None:
-    """Show a user's features, last events and guard vector, read from the changelog: no worker is needed or disturbed."""
+    """Show a user's features, last events and guard vector. Reads the changelog only, so no worker is involved."""
     import msgspec
 
     from stream.operate.user_row import read_user
@@ -52,11 +52,11 @@ def _print(row: "UserRow") -> None:
     where = f"partition {row.partition}, {row.row_bytes} bytes{spec}"
     print_table(["user", clean(row.user_id)], [["as of", _utc(row.at_ms)], ["row", where]])
     if row.reset:
-        sys.stdout.write(f"reset: an earlier row was damaged and is kept in the changelog: {clean(row.damaged)}\n")
+        sys.stdout.write(f"reset: an earlier row was corrupt; it is kept in the changelog: {clean(row.damaged)}\n")
     columns = ("kind", "item_id", "category", "amount", "text")
     guard = [[kind, clean(since), str(to)] for kind, (since, to) in row.guard.items()]
     sections = [
-        (["rests on topic", "since offset", "to offset"], guard),
+        (["source topic", "from offset", "to offset"], guard),
         (["feature", "value", "unit", "window"], [[f.name, clean(f.value), f.unit, f.window] for f in row.features]),
         (["category", "share"], [[clean(name), f"{share:.3f}"] for name, share in row.categories]),
         (

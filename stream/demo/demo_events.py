@@ -1,4 +1,4 @@
-"""A made shop's last year as one stream of events, which ends before now. Start at MadeYear."""
+"""Simulate a shop's last year as one stream of events that ends before now. Start at MadeYear."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,15 @@ from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 
 MONTH_DAYS, MONTHS = 30, 12
-LEFT_OUT_DAYS = 7  # of the first month, so that reviews of what was bought in them come from the beginning
-LATE, DUPLICATES, MALFORMED = 0.01, 0.01, 0.005  # shares of the made events
+LEFT_OUT_DAYS = 7  # dropped from the first month, so that reviews of earlier purchases appear from the start
+LATE, DUPLICATES, MALFORMED = 0.01, 0.01, 0.005  # fractions of the simulated events
 
 
 class MadeYear:
-    """Events in order of arrival; each month is made in a thread while the one before is read."""
+    """Events in order of arrival; a thread simulates each month while the previous one is read."""
 
     def __init__(self, seed: int, shoppers: int, now_ms: int) -> None:
-        """Begin to make the first month at once; equal arguments on one day make equal events."""
+        """Start simulating the first month; the same arguments on the same day give the same events."""
         self._seed, self._shoppers = seed, shoppers
         self._first_ms = (now_ms // DAY_MS - MONTHS * MONTH_DAYS) * DAY_MS
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="simulator")
@@ -45,7 +45,7 @@ class MadeYear:
         return self._first_ms + month * MONTH_DAYS * DAY_MS
 
     def _read(self) -> Iterator[LoggedEvent]:
-        waiting: list[LoggedEvent] = []  # late ones, which arrive after their month
+        waiting: list[LoggedEvent] = []  # late events, which arrive after their month
         for month in range(MONTHS):
             events = sorted([*waiting, *self._next.result()], key=lambda event: event.record_ms)
             if month + 1 < MONTHS:

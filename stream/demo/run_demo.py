@@ -1,7 +1,7 @@
-"""The whole system on one machine for a while: embedded broker, made shop, three roles, figures; then nothing is left.
+"""Run the whole system on one machine: embedded broker, simulated shop, three roles and metrics; then clean up.
 
-Events are sent at a steady rate; their timestamps are those of a made shop, whose months pass in minutes and never
-reach the present. Knows nothing of terminals. Start at run_demo.
+Events are sent at a steady rate. Their timestamps are the simulated shop's: months pass in minutes and never reach the
+present. Knows nothing about terminals. Start at run_demo.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ PARTITIONS = 4
 POLL_SECONDS = 0.5
 READY_SECONDS = 90.0
 DRAIN_SECONDS = 15.0
-RESTARTS_AT_MOST = 3  # in a row
+RESTARTS_AT_MOST = 3  # consecutive restarts of one role
 
 
 class DemoOptions(Struct, frozen=True, kw_only=True):
-    """What to show: the events of `log`, or of a made shop; `seconds` counts from the first event, None is until stopped."""
+    """Events from `log` or from a simulated shop; `seconds` counts from the first event, None means until stopped."""
 
     seconds: float | None = None
     log: Path | None = None
@@ -45,7 +45,7 @@ class DemoOptions(Struct, frozen=True, kw_only=True):
 
 
 class DemoState(Struct):
-    """What is known while the demo runs."""
+    """Progress and metrics of the running demo."""
 
     phase: str = "starting"
     started: float = field(default_factory=time.monotonic)
@@ -57,7 +57,7 @@ class DemoState(Struct):
 
 
 class DemoResult(Struct, frozen=True, kw_only=True):
-    """What the demo did; `events_in` = `applied` + `replay_skipped` + `dead_lettered` + `declared_dropped`."""
+    """Totals of the demo; `events_in` = `applied` + `replay_skipped` + `dead_lettered` + `declared_dropped`."""
 
     events_sent: int
     events_in: int
@@ -78,10 +78,10 @@ class DemoResult(Struct, frozen=True, kw_only=True):
 
 
 async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[DemoState], None]) -> DemoResult:
-    """Run until `stop` is set or the seconds are over; `show` is called about twice a second. Call from the main thread.
+    """Run until `stop` is set or the time is up, and call `show` about twice a second. Call this from the main thread.
 
     Raises:
-        RunError: a part died for good, or did not become ready; nothing is left running.
+        RunError: a process exited for good, or a role did not become ready; nothing is left running.
     """
     state = DemoState()
     sessions: set[int] = set()
@@ -95,7 +95,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
         settings = demo_settings(broker.bootstrap_servers)
         if not settings.checkpoint.is_dir():
             raise RunError(
-                f"found no model in {settings.checkpoint}, expected a checkpoint: run `footfall train`, or name one by "
+                f"found no model in {settings.checkpoint}, expected a checkpoint: run `footfall train`, or set "
                 "FOOTFALL_CHECKPOINT"
             )
         await apply(settings)
@@ -115,7 +115,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
         state.phase = "waiting for the roles"
         await run.until(run.ready, READY_SECONDS, stop)
         if not run.ready() and not stop.is_set():
-            raise RunError(f"not ready after {READY_SECONDS:g} s: {', '.join(run.unready())}; {run.last_words()}")
+            raise RunError(f"roles not ready after {READY_SECONDS:g} s: {', '.join(run.unready())}; {run.last_words()}")
         if not stop.is_set():
             state.phase, state.sending_since = "running", time.monotonic()
             sending = asyncio.create_task(
@@ -128,11 +128,13 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
             with suppress(asyncio.CancelledError):
                 await sending
         if state.sent.total:
-            state.phase = "finishing what was sent"
+            state.phase = "waiting for zero consumer lag"
             await run.until(run.drained, DRAIN_SECONDS, asyncio.Event())
             if not run.drained():
-                behind = sum(figures.lag for figures in state.roles.values())
-                raise RunError(f"{behind} records still lag {DRAIN_SECONDS:g} s after the last was sent; {run.last_words()}")
+                lag = sum(figures.lag for figures in state.roles.values())
+                raise RunError(
+                    f"consumer lag is {lag} records {DRAIN_SECONDS:g} s after the last send, expected 0; {run.last_words()}"
+                )
         state.phase = "stopping the roles"
         show(state)
         await supervisor.stop()
@@ -144,21 +146,21 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
 
 
 def events_of(options: DemoOptions, now_ms: int) -> AbstractContextManager[Iterator[LoggedEvent]]:
-    """Choose the demo's events: a log's, or a made year's.
+    """Return the demo's events: from a log, or from a simulated year.
 
     Raises:
-        RunError: the log reaches into the future, which Kafka refuses.
+        RunError: the log has timestamps in the future, which Kafka rejects.
     """
     if options.log is None:
         return MadeYear(options.seed, options.shoppers, now_ms)
     last_ms = read_manifest(options.log).last_record_ms
     if last_ms is not None and last_ms > now_ms + HOUR_MS:
-        raise RunError(f"{options.log} reaches into the future, expected a log of the past: choose another")
+        raise RunError(f"{options.log} has timestamps in the future, expected only past ones: choose another log")
     return nullcontext(read_log(options.log))
 
 
 def demo_settings(bootstrap_servers: str) -> Settings:
-    """Read the settings as always, but for the embedded broker: nothing of the user's own Kafka is touched."""
+    """Load the settings as usual, but point them at the embedded broker, so that the user's own Kafka is never used."""
     return load_settings(
         kafka_bootstrap_servers=bootstrap_servers,
         kafka_security_protocol="PLAINTEXT",
@@ -174,7 +176,7 @@ def demo_settings(bootstrap_servers: str) -> Settings:
 
 
 class _Run:
-    """Looks at the running parts again and again."""
+    """Polls the broker, the roles and the tasks of a running demo."""
 
     def __init__(
         self,
@@ -188,13 +190,13 @@ class _Run:
         self.settings, self.broker, self.supervisor = settings, broker, supervisor
         self.http, self.state, self.show = http, state, show
         self._drained_before = False
-        self.tasks: list[asyncio.Task[object]] = []  # what must not fail while the demo runs
+        self.tasks: list[asyncio.Task[object]] = []  # fail the demo if one of them fails
 
     async def until(self, done: Callable[[], bool], seconds: float | None, stop: asyncio.Event) -> None:
         """Poll and show until `done`, `stop` or the deadline.
 
         Raises:
-            RunError: a part died for good.
+            RunError: a process exited for good.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
@@ -210,10 +212,10 @@ class _Run:
         if self.supervisor.failures:
             raise RunError("; ".join(self.supervisor.failures))
         if not self.broker.alive:
-            raise RunError("the embedded broker ended: start the demo again")
+            raise RunError("the embedded broker exited: start the demo again")
         for task in self.tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                raise RunError(f"a part of the demo failed: {error!r}")
+                raise RunError(f"a task of the demo failed: {error!r}")
         self.supervisor.refresh()
         self.state.restarts = self.supervisor.restarts
         for role in self.supervisor.roles.values():
@@ -226,15 +228,15 @@ class _Run:
                     self.state.roles[role.role] = parse_metrics(await response.text())
 
     def unready(self) -> list[str]:
-        """Name the roles that are not ready."""
+        """List the roles that are not ready."""
         return [role for role, figures in self.state.roles.items() if not figures.ready]
 
     def ready(self) -> bool:
-        """Tell whether every role is ready."""
+        """Return whether every role is ready."""
         return not self.unready()
 
     def drained(self) -> bool:
-        """Tell whether everything sent was applied, scored and decided, twice in a row."""
+        """Return whether every sent event was applied, scored and decided, in this poll and the previous one."""
         roles, watched = self.state.roles, self.state.watched
         requests = roles["features"].outputs.get("score-request", 0)
         now = (
@@ -248,12 +250,12 @@ class _Run:
         return twice
 
     def last_words(self) -> str:
-        """Say what the roles that are not ready complained about."""
-        return "; ".join(f"{role} said: {last_words(self.supervisor.roles[role].last_lines)}" for role in self.unready())
+        """Return the last log lines of the roles that are not ready."""
+        return "; ".join(f"last log of {role}: {last_words(self.supervisor.roles[role].last_lines)}" for role in self.unready())
 
 
 async def _watch(settings: Settings, state: DemoState) -> None:
-    """Count what the roles publish."""
+    """Count the records that the roles publish."""
     names = {settings.topics()[kind].name: kind for kind in SEEN_KINDS}
     async for record in follow(settings, list(names), from_beginning=True):
         state.watched.see(names[record.topic], record.value, int(time.time() * 1000))

@@ -1,4 +1,4 @@
-"""An embedded broker for a module's tests, and settings with topics of their own for each test."""
+"""Provide an embedded broker per test module, and settings with a separate topic prefix per test."""
 
 import secrets
 from collections.abc import Iterator

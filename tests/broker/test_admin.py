@@ -1,4 +1,4 @@
-"""Topics of a deployment on the embedded broker, which can tell a topic's settings but not change them."""
+"""Plan and apply topics on the embedded broker, which can describe topic configs but not alter them."""
 
 import os
 import subprocess
@@ -39,18 +39,18 @@ async def test_other_partition_counts_are_refused_before_anything_is_touched(set
     assert [change.action for change in changelogs] == ["create", "create"]
 
 
-async def test_what_this_broker_cannot_change_is_said(settings: Settings) -> None:
+async def test_a_change_that_this_broker_does_not_support_is_reported(settings: Settings) -> None:
     await apply(settings)
     changes = await apply(settings.model_copy(update={"retention_ms": 1000}))
     assert changes and all("not set, since this broker cannot change a topic" in change.detail for change in changes)
 
 
-async def test_no_broker_is_said_with_its_address(settings: Settings) -> None:
+async def test_an_unreachable_broker_is_reported_with_its_address(settings: Settings) -> None:
     with pytest.raises(BrokerError, match="no broker answers at 127.0.0.1:1:"):
         await plan(settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"}))
 
 
-def test_brokers_stand_on_ports_of_their_own_and_leave_nothing() -> None:
+def test_brokers_use_separate_ports_and_leave_no_process() -> None:
     with LocalBroker() as one, LocalBroker() as two:
         assert one.bootstrap_servers != two.bootstrap_servers
         sessions = {one.pid, two.pid}
@@ -58,7 +58,7 @@ def test_brokers_stand_on_ports_of_their_own_and_leave_nothing() -> None:
     assert living(sessions) == []
 
 
-def test_a_broker_that_does_not_answer_is_refused_with_what_it_said() -> None:
+def test_a_broker_that_does_not_answer_is_refused_with_its_output() -> None:
     with pytest.raises(RunError, match="did not answer on port"):
         LocalBroker(ready_seconds=0.0).start()
 

@@ -1,4 +1,4 @@
-"""Dead letters of the embedded broker: counted, shown and sent again, although it keeps no settings of topics."""
+"""Count, show and replay dead letters on the embedded broker, although it stores no topic configs."""
 
 import pytest
 
@@ -35,9 +35,9 @@ async def test_they_are_counted_shown_and_sent_again(settings: Settings) -> None
     ]
     assert [found.letter for found in await newest(settings, Wanted(reason=Reason.BAD_JSON), 5)] == letters[:1]
 
-    mended = Wanted(reason=Reason.HANDLER_ERROR)
-    assert (await send_again(settings, mended, limit=None, dry_run=True)).outcomes["sent"] == 1
-    assert (await send_again(settings, mended, limit=None, dry_run=False)).outcomes["sent"] == 1
+    fixed = Wanted(reason=Reason.HANDLER_ERROR)
+    assert (await send_again(settings, fixed, limit=None, dry_run=True)).outcomes["sent"] == 1
+    assert (await send_again(settings, fixed, limit=None, dry_run=False)).outcomes["sent"] == 1
     consumer = plain_consumer(settings, auto_offset_reset="earliest")
     consumer.subscribe([topic])
     await consumer.start()

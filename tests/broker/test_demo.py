@@ -1,4 +1,4 @@
-"""The demo as a newcomer starts it: every part runs, every event is accounted for, nothing is left."""
+"""Run the demo as a newcomer would: every role runs, every event is accounted for, and no process remains."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_every_event_is_accounted_for_scored_and_decided_and_nothing_is_left(tmp
     assert result["first_score_s"] <= 60
 
 
-def test_an_interrupt_ends_the_demo_in_order(tmp_path: Path) -> None:
+def test_an_interrupt_shuts_the_demo_down_cleanly(tmp_path: Path) -> None:
     process = demo(tmp_path)
     assert process.stderr is not None
     for line in process.stderr:
@@ -66,7 +66,7 @@ def test_an_interrupt_ends_the_demo_in_order(tmp_path: Path) -> None:
     check(result_of(process), tmp_path)
 
 
-def test_an_interrupt_while_the_roles_start_ends_the_demo_in_order(tmp_path: Path) -> None:
+def test_an_interrupt_while_the_roles_start_shuts_the_demo_down_cleanly(tmp_path: Path) -> None:
     process = demo(tmp_path)
     assert process.stderr is not None
     for line in process.stderr:

@@ -1,4 +1,4 @@
-"""A scorer at work while models are promoted: every request is answered once, by the model of its moment."""
+"""Promote models while a scorer runs: every request is answered once, by the model loaded at that time."""
 
 import asyncio
 from collections import Counter
@@ -32,7 +32,7 @@ def added(registry: Registry, seed: int) -> str:
 
 
 def promote_broken(registry: Registry, version: str) -> None:
-    """Let a model serve that was altered after it was added, as no command of ours does."""
+    """Promote a model whose files changed after it was added, which no footfall command would do."""
     flip_a_byte(registry.checkpoint(version) / WEIGHTS)
     production = registry.production()
     assert production is not None
@@ -44,7 +44,7 @@ def promote_broken(registry: Registry, version: str) -> None:
 
 
 async def send(deployment: Deployment, stop: asyncio.Event) -> int:
-    """Send score requests, about 300 a second, until told to stop; return how many."""
+    """Send about 300 score requests per second until `stop` is set; return how many."""
     producer, count = output_producer(deployment.settings), 0
     await producer.start()
     try:
@@ -82,7 +82,7 @@ def scored(worker: Worker) -> float:
 
 
 def by_request(records: list[Any], kind: Any) -> dict[str, list[str]]:
-    """Return the model of every signal by the request that it answers, in the order of each partition."""
+    """Return the model version of every signal by its request id, in partition order."""
     models: dict[str, list[str]] = {}
     for record in sorted(records, key=lambda record: (record.partition, record.offset)):
         signal = decode(kind, record.value)
@@ -90,9 +90,7 @@ def by_request(records: list[Any], kind: Any) -> dict[str, list[str]]:
     return models
 
 
-async def test_models_change_and_fail_to_change_under_requests_and_each_is_answered_once(
-    broker: LocalBroker, tmp_path: Path
-) -> None:
+async def test_each_request_is_answered_once_while_models_change_or_fail_to_load(broker: LocalBroker, tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry")
     one, two, broken = (added(registry, seed) for seed in (1, 2, 3))
     registry.promote(one, at="", command="")
@@ -129,5 +127,5 @@ async def test_models_change_and_fail_to_change_under_requests_and_each_is_answe
         for partition in range(PARTITIONS):
             ours = [record for record in answers[kind] if record.partition == partition]
             order = [found for (found,) in by_request(ours, struct).values()]
-            assert order == sorted(order, key=[one, two].index)  # the second from some point on
+            assert order == sorted(order, key=[one, two].index)  # the second from some point onwards
     assert "model_refused" in scorer.log.read_text() and "model_changed" in scorer.log.read_text()

@@ -1,4 +1,4 @@
-"""Topics recorded into a log: every record with its bytes, partition, offset, time and headers."""
+"""Record topics into a log: every record keeps its bytes, partition, offset, timestamp and headers."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ SOURCES_ONLY = ("visit", "click")
 async def recorded(
     settings: Settings, out: Path, kinds: Sequence[str] = KINDS, *, follow_until: int | None = None
 ) -> LogManifest:
-    """Record to the ends there are; with `follow_until` go on until so many records came."""
+    """Record up to the current end offsets; with `follow_until`, continue until that many records have arrived."""
     stop, progress = asyncio.Event(), Recorded()
 
     async def watch() -> None:
@@ -130,7 +130,7 @@ def test_the_command_writes_a_log_and_its_counts(settings: Settings, tmp_path: P
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        (["--kinds", "click,wave"], "found --kinds wave, expected of visit"),
+        (["--kinds", "click,wave"], "found --kinds wave, expected one or more of visit"),
         (["--since", "yesterday"], "found --since 'yesterday', expected a time"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A log sent to a broker: same bytes, same timestamps, same order, the partitions that a replay says."""
+"""Send a log to a broker: same bytes, timestamps and order, and the same partitions as in a replay."""
 
 import time
 from collections import defaultdict
@@ -79,7 +79,7 @@ async def test_a_rate_paces_events_whatever_their_timestamps(settings: Settings)
     assert sent.total == 101 and sent.seconds >= 0.5
 
 
-def test_paces_say_when_an_event_is_due() -> None:
+def test_a_pace_returns_when_an_event_is_due() -> None:
     event = LoggedEvent("click", 61_000, b"u-1", b"{}")
     assert (at_once(5, event), at_rate(10)(5, event), at_speed(30, 1_000)(5, event)) == (0.0, 0.5, 2.0)
 
@@ -119,7 +119,7 @@ async def test_a_log_older_than_the_retention_is_refused(settings: Settings) -> 
         await check_sendable(settings, ["click"], 3 * DAY_MS - 1, 9 * DAY_MS, 10 * DAY_MS)
 
 
-async def test_a_log_of_the_future_is_refused(settings: Settings) -> None:
+async def test_a_log_with_future_timestamps_is_refused(settings: Settings) -> None:
     await apply(settings)
     with pytest.raises(BrokerError, match="24 h in the future"):
         await check_sendable(settings, ["click"], 0, 11 * DAY_MS, 10 * DAY_MS)

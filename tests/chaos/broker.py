@@ -1,6 +1,6 @@
-"""An Apache Kafka of the suite's own, with a second listener that is advertised at a proxy's port.
+"""Run an Apache Kafka broker for the suite, with a second listener that is advertised at a proxy's port.
 
-Started by the script that FOOTFALL_KAFKA names, or the one that lies beside the checkout. Start at Broker.
+The script in FOOTFALL_KAFKA starts it, or the one next to the checkout. Start at Broker.
 """
 
 import os
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # Linux: the first and last port given to connections
+GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # Linux: the range of ephemeral ports
 FIRST_PORT, LAST_PORT = 15_000, 32_768
 STARTS = 3
 SERVER_PROPERTIES = """
@@ -26,7 +26,7 @@ group.min.session.timeout.ms=1000
 
 
 class Broker:
-    """One broker process: `address` leads straight to it, `proxy_port` is where clients of `behind_port` look for it."""
+    """One broker process: `address` connects to it directly; clients of `behind_port` connect through `proxy_port`."""
 
     def __init__(self, script: Path, folder: Path) -> None:
         self._script, self._folder = script, folder
@@ -45,13 +45,13 @@ class Broker:
 
     @property
     def data(self) -> Path:
-        """Where the broker keeps its properties and its log."""
+        """Folder of the broker's properties and its log."""
         return self._data
 
     def first_up(self) -> None:
-        """Start the broker for the first time, on other ports and data when that fails.
+        """Start the broker for the first time, and retry with other ports and data if that fails.
 
-        One in 64 draws a cluster id that begins with a dash, which Kafka takes for an option; a port may be taken meanwhile.
+        One start in 64 draws a cluster id with a leading dash, which Kafka parses as an option; a port may be taken meanwhile.
         """
         for _ in range(STARTS - 1):
             with suppress(AssertionError):
@@ -63,7 +63,7 @@ class Broker:
         self.up()
 
     def up(self) -> None:
-        """Start the broker, or start it again on its data, and wait until it answers."""
+        """Start the broker, or restart it on its data, and wait until it answers."""
         self._run("up", str(self.port), str(self._data))
 
     def down(self) -> None:
@@ -71,25 +71,25 @@ class Broker:
         self._run("down", str(self._data))
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Kill -9 the broker."""
         self._run("kill", str(self._data))
 
     def stall(self) -> None:
-        """SIGSTOP: connections stay, nothing is answered."""
+        """SIGSTOP the broker: connections stay open, but no request is answered."""
         self._run("stop", str(self._data))
 
-    def go_on(self) -> None:
-        """SIGCONT."""
+    def resume(self) -> None:
+        """SIGCONT the broker."""
         self._run("cont", str(self._data))
 
     def _run(self, *words: str) -> None:
         env = {"HEAP": "384m", "CONF": str(self._conf), **os.environ}
         ended = subprocess.run([self._script, *words], env=env, stdout=subprocess.DEVNULL, check=False)
-        assert ended.returncode == 0, f"kafka {' '.join(words)} ended with {ended.returncode}"
+        assert ended.returncode == 0, f"kafka {' '.join(words)} exited with {ended.returncode}"
 
 
 def kafka_script() -> Path | None:
-    """Return the script that starts brokers, or None where there is none."""
+    """Return the script that starts brokers, or None if there is none."""
     script = Path(os.environ.get("FOOTFALL_KAFKA", ROOT / "../shared/kafka/kafka"))
     return script if script.exists() else None
 
@@ -97,8 +97,8 @@ def kafka_script() -> Path | None:
 def free_ports(count: int) -> list[int]:
     """Return ports that nothing listens on.
 
-    They lie below those that the system gives to connections: a client that tries to reach a broker which is down could
-    otherwise be given the very port, be connected to itself, and keep the broker from coming back.
+    They are below the ephemeral range. Otherwise a client of a stopped broker could get that very port as its own, connect
+    to itself, and keep the broker from restarting.
     """
     first_given = int(GIVEN_PORTS.read_text().split()[0]) if GIVEN_PORTS.exists() else LAST_PORT
     end = first_given if first_given > FIRST_PORT else LAST_PORT

@@ -1,6 +1,6 @@
-"""A broker of the suite's own for all its tests, a scene for each, and the report at the end.
+"""Provide one broker for the whole suite, a scene for each test, and the report at the end.
 
-FOOTFALL_CHAOS_SEED gives a run the seed of another; `--chaos-json` ends it with one JSON object.
+FOOTFALL_CHAOS_SEED repeats a run with its seed; `--chaos-json` prints the report as one JSON object.
 """
 
 import json
@@ -19,12 +19,12 @@ from tests.chaos.broker import Broker, kafka_script
 from tests.chaos.scene import Report, Scene
 from tests.harness import Deployment
 
-SESSION_SECONDS = 2  # less than the 6 s that brokers allow by default: the suite waits for it many times
+SESSION_SECONDS = 2  # below the broker default minimum of 6 s, because the suite waits for it many times
 REPORT = pytest.StashKey[Report]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-json", action="store_true", help="end with one JSON object: what was done and found")
+    parser.addoption("--chaos-json", action="store_true", help="print the report as one JSON object at the end")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,8 +1,8 @@
-"""What a deployment left on its broker against a fold of its source topics, commit by commit.
+"""Compare what a deployment left on its broker with a fold of its source topics, commit by commit.
 
-The reference is the fold of stream/roles/features_fold.py, run by one thread over what the topics hold. Every commit
-in a changelog is checked on its own: its rows, totals and offsets against the fold of exactly the records below those
-offsets. So a single look at the end probes every commit there ever was. Start at examine.
+The reference is the fold of stream/roles/features_fold.py, run in one thread over the topics' records. Every commit in a
+changelog is checked separately: its rows, totals and offsets against the fold of exactly the records below those offsets.
+So one check at the end covers every commit of the run. Start at examine.
 """
 
 from collections import defaultdict
@@ -37,31 +37,31 @@ class Commit(Struct, frozen=True):
 
 
 class Findings(Struct):
-    """What is wrong, by oracle; all lists and counts but the first three are empty where nothing is."""
+    """Faults by oracle; without faults, all lists and counts except the first three are empty."""
 
     events: int = 0
     commits: int = 0
     doubled_ids: int = 0  # allowed: outputs are sent at least once
     wrong_rows: list[str] = []  # O1: not the fold's bytes, at the end or at any commit
-    lost: int = 0  # O1: events that the fold counted and a row did not
-    doubled: int = 0  # O1: events that a row counted and the fold did not
+    lost: int = 0  # O1: events counted in the fold but not in a row
+    doubled: int = 0  # O1: events counted in a row but not in the fold
     missing_ids: list[str] = []  # O2
     foreign_ids: list[str] = []  # O2
-    differing_ids: list[str] = []  # O2: the same id on the same guard with another payload
+    differing_ids: list[str] = []  # O2: the same id and guard vector with a different payload
     backwards: list[str] = []  # O3
-    ahead: list[str] = []  # O4: group offsets that are not those of the committed rows
+    ahead: list[str] = []  # O4: group offsets that differ from those of the committed rows
     unaccounted: list[str] = []  # O5
-    unread: int = 0  # records beyond the last commit; asked for at the end only
+    unread: int = 0  # records beyond the last commit; checked at the end only
 
     def faults(self) -> dict[str, Any]:
-        """Return what is wrong, shortened for a person; empty where nothing is."""
+        """Return the faults, shortened for reading; empty if there are none."""
         allowed = ("events", "commits", "doubled_ids")
         found = {name: getattr(self, name) for name in self.__struct_fields__ if name not in allowed}
         return {name: value[:5] if isinstance(value, list) else value for name, value in found.items() if value}
 
 
 class Reference:
-    """The fold of one partition number of all source topics, up to offsets that only grow."""
+    """The fold of one partition number of all source topics, up to offsets that never decrease."""
 
     def __init__(self, deployment: Deployment, records: dict[str, list[Any]]) -> None:
         self._fold, self._records = features_fold(deployment.settings), records
@@ -71,7 +71,7 @@ class Reference:
         self.requests: dict[str, ScoreRequest] = {}
 
     def up_to(self, offsets: dict[str, int] | None) -> Folded:
-        """Fold everything below `offsets`, or all there is, and return what that changed."""
+        """Fold all records below `offsets`, or every record, and return the changes."""
         changed = Folded()
         for topic, records in self._records.items():
             first = last = self._read[topic]
@@ -92,9 +92,9 @@ class Reference:
 
 
 async def examine(deployment: Deployment, *, finished: bool = True) -> Findings:
-    """Hold everything that role features committed against the fold; no worker may be committing meanwhile.
+    """Compare everything that the features role committed with the fold; no worker may commit meanwhile.
 
-    Before the end (`finished` is false) it says whether what is committed is whole: rows, offsets and outputs.
+    Before the end (`finished` is false), check only that the commits are consistent: rows, offsets and outputs.
     """
     findings = Findings()
     references = await _references(deployment)
@@ -114,7 +114,7 @@ async def examine(deployment: Deployment, *, finished: bool = True) -> Findings:
 
 
 def commits_in(records: list[Any]) -> Iterator[Commit]:
-    """Cut a changelog, read committed, into its commits: each ends with the partition's meta row."""
+    """Split a changelog, read with read_committed, into commits: each ends with the partition's meta row."""
     rows: dict[int, dict[bytes, bytes]] = defaultdict(dict)
     for record in records:
         if record.key == META_KEY:
@@ -136,7 +136,7 @@ async def _references(deployment: Deployment) -> dict[int, Reference]:
 
 
 def _follow(reference: Reference, commits: list[Commit], findings: Findings) -> dict[bytes, bytes]:
-    """Fold from commit to commit and compare each with what it wrote; return the rows as the changelog has them."""
+    """Fold up to each commit and compare the result with its records; return the rows in the changelog."""
     before: dict[str, int] = {}
     latest: dict[bytes, bytes] = {}
     for commit in commits:

@@ -1,7 +1,6 @@
-"""A TCP proxy in front of a broker that breaks connections in the ways networks do: reset, silence, delay, a lost answer.
+"""Proxy a broker's TCP connections and inject network faults: resets, black holes, delays and lost responses.
 
-It forwards whole frames of Kafka's protocol, of which it reads the length, the kind of request and its number. Start at
-Proxy.
+It forwards whole frames of Kafka's protocol, and reads only their length, API key and correlation id. Start at Proxy.
 """
 
 import asyncio
@@ -17,8 +16,8 @@ PRODUCE = 0  # the API key of requests that append records
 class Proxy:
     """Forwards `port` to `target`; use it as an asynchronous context. `resets` counts connections reset.
 
-    Where `lose_every` is set, that many produce requests apart the broker's answer is lost: the records are appended, the
-    connection is reset, and the client cannot know. `lost` counts them.
+    With `lose_every` = n, the response to every n-th produce request is lost: the broker appends the records, the
+    connection is reset, and the client cannot know. `lost` counts these.
     """
 
     def __init__(self, port: int, target: int) -> None:
@@ -49,11 +48,11 @@ class Proxy:
         return len(links)
 
     def swallow(self) -> None:
-        """Become a black hole: connections stay open and are accepted, nothing passes any more."""
+        """Become a black hole: connections are accepted and stay open, but no data passes."""
         self._open.clear()
 
     def heal(self) -> None:
-        """Let everything through again, what was held included."""
+        """Forward everything again, including held data."""
         self._open.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,8 +63,11 @@ class Proxy:
             return
         link = (writer, far_writer)
         self._links.add(link)
-        asked = set[int]()  # the numbers of produce requests without an answer yet
-        both = [asyncio.create_task(self._ask(reader, link, asked)), asyncio.create_task(self._answer(far_reader, link, asked))]
+        pending = set[int]()  # correlation ids of produce requests without a response yet
+        both = [
+            asyncio.create_task(self._forward_requests(reader, link, pending)),
+            asyncio.create_task(self._forward_responses(far_reader, link, pending)),
+        ]
         self._tasks.update(both)
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for task, end in zip(both, (far_writer, writer), strict=True):
@@ -74,27 +76,27 @@ class Proxy:
         self._tasks.difference_update(both)
         self._links.discard(link)
 
-    async def _ask(
-        self, reader: asyncio.StreamReader, link: tuple[asyncio.StreamWriter, asyncio.StreamWriter], asked: set[int]
+    async def _forward_requests(
+        self, reader: asyncio.StreamReader, link: tuple[asyncio.StreamWriter, asyncio.StreamWriter], pending: set[int]
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 frame = await self._frame(reader)
                 kind, _, number = struct.unpack_from(">hhi", frame, 4)
                 if kind == PRODUCE:
-                    asked.add(number)
+                    pending.add(number)
                 link[1].write(frame)
                 await link[1].drain()
 
-    async def _answer(
-        self, reader: asyncio.StreamReader, link: tuple[asyncio.StreamWriter, asyncio.StreamWriter], asked: set[int]
+    async def _forward_responses(
+        self, reader: asyncio.StreamReader, link: tuple[asyncio.StreamWriter, asyncio.StreamWriter], pending: set[int]
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 frame = await self._frame(reader)
                 (number,) = struct.unpack_from(">i", frame, 4)
-                if number in asked:
-                    asked.remove(number)
+                if number in pending:
+                    pending.remove(number)
                     self._appended += 1
                     if self.lose_every and self._appended % self.lose_every == 0:
                         self.lost += 1
@@ -115,7 +117,7 @@ class Proxy:
 
 
 def abort(*writers: asyncio.StreamWriter) -> None:
-    """Reset connections: the other sides see an error, not an end."""
+    """Reset connections: peers see an error instead of a clean close."""
     for writer in writers:
         sock = writer.get_extra_info("socket")
         if sock is not None:

@@ -1,4 +1,4 @@
-"""Workers that are killed, stopped and started again, and the report of what was done to them and found.
+"""Kill, stop and restart workers in a test, check the result, and report the totals of the run.
 
 Start at Scene.
 """
@@ -27,7 +27,7 @@ GAP = "gap in a partition"
 
 
 class Report(Struct):
-    """What a run of the suite did and found, in sum."""
+    """Totals of what a run of the suite did and found."""
 
     seed: int
     events: int = 0
@@ -42,7 +42,7 @@ class Report(Struct):
     started: float = field(default_factory=time.monotonic)
 
     def json(self) -> dict[str, Any]:
-        """Return the report as the one object that ends a run."""
+        """Return the report as the JSON object printed at the end of a run."""
         facts = {name: getattr(self, name) for name in self.__struct_fields__ if name != "started"}
         return facts | {"faults": dict(self.faults), "seconds": round(time.monotonic() - self.started, 1)}
 
@@ -55,7 +55,7 @@ class Scene:
         self._armed: dict[int, str] = {}
 
     def start(self, fault: str = "", role: str = "features", **environment: str) -> Worker:
-        """Start a worker, with a fault such as kill@P2.sent:3 armed where one is given."""
+        """Start a worker, with an optional armed fault such as kill@P2.sent:3."""
         if fault:
             record = self.deployment.folder / f"fired-{len(self.deployment.workers)}"
             environment[FAULT] = f"{fault}>{record}"
@@ -65,7 +65,7 @@ class Scene:
         return worker
 
     async def fires(self, worker: Worker, *, seconds: float = 30) -> None:
-        """Wait until the armed fault of a worker has fired, and prove it: by its record and by the process itself."""
+        """Wait until the armed fault of a worker has fired, and verify it by the fault's record and by the process state."""
         fault = self._armed[worker.process.pid]
         record = self.deployment.folder / f"fired-{self.deployment.workers.index(worker)}"
         stops = fault.startswith("stop")
@@ -81,11 +81,11 @@ class Scene:
         self.report.faults["kill -9"] += 1
 
     async def committed(self, worker: Worker, *, more_than: int = 0, seconds: float = 30) -> None:
-        """Wait until a worker's partitions have committed more than so many records."""
+        """Wait until a worker's partitions have committed more than `more_than` records."""
         await until(f"{worker.role} commits", lambda: worker.metric(COMMITTED) > more_than, seconds=seconds, worker=worker)
 
     async def resumed(self, worker: Worker, *, seconds: float = 20) -> None:
-        """Let a stopped worker go on and see it end as one that was away too long: fenced by the broker, exit 75."""
+        """Resume a stopped worker, and check that the broker fences it and it exits with 75."""
         worker.process.send_signal(signal.SIGCONT)
         await until("the zombie ends", lambda: worker.process.poll() is not None, seconds=seconds, worker=worker)
         assert worker.process.returncode == RESTART, worker.tail()
@@ -102,7 +102,7 @@ class Scene:
 
     @asynccontextmanager
     async def publishing(self, events: Iterable[LoggedEvent], *, per_second: float) -> AsyncIterator[asyncio.Task[None]]:
-        """Publish in the background while a scene is played, and the rest at full speed when it is over."""
+        """Publish in the background during a scene, and the rest at full speed when it is over."""
         hurry = asyncio.Event()
         task = asyncio.create_task(self.deployment.publish(events, per_second=per_second, hurry=hurry))
         try:
@@ -116,7 +116,7 @@ class Scene:
 
     @asynccontextmanager
     async def kept(self, count: int, **environment: str) -> AsyncIterator[list[Worker]]:
-        """Keep so many workers running: one that ends with 75, or is killed, is started again."""
+        """Keep `count` workers running: restart any that is killed or exits with 75."""
         workers = [self.start(**environment) for _ in range(count)]
 
         async def keep() -> None:
@@ -138,7 +138,7 @@ class Scene:
                 await keeper
 
     async def whole(self) -> Findings:
-        """Check what is committed while no worker is alive, in mid-stream: rows, offsets and outputs agree."""
+        """Check in mid-stream, while no worker is alive, that committed rows, offsets and outputs agree."""
         findings = Findings(ahead=["not looked yet"])
 
         async def settled() -> bool:
@@ -151,7 +151,7 @@ class Scene:
         return findings
 
     async def exact(self, events: int) -> Findings:
-        """Check that each of so many events was applied once, at the end of a scene, with all workers stopped."""
+        """Check at the end of a scene, with all workers stopped, that each of `events` events was applied once."""
         for worker in self.deployment.workers:
             worker.stop()
         findings = await examine(self.deployment)
@@ -168,7 +168,7 @@ class Scene:
         return findings
 
     def gaps(self) -> int:
-        """Count workers that ended because records between two chunks were missing."""
+        """Count workers that exited because records between two chunks were missing."""
         return sum([GAP in worker.log.read_text(errors="replace") for worker in self.deployment.workers])
 
 
@@ -179,6 +179,6 @@ def state_of(worker: Worker) -> str:
 
 
 def resident_bytes(worker: Worker) -> int:
-    """Return the memory that a process holds."""
+    """Return a process's resident memory."""
     with open(f"/proc/{worker.process.pid}/statm") as sizes:
         return int(sizes.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

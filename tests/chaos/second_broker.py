@@ -1,7 +1,7 @@
-"""A second broker that joins the suite's Kafka, to hold a partition that can be made unreachable alone.
+"""Add a second broker to a test's cluster, whose partitions can be made unreachable separately.
 
-It has no voice in the quorum. The cluster must hold its topics of offsets and transactions before it joins, so that they
-stay on the first broker. Start at SecondBroker.
+It is no voter of the quorum. The cluster's offsets and transactions topics must exist before it joins, so that they stay on
+the first broker. Start at SecondBroker.
 """
 
 import base64
@@ -27,10 +27,10 @@ META_PROPERTIES = "version=1\ncluster.id={cluster}\nnode.id={node}\ndirectory.id
 
 
 class SecondBroker(Broker):
-    """A broker of the cluster of `first`, on data of its own; what it holds is nowhere else."""
+    """A broker in the cluster of `first` with its own data folder; its partitions have no other replica."""
 
     def __init__(self, first: Broker, script: Path, folder: Path) -> None:
-        """Write what the script would write: it formats only a cluster of its own."""
+        """Write the files that the script would write, because the script can only format a new cluster."""
         self._script, self._data, self._conf = script, folder / "data", folder / "extra.properties"
         (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
@@ -47,5 +47,5 @@ class SecondBroker(Broker):
 
 
 def read_property(path: Path, name: str) -> str:
-    """Return the last value that a properties file gives a name."""
+    """Return the last value of a name in a properties file."""
     return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")[name]

@@ -1,9 +1,8 @@
-"""A day that waited in seven topics of very different rates, read after a stop: folded as it happened.
+"""Read a day's backlog in seven topics of very different rates, and check that it is folded in event-time order.
 
-An event is late against the timestamp of its own record, so no order of reading can make one late, and rows do not
-depend on how topics interleave: tests/unit/stream/offline/test_replay_of_backlog.py shows both. What the order does
-change is what a score request sees of the other topics, so it is by the requests that these tests tell whether the
-topics were aligned.
+Lateness is measured against an event's own record timestamp, so the order of reading never makes an event late. Rows do
+not depend on how topics interleave either: tests/unit/stream/offline/test_replay_of_backlog.py shows both. The order only
+changes what a score request sees of the other topics, so these tests detect missing alignment by the score requests.
 """
 
 import asyncio
@@ -30,8 +29,8 @@ from tests.harness import Deployment, Worker, folded_rows, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 SHORT, LONG = 40_000, 1_000_000
-FAR = ("click", 1)  # the partition that the second broker holds alone
-SMALL_FETCHES = {"FOOTFALL_FAUST_CONSUMER_MAX_FETCH_SIZE": str(1 << 16)}  # so that a day is many fetches
+FAR = ("click", 1)  # the one partition on the second broker
+SMALL_FETCHES = {"FOOTFALL_FAUST_CONSUMER_MAX_FETCH_SIZE": str(1 << 16)}  # so that a day takes many fetches
 UNREACHABLE = "footfall_alignment_unreachable_total"
 LAG = re.compile(r'footfall_consumer_lag_records{partition="(\d+)",topic="([^"]+)"} (\S+)')
 
@@ -65,7 +64,7 @@ async def test_a_day_of_backlog_is_folded_as_it_happened(scene: Scene, count: in
 async def test_a_day_of_backlog_read_without_alignment_gives_the_same_rows_but_other_requests(scene: Scene) -> None:
     events = day(scene, SHORT)
     await scene.deployment.publish(events)
-    scene.start(FOOTFALL_ALIGNMENT_TIMEOUT_SECONDS="0.001", **SMALL_FETCHES)  # nothing may hold anything
+    scene.start(FOOTFALL_ALIGNMENT_TIMEOUT_SECONDS="0.001", **SMALL_FETCHES)  # disables alignment in practice
     await scene.settled()
 
     found, wanted = await exact(scene, events)
@@ -75,13 +74,13 @@ async def test_a_day_of_backlog_read_without_alignment_gives_the_same_rows_but_o
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", [200_000, pytest.param(LONG, marks=pytest.mark.timeout(900))])
-async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_is_when_it_is_back(
+async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_follows_later(
     far: Scene, second: SecondBroker, count: int
 ) -> None:
     events = day(far, count)
     await far.deployment.publish(events)
     worker = far.start("stop@P2.acked:1", FOOTFALL_ALIGNMENT_TIMEOUT_SECONDS="5", **SMALL_FETCHES)
-    await far.fires(worker)  # in the middle of reading, however fast it is
+    await far.fires(worker)  # in the middle of reading, at any speed
     second.stall()
     worker.process.send_signal(signal.SIGCONT)
     try:
@@ -93,7 +92,7 @@ async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_is_wh
         assert (ready, f"{far.deployment.topic('click')}/1" in said) == (200, True), said
         assert '"event": "partition_unreachable"' in worker.log.read_text(), worker.tail()
     finally:
-        second.go_on()
+        second.resume()
     assert waiting > 0
     await far.settled(seconds=120)
 
@@ -108,14 +107,14 @@ async def killed_in_the_middle(scene: Scene, events: list[LoggedEvent], *, commi
     async with scene.kept(1) as workers:
         assert 0 < (await scene.deployment.committed("features"))[1].events_in < len(events), "the kill must be in the middle"
         await scene.settled(seconds=300)
-    await asyncio.to_thread(workers[0].stop)  # nobody starts it again any more
+    await asyncio.to_thread(workers[0].stop)  # no longer restarted
 
     found, wanted = await exact(scene, events)
     assert found == wanted
 
 
 async def exact(scene: Scene, events: list[LoggedEvent]) -> tuple[Requests, Requests]:
-    """Hold rows and totals against the fold in order of event time; return the requests sent and those of that fold."""
+    """Compare rows and totals with a fold in event-time order; return the requests sent and those of the fold."""
     await scene.exact(len(events))
     replay = scene.deployment.replay()
     wanted = requests_of(replay, events)
@@ -127,7 +126,7 @@ async def exact(scene: Scene, events: list[LoggedEvent]) -> tuple[Requests, Requ
 
 
 async def sent(deployment: Deployment) -> Requests:
-    """Return the score requests that were sent; one that was sent twice must be the same both times."""
+    """Return the score requests that were sent; duplicates must be equal."""
     found: Requests = {}
     for record in await deployment.read(deployment.topic("score-request")):
         request = untimed(decode(ScoreRequest, record.value))
@@ -136,12 +135,12 @@ async def sent(deployment: Deployment) -> Requests:
 
 
 def day(scene: Scene, count: int) -> list[LoggedEvent]:
-    """The day that ends now: a broker takes no timestamps from the future."""
+    """Return a day that ends now, because a broker rejects timestamps in the future."""
     return backlog(count, end_ms=int(time.time() * 1000), random=scene.random, users=count // 40)
 
 
 def lags(scene: Scene, worker: Worker) -> dict[tuple[str, int], float]:
-    """Return what a worker's metrics say it has still to commit, by kind and partition; nothing where nothing."""
+    """Return the non-zero consumer lags in a worker's metrics, by kind and partition."""
     kinds = {scene.deployment.topic(kind): kind for kind in KINDS}
     found = {}
     for partition, topic, count in LAG.findall(worker.get("/metrics")[1]):
@@ -152,7 +151,7 @@ def lags(scene: Scene, worker: Worker) -> dict[tuple[str, int], float]:
 
 @pytest.fixture
 def first(tmp_path: Path) -> Iterator[Broker]:
-    """A broker of this test's own: the suite's must not learn of a second one."""
+    """A broker for this test only: the suite's broker must not join a cluster of two."""
     script = kafka_script()
     if script is None:
         pytest.skip("no script that starts Kafka: set FOOTFALL_KAFKA")
@@ -166,14 +165,14 @@ def first(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 async def second(first: Broker, tmp_path: Path) -> AsyncIterator[SecondBroker]:
-    """A second broker, after the topics of offsets and transactions were made on the first."""
+    """A second broker, added after the first has created the offsets and transactions topics."""
     await own_topics(first.address)
     script = kafka_script()
     assert script is not None
     broker = SecondBroker(first, script, tmp_path / "second")
     broker.up()
     yield broker
-    broker.go_on()
+    broker.resume()
     broker.kill()
 
 
@@ -181,7 +180,7 @@ async def second(first: Broker, tmp_path: Path) -> AsyncIterator[SecondBroker]:
 async def far(
     first: Broker, second: SecondBroker, report: Report, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Scene]:
-    """A scene in which one partition lies on the second broker alone."""
+    """A scene with one partition on the second broker."""
     deployment = Deployment(first.address, tmp_path, session_timeout_seconds=SESSION_SECONDS)
     await deployment.create_topics(homes={(deployment.topic(FAR[0]), FAR[1]): NODE})
     yield Scene(deployment, report, f"{report.seed} {request.node.name}")
@@ -189,7 +188,7 @@ async def far(
 
 
 async def own_topics(address: str) -> None:
-    """Let a broker make its topics of offsets and transactions, by a transaction that commits an offset."""
+    """Make a broker create its offsets and transactions topics, by committing an offset in a transaction."""
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:

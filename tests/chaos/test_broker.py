@@ -1,4 +1,4 @@
-"""The broker stalled, killed, cut off: workers wait or end and come back, what is committed is never ahead."""
+"""Stall, kill and disconnect the broker: workers wait or restart, and commits are never ahead of their rows."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ async def test_a_worker_that_is_asked_to_stop_while_the_broker_stalls_its_join_e
     try:
         assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
     finally:
-        broker.go_on()
+        broker.resume()
 
 
 async def test_a_worker_is_not_ready_while_the_broker_stalls_and_ready_again_after(scene: Scene, broker: Broker) -> None:
@@ -52,7 +52,7 @@ async def test_a_worker_is_not_ready_while_the_broker_stalls_and_ready_again_aft
     try:
         await until("it says so", lambda: "no heartbeat" in worker.get("/readyz")[1], seconds=10, worker=worker)
     finally:
-        broker.go_on()
+        broker.resume()
     await until("it is ready again", worker.ready, seconds=READY_AFTER_BROKER_SECONDS, worker=worker)
 
 
@@ -100,7 +100,7 @@ async def stalled(scene: Scene, broker: Broker, events: list[LoggedEvent], *, ki
             for _ in range(3):
                 broker.stall()
                 await asyncio.sleep(STALL_SECONDS)
-                broker.go_on()
+                broker.resume()
                 scene.report.faults["broker stall"] += 1
                 await scene.committed(worker, more_than=round(worker.metric(COMMITTED) + per_second))  # several barriers
             scene.kill(worker)

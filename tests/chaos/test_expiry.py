@@ -1,4 +1,4 @@
-"""Users who come once and never again: rows are as many as users still alive, each that expired left one tombstone."""
+"""Expire rows of users with one event each: only live users keep rows, and each expired row leaves one tombstone."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ from tests.harness import Worker, folded_rows, until
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 START_MS = NOW_MS - 1500 * DAY_MS
 DAYS, TTL_DAYS = 400, 31
-LIFE_DAYS = TTL_DAYS + 1 + 1  # the allowed lateness, and a day that a topic may lag behind
+LIFE_DAYS = TTL_DAYS + 1 + 1  # plus the allowed lateness, and a day of skew between topics
 SLACK = 1.05
 PENDING = 1000
 BYTES_BEYOND_ROW, DECODED_MB, BUFFERS_MB = 1500, 16, 64
@@ -37,7 +37,7 @@ async def test_tombstones_of_a_transaction_that_was_never_committed_are_written_
     await scene.settled()
     committed, all_of_them = await tombstones(scene), await tombstones(scene, uncommitted=True)
     assert all_of_them.total() > committed.total(), "the kill must hit a transaction with tombstones in it"
-    again = [once(0, START_MS + DAYS * DAY_MS), events[1]]  # a user who returns, and an old event that is sent once more
+    again = [once(0, START_MS + DAYS * DAY_MS), events[1]]  # a returning user, and a duplicate of an old event
     await scene.deployment.publish(again)
     await scene.settled()
     assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
@@ -67,19 +67,19 @@ async def test_300_000_users_who_come_once_take_the_memory_of_those_still_alive(
     scene.report.faults["expired user"] += count - len(left)
     assert len(left) <= alive * SLACK
     assert most_users <= alive * SLACK + 4 * PENDING, (
-        "users of two barriers, each beyond its limit by a chunk, are not settled yet"
+        "the users of two barriers, each over its limit by a chunk, may still be pending"
     )
     assert most_bytes - base <= allowed, f"{(most_bytes - base) / 1e6:.0f} MB of {allowed / 1e6:.0f} MB"
 
 
 def expiring(scene: Scene, count: int) -> list[LoggedEvent]:
-    """Let rows of a scene expire as soon as they may, and return one event each of `count` users, spread over DAYS."""
+    """Set the minimum row TTL, and return one event each of `count` users, spread over DAYS."""
     scene.deployment.settings = load_settings(**scene.deployment.given, ttl_days=TTL_DAYS)
     return [once(number, START_MS + number * DAYS * DAY_MS // count) for number in range(count)]
 
 
 def once(number: int, at_ms: int) -> LoggedEvent:
-    """Return the click of one user at one time."""
+    """Return one user's click at a time."""
     user = f"u-{number}"
     return LoggedEvent(
         "click", at_ms, user.encode(), encode(click(user_id=user, event_id=f"{user}-{at_ms}", event_time_ms=at_ms))
@@ -91,7 +91,7 @@ def users(worker: Worker) -> float:
 
 
 async def tombstones(scene: Scene, *, uncommitted: bool = False) -> Counter[bytes]:
-    """Count the tombstones of each key in the changelog, as committed or as ever written."""
+    """Count the tombstones of each key in the changelog, committed only or including uncommitted ones."""
     deployment, settings = scene.deployment, scene.deployment.settings
     if uncommitted:
         deployment.settings = settings.model_copy(update={"transactions": False})
@@ -102,7 +102,7 @@ async def tombstones(scene: Scene, *, uncommitted: bool = False) -> Counter[byte
 
 
 async def hold_rows(scene: Scene, events: Sequence[LoggedEvent], again: Sequence[LoggedEvent]) -> dict[bytes, bytes]:
-    """Check that each user has a row that is the fold's or exactly one tombstone, and those who returned a new row."""
+    """Check that each user has the fold's row or exactly one tombstone, and each returning user a new row."""
     rows, totals = await scene.deployment.committed("features")
     left = {key: row for key, row in rows.items() if row is not None}
     gone, returned = await tombstones(scene), {event.key for event in again}

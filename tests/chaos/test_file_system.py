@@ -1,6 +1,6 @@
-"""A worker whose disk is full or read-only: it writes nothing there, so it folds as ever.
+"""Run a worker on a full or read-only disk: it writes nothing there, so it folds as usual.
 
-Each worker mounts for itself, in a mount namespace of its own, which needs root or CAP_SYS_ADMIN.
+Each worker mounts the disk in its own mount namespace, which needs root or CAP_SYS_ADMIN.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ except OSError as error:
     sys.stderr.write(errno.errorcode[error.errno] + "\\n")
 """
 WORK = """
-del os.environ["FOOTFALL_STATUS_FILE"]  # a supervisor asks for it, and must then give it a place
+del os.environ["FOOTFALL_STATUS_FILE"]  # a supervisor sets it and must then provide its folder
 from stream.cli.main import main
 main()
 """

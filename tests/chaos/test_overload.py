@@ -1,4 +1,4 @@
-"""More comes in than a worker can take, or than the broker takes from it: it reads less, and holds no more than its limits."""
+"""Send more than a worker or its broker can take: backpressure slows the fold, and pending data stays within limits."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.harness import Deployment, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 LIMIT = 300
-CAPACITY, OVERLOAD, OVERLOAD_SECONDS = 2000, 3, 20  # records a second; the input is so many times as much, for so long
+CAPACITY, OVERLOAD, OVERLOAD_SECONDS = 2000, 3, 20  # records/s; the input is OVERLOAD times that for OVERLOAD_SECONDS
 GROWTH_BYTES = 200 << 20
 SLOW = f"""
 import time
@@ -37,7 +37,7 @@ async def test_a_slow_broker_makes_the_fold_wait_and_no_more_is_pending_than_the
         limits = {"FOOTFALL_MAX_PENDING_EVENTS": str(LIMIT), "FOOTFALL_MAX_CHUNK_EVENTS": "50"}
         worker = scene.start(KAFKA_BOOTSTRAP_SERVERS=broker.proxied, **limits)
         await until("the worker is ready", worker.ready, seconds=30, worker=worker)
-        proxy.delay_seconds = 0.25  # there and back: half a second
+        proxy.delay_seconds = 0.25  # round trip: half a second
         await scene.deployment.publish(events[:2000])
         scene.report.faults["slow broker"] += 1
         sizes = []
@@ -51,7 +51,7 @@ async def test_a_slow_broker_makes_the_fold_wait_and_no_more_is_pending_than_the
 
     findings = await scene.exact(2000)
     assert findings.commits >= 2000 / (LIMIT + 50)
-    assert max(sizes) <= 2 * (LIMIT + 50), "what one barrier commits, and the one before it while that was on its way"
+    assert max(sizes) <= 2 * (LIMIT + 50), "the rows of one barrier, and of the previous one while in flight"
 
 
 @pytest.mark.long
@@ -73,7 +73,7 @@ async def test_three_times_what_a_worker_can_take_costs_bounded_memory_and_no_re
         await until("it catches up", lambda: caught_up(scene.deployment), seconds=240, worker=worker)
         most = max(most, resident_bytes(worker))
 
-    assert behind > count / 2, "the input must be more than the worker can take"
+    assert behind > count / 2, "the input must exceed the worker's capacity"
     assert most - base <= GROWTH_BYTES, f"{(most - base) >> 20} MB"
     assert worker.log.read_text(errors="replace").count('"event": "restored"') == 1, "no rebalance"
     await scene.settled()

@@ -1,4 +1,4 @@
-"""Workers that join and leave again and again: every event once, and commits go on between."""
+"""Make workers join and leave repeatedly: every event is applied once, and commits continue in between."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from tests.chaos.test_restore import polled
 from tests.harness import until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-NAME = "FOOTFALL_FAUST_CONSUMER_GROUP_INSTANCE_ID"  # of a static member; Faust passes it to the consumer
+NAME = "FOOTFALL_FAUST_CONSUMER_GROUP_INSTANCE_ID"  # makes a static member; Faust passes it to the consumer
 NAMED_BACK_SECONDS = 8.0
 
 
@@ -21,7 +21,7 @@ async def test_ten_joins_and_leaves_change_nothing(scene: Scene, events: list[Lo
 
 
 @pytest.mark.long
-async def test_a_member_with_a_name_of_its_own_that_is_killed_and_back_within_its_session_moves_no_partition(
+async def test_a_static_member_killed_and_back_within_its_session_moves_no_partition(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
     named = [{"FOOTFALL_SESSION_TIMEOUT_SECONDS": "20", NAME: f"member-{number}"} for number in range(2)]

@@ -1,4 +1,4 @@
-"""The broker refuses what a worker writes, or takes it and does not say so: nothing is committed that is not whole."""
+"""Make the broker refuse a worker's writes or lose its responses: no partial commit happens."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ async def test_answers_lost_after_the_broker_appended_double_nothing(
         assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
 
     findings = await scene.exact(6000)
-    assert findings.doubled_ids == 0, "one producer lived through all of it: the broker knows what it has already"
+    assert findings.doubled_ids == 0, "the producer never restarted, so the broker deduplicates its retries"
 
 
 async def test_a_row_that_is_too_large_for_the_changelog_ends_the_worker_before_anything_is_committed(
@@ -56,7 +56,7 @@ async def test_a_row_that_is_too_large_for_the_changelog_ends_the_worker_before_
     await scene.exact(3000 + len(large_row()))
 
 
-async def test_dead_letters_that_their_topic_refuses_are_kept_until_it_takes_them(
+async def test_dead_letters_that_their_topic_refuses_are_kept_until_it_accepts_them(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
     await folded(scene, events[:2000])
@@ -80,7 +80,7 @@ async def test_dead_letters_that_their_topic_refuses_are_kept_until_it_takes_the
 
 
 @pytest.mark.long
-async def test_a_worker_whose_changelog_is_deleted_commits_nothing_more_and_none_goes_on_without_its_rows(
+async def test_a_worker_whose_changelog_is_deleted_commits_nothing_more_and_none_resumes_without_its_rows(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
     worker = scene.start(FOOTFALL_BARRIER_TIMEOUT_SECONDS="6")
@@ -105,7 +105,7 @@ async def test_a_worker_whose_changelog_is_deleted_commits_nothing_more_and_none
 
 
 def large_row() -> list[LoggedEvent]:
-    """Events of one user whose row takes more than SMALL_BYTES: each of an item and a category of its own."""
+    """Return events of one user whose row exceeds SMALL_BYTES: each has a distinct item and category."""
     made = [
         click(user_id="u-large", event_id=f"c-{n}", item_id=f"item-{n * 7919}", category=f"category-{n * 7919}", title=f"t{n}")
         for n in range(60)
@@ -114,7 +114,7 @@ def large_row() -> list[LoggedEvent]:
 
 
 async def folded(scene: Scene, events: list[LoggedEvent]) -> tuple[dict[bytes, bytes], Totals]:
-    """Fold events with a worker of its own and return the rows and totals that it committed."""
+    """Fold events with a new worker and return the rows and totals that it committed."""
     worker = scene.start()
     await scene.deployment.publish(events)
     await scene.settled()
@@ -123,7 +123,7 @@ async def folded(scene: Scene, events: list[LoggedEvent]) -> tuple[dict[bytes, b
 
 
 async def ended(worker: Worker, code: int) -> str:
-    """Wait until a worker has ended by itself with `code`, and return its log."""
+    """Wait until a worker exits with `code` on its own, and return its log."""
     await until("the worker ends", lambda: worker.process.poll() is not None, seconds=60, worker=worker)
     assert worker.process.returncode == code, worker.tail()
     return worker.log.read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""A worker that takes rows over: when it commits again after a kill -9, and what it says of itself meanwhile."""
+"""Check a worker's restore: when it commits again after a kill -9, and its health endpoints meanwhile."""
 
 import asyncio
 import json
@@ -26,9 +26,9 @@ RESTORING = "restoring: "
 
 
 class Poll(Struct):
-    """One look at a worker's own server: when it was asked and had answered (epoch seconds), and what."""
+    """One poll of a worker's health endpoints: when it was sent and answered (epoch seconds), and the status codes."""
 
-    asked: float
+    sent: float
     at: float
     live: int
     ready: int
@@ -40,7 +40,7 @@ async def test_a_worker_is_not_ready_before_its_rows_are_restored_and_alive_all_
 ) -> None:
     await fold_and_add_rows(scene, events[:2000], rows=20_000)
     async with Proxy(broker.proxy_port, broker.behind_port) as proxy:
-        proxy.delay_seconds = 0.05  # a restore that takes long enough to be looked at
+        proxy.delay_seconds = 0.05  # slows the restore enough to poll it
         worker = scene.start(KAFKA_BOOTSTRAP_SERVERS=broker.proxied)
         async with polled(worker) as polls:
             await until("the worker is ready", worker.ready, seconds=60, worker=worker)
@@ -83,7 +83,7 @@ async def test_a_worker_killed_over_200_000_rows_commits_again_within_a_session_
 
 
 async def fold_and_add_rows(scene: Scene, events: list[LoggedEvent], *, rows: int) -> set[bytes]:
-    """Fold events, then add as many rows as wanted of users that no event names, and return their keys."""
+    """Fold events, then add `rows` rows of users without events, and return their keys."""
     worker = scene.start()
     await scene.deployment.publish(events)
     await scene.settled()
@@ -95,37 +95,37 @@ async def fold_and_add_rows(scene: Scene, events: list[LoggedEvent], *, rows: in
 
 @asynccontextmanager
 async def polled(worker: Worker) -> AsyncIterator[list[Poll]]:
-    """Look at a worker's /livez and /readyz ten times a second, from its first answer on."""
+    """Poll a worker's /livez and /readyz ten times per second, from its first response on."""
     polls: list[Poll] = []
 
-    async def look() -> None:
+    async def poll() -> None:
         while True:
-            asked = time.time()
+            sent = time.time()
             (live, _), (ready, body) = await asyncio.gather(
                 asyncio.to_thread(worker.get, "/livez"), asyncio.to_thread(worker.get, "/readyz")
             )
             if live or polls:
-                polls.append(Poll(asked, time.time(), live, ready, json.loads(body)["reasons"] if body else []))
+                polls.append(Poll(sent, time.time(), live, ready, json.loads(body)["reasons"] if body else []))
             await asyncio.sleep(POLL_SECONDS)
 
-    looking = asyncio.create_task(look())
+    polling = asyncio.create_task(poll())
     try:
         yield polls
     finally:
-        looking.cancel()
+        polling.cancel()
         with suppress(asyncio.CancelledError):
-            await looking
+            await polling
 
 
 def hold_polls(worker: Worker, polls: list[Poll], *, at_least: int) -> None:
-    """Check that a worker was ready at no look before rows were restored or during a restore, and alive at every one.
+    """Check that a worker was never ready before or during a restore, and alive in every poll.
 
-    It restores twice where the killed worker's partitions come to it later than the others.
+    It restores twice if it is assigned the killed worker's partitions later than the others.
     """
     lines = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
     ends = [(datetime.fromisoformat(line["ts"]).timestamp(), line["seconds"]) for line in lines if line["event"] == "restored"]
-    begins = [0.0, *(end - seconds for end, seconds in ends[1:])]  # what comes before the first is part of it
+    begins = [0.0, *(end - seconds for end, seconds in ends[1:])]  # the first restore counts from the beginning
     assert {poll.live for poll in polls} == {200}
-    early = [p for p in polls if any(begin < p.asked and p.at < end for begin, (end, _) in zip(begins, ends, strict=True))]
+    early = [p for p in polls if any(begin < p.sent and p.at < end for begin, (end, _) in zip(begins, ends, strict=True))]
     assert {poll.ready for poll in early} == {503}
     assert sum(any(reason.startswith(RESTORING) for reason in poll.reasons) for poll in early) >= at_least

@@ -1,4 +1,4 @@
-"""What stands in the topics is strange: aborted transactions, group offsets that are gone, one user who is half of it."""
+"""Read unusual sources: aborted transactions, deleted group offsets, one user with half of the traffic."""
 
 import asyncio
 
@@ -43,7 +43,7 @@ async def test_a_group_whose_offsets_were_deleted_goes_on_from_its_rows(scene: S
     await scene.settled()
     assert await asyncio.to_thread(first.stop) == 0
     await delete_group(scene)
-    assert await scene.deployment.lag("features", ["click"]) > 0, "the offsets must be gone for this test to mean anything"
+    assert await scene.deployment.lag("features", ["click"]) > 0, "the offsets must be deleted for this test to be meaningful"
     scene.report.faults["offsets deleted"] += 1
 
     await scene.deployment.publish(events[4000:8000])
@@ -68,7 +68,7 @@ async def test_the_row_of_a_user_who_is_half_of_the_traffic_stays_bounded(scene:
 
 
 def hot_click(number: int, user: str = "u-hot") -> LoggedEvent:
-    """Every click is of an item of its own, in one of 3,000 categories with long names, one a second."""
+    """Return a click on a distinct item in one of 3,000 categories with long names, one per second."""
     at = NOW_MS + number * 1000
     event = click(
         user_id=user,
@@ -111,7 +111,7 @@ async def delete_group(scene: Scene) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
     await admin.start()
     try:
-        answer = await admin._send_request(DeleteGroupsRequest([settings.group("features")]))  # no public way to
+        answer = await admin._send_request(DeleteGroupsRequest([settings.group("features")]))  # no public method
         assert [code for _, code in answer.results] == [0]
     finally:
         await admin.close()

@@ -1,4 +1,4 @@
-"""Role triggers killed inside its transactions: a read-committed subscriber gets each decision exactly once."""
+"""Kill the triggers role inside its transactions: a read_committed subscriber gets each decision exactly once."""
 
 from collections import Counter
 
@@ -50,7 +50,7 @@ async def test_triggers_killed_in_their_transactions_are_sent_once_and_caps_hold
 
 
 async def publish_signals(scene: Scene, first: int, last: int) -> None:
-    """Publish signals of all users in turn, each some hours after the one before: some fire, some are suppressed."""
+    """Publish signals of all users in turn, hours apart, so that some fire and some are suppressed."""
     replay = scene.deployment.replay()
     producer = output_producer(scene.deployment.settings)
     await producer.start()
@@ -77,7 +77,7 @@ def sure() -> object:
 
 
 async def decided(scene: Scene) -> tuple[Counter[str], dict[bytes, bytes]]:
-    """Fold the signals as they stand in their topics, aligned by time, and return decision ids and rows."""
+    """Fold the signals in their topics in event-time order, and return decision ids and rows."""
     fold, ids, rows = triggers_fold(scene.deployment.settings), Counter[str](), dict[bytes, object]()
     records = [
         (record.timestamp, rank, record.offset, record)

@@ -1,4 +1,4 @@
-"""Workers that are stopped for longer than their session and then go on: the broker fences them, rows stay exact."""
+"""Stop workers for longer than their session and resume them: the broker fences them, and rows stay exact."""
 
 import asyncio
 import signal
@@ -47,7 +47,7 @@ async def test_the_same_script_loses_rows_without_transactions(plain: Scene, eve
 @pytest.mark.parametrize(
     "fault", [MID_BARRIER, pytest.param(MID_FOLD, marks=pytest.mark.long)], ids=["mid-barrier", "mid-fold"]
 )
-async def test_a_zombie_whose_successor_was_killed_is_fenced_and_a_third_owner_goes_on(
+async def test_a_zombie_whose_successor_was_killed_is_fenced_and_a_third_owner_resumes(
     scene: Scene, events: list[LoggedEvent], fault: str
 ) -> None:
     zombie, successor = await outlived(scene, events, fault)
@@ -97,7 +97,7 @@ async def test_a_stopped_worker_that_gets_its_partitions_back_restores_them_anew
     assert state_of(first) == "T"
     await asyncio.to_thread(second.stop)
 
-    first.process.send_signal(signal.SIGCONT)  # nothing of its own waits to be written, and nobody else is there
+    first.process.send_signal(signal.SIGCONT)  # it has no pending writes, and there is no other worker
     scene.report.faults["stop"] += 1
     async with scene.kept(0) as workers:
         workers.append(first)
@@ -108,7 +108,7 @@ async def test_a_stopped_worker_that_gets_its_partitions_back_restores_them_anew
 
 
 async def outlived(scene: Scene, events: list[LoggedEvent], fault: str) -> tuple[Worker, Worker]:
-    """Stop a worker by a fault and let another one commit everything, newer events of the same users among it."""
+    """Stop a worker by a fault, and let another commit everything, including newer events of the same users."""
     third = COUNT // 3
     zombie = scene.start(fault)
     await until("the worker is ready", zombie.ready, seconds=30, worker=zombie)

@@ -1,4 +1,4 @@
-"""What an operator may do to a topic by mistake: delete it, make it anew, let it take small records only."""
+"""Change a topic as an operator might by mistake: delete it, recreate it, or limit its record size."""
 
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -7,13 +7,13 @@ from stream.kafka.clients import admin_client
 from stream.kafka.topic_admin import existing_partitions
 from tests.harness import Deployment, until
 
-BROKERS_LIMIT = 1_048_588  # of a batch, where a topic sets none
+BROKERS_LIMIT = 1_048_588  # broker default for a batch, where the topic sets none
 
 
 async def limit_records(deployment: Deployment, topic: str, max_bytes: int) -> None:
-    """Let the broker refuse batches of a topic that are larger than so many bytes."""
+    """Make the broker refuse batches of a topic over `max_bytes`."""
     compact = {"cleanup.policy": "compact"} if topic.endswith("-changelog") else {"retention.ms": "-1"}
-    configs = compact | {"max.message.bytes": str(max_bytes)}  # what is left out here would be unset
+    configs = compact | {"max.message.bytes": str(max_bytes)}  # omitted configs would be unset
     admin = admin_client(deployment.settings)
     await admin.start()
     try:
@@ -38,7 +38,7 @@ async def delete_topic(deployment: Deployment, topic: str) -> None:
 
 
 async def create_changelog(deployment: Deployment, role: str) -> None:
-    """Make a role's changelog anew, without rows."""
+    """Recreate a role's changelog without rows."""
     admin = admin_client(deployment.settings)
     await admin.start()
     try:

@@ -1,4 +1,4 @@
-"""Topics of a deployment on Apache Kafka: created, compared, changed without losing what else was set."""
+"""Create, compare and alter a deployment's topics on Apache Kafka without losing their other configs."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""Dead letters on Apache Kafka: poison costs nothing but itself, a flood pauses, a bug is mended and sent again."""
+"""Send bad records to Apache Kafka: each is dead-lettered, a flood pauses the worker, and fixed ones replay."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ async def caught_up(deployment: Deployment, worker: Worker) -> None:
 
 
 def footfall(deployment: Deployment, *arguments: str) -> tuple[int, Any, str]:
-    """Run a command with the deployment's settings: exit code, its last line of JSON, and what it wrote for people."""
+    """Run a command with the deployment's settings: exit code, last line of JSON, and stderr."""
     ended = deployment.command(*arguments, "--json")
     lines = ended.stdout.splitlines()
     return ended.returncode, json.loads(lines[-1]) if lines else None, ended.stderr
@@ -116,7 +116,7 @@ async def test_a_flood_of_poison_pauses_the_worker_until_an_operator_resumes_it(
     seconds = time.monotonic() - started
     status, body = worker.get("/readyz")
     await until("what was folded is committed", lambda: committed_letters(deployment), seconds=20, worker=worker)
-    await asyncio.sleep(2)  # nothing more may come in this time
+    await asyncio.sleep(2)  # no more records may arrive in this time
     drained = len(await letters(deployment, ["click"]))
     _, totals = await deployment.committed("features")
 
@@ -133,7 +133,7 @@ async def test_a_flood_of_poison_pauses_the_worker_until_an_operator_resumes_it(
     assert (code, answer["role"]) == (0, "features")
     await until("it pauses again", lambda: worker.metric(PAUSED) == 1, seconds=20, worker=worker)
     await until("more is committed", lambda: committed_letters(deployment, more_than=drained), seconds=20, worker=worker)
-    second = deployment.start("features")  # a rebalance must not hang on a paused worker
+    second = deployment.start("features")  # a paused worker must not block a rebalance
     await until("another joins", second.ready, seconds=30, worker=second)
     assert worker.stop() == 0
 
@@ -185,7 +185,7 @@ async def test_a_worker_does_not_start_without_a_dead_letter_topic(deployment: D
     assert f"found none named {name}" in worker.tail()
 
 
-async def test_refused_records_are_sent_again_once_their_cause_is_mended_and_count_once(
+async def test_refused_records_are_replayed_once_their_cause_is_fixed_and_count_once(
     kafka: str, deployment: Deployment
 ) -> None:
     dollars = [purchase(event_id=f"p-{n}", currency="USD", user_id=f"u-{n}") for n in range(5)]
@@ -211,17 +211,17 @@ async def test_refused_records_are_sent_again_once_their_cause_is_mended_and_cou
     assert (code, planned["sent"]) == (0, 6)
     assert await deployment.lag("features", KINDS) == 0
 
-    mended = Deployment(kafka, deployment.folder, **deployment.given | {"currency_rates": '{"USD": 0.8}'})
-    for _ in range(2):  # by mistake twice
-        code, replayed, _ = footfall(mended, "dlq", "replay", *filters)
+    fixed = Deployment(kafka, deployment.folder, **deployment.given | {"currency_rates": '{"USD": 0.8}'})
+    for _ in range(2):  # twice, as if by mistake
+        code, replayed, _ = footfall(fixed, "dlq", "replay", *filters)
         assert (code, replayed["sent"], replayed["dry_run"]) == (0, 6, False)
-    worker = mended.start("features")
-    await caught_up(mended, worker)
+    worker = fixed.start("features")
+    await caught_up(fixed, worker)
     assert worker.stop() == 0
 
-    _, totals = await mended.committed("features")
+    _, totals = await fixed.committed("features")
     assert (totals.events_in, totals.applied, totals.duplicate_dropped, totals.dead_lettered) == (23, 7, 6, 10)
-    first, *again = [r for r in await mended.read(mended.topic("purchase")) if r.key == b"u-9"]
+    first, *again = [r for r in await fixed.read(fixed.topic("purchase")) if r.key == b"u-9"]
     assert [(record.value, record.timestamp) for record in again] == [(nameless, NOW_MS)] * 2
     assert first.headers == ()
     assert len({record.headers for record in again}) == 1
@@ -263,7 +263,7 @@ async def test_a_bug_of_the_code_costs_its_record_alone_and_the_worker_lives(dep
 
 
 def without_guard(row: bytes) -> Any:
-    """Decode a row and leave out the offset of its newest record, which the bad ones shift."""
+    """Decode a row without the offset of its newest record, which the bad records shift."""
     from models.features.row_codec import decode_row
 
     state = decode_row(row)

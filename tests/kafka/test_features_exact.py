@@ -1,4 +1,4 @@
-"""Role features on Apache Kafka: every event applied once, whatever happens to its workers."""
+"""Run the features role on Apache Kafka: every event is applied once, whatever happens to its workers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -58,7 +58,7 @@ async def test_kill_9_in_mid_stream_loses_and_doubles_nothing(deployment: Deploy
 
     first.kill()
     (_, totals) = await deployment.committed("features")
-    assert 0 < totals.events_in < len(events), "the worker must die in mid-stream for this test to mean anything"
+    assert 0 < totals.events_in < len(events), "the worker must die in mid-stream for this test to be meaningful"
     deployment.start("features")
     await caught_up(deployment, len(events))
 

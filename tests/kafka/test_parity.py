@@ -1,4 +1,4 @@
-"""All three roles on Apache Kafka against an offline replay of the same log: the same ids, rows and scores."""
+"""Compare all three roles on Apache Kafka with an offline replay of the same log: same ids, rows and scores."""
 
 import os
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from tests.harness import Deployment, decided_rows, folded_rows, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 SOURCES = ("visit", "browse", "click", "search", "purchase", "review", "rating")
-TOLERANCE = 2e-3  # a forward pass depends on its batch mates in the last bits
+TOLERANCE = 2e-3  # a forward pass depends in its last bits on the rest of its batch
 
 
 @pytest.fixture

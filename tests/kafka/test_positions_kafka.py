@@ -1,4 +1,4 @@
-"""Topics and group offsets that changed while no worker ran: gone on from exactly, or refused before a row is written."""
+"""Change topics and group offsets while no worker runs: a worker resumes exactly, or refuses before writing a row."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ async def no_lag(deployment: Deployment, worker: Worker) -> bool:
 
 
 async def refused(deployment: Deployment, **environment: str) -> str:
-    """Start a worker that must refuse: it exits 78 and leaves the changelog as it was."""
+    """Start a worker that must refuse: it exits with 78 and leaves the changelog unchanged."""
     before = await deployment.committed("features")
     worker = deployment.start("features", **environment)
     await until("the worker ends", lambda: worker.process.poll() is not None, seconds=40)

@@ -1,4 +1,4 @@
-"""The subscriber that README.md shows, run as it stands."""
+"""Run the subscriber in README.md unchanged."""
 
 import subprocess
 import sys

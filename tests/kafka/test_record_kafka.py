@@ -1,4 +1,4 @@
-"""A recording of Apache Kafka: committed records only, with the offsets that transactions leave between."""
+"""Record from Apache Kafka: committed records only, with the offset gaps that transactions leave."""
 
 import asyncio
 from pathlib import Path
@@ -25,7 +25,7 @@ async def recorded(deployment: Deployment, out: Path, *, since_ms: int | None = 
         return writer.finish(source="test", recorded=parts)
 
 
-async def test_what_was_aborted_is_not_recorded_and_gaps_are_kept(kafka: str, tmp_path: Path) -> None:
+async def test_aborted_records_are_not_recorded_and_offset_gaps_are_kept(kafka: str, tmp_path: Path) -> None:
     deployment = Deployment(kafka, tmp_path)
     await deployment.create_topics()
     producer = rows_producer(deployment.settings, f"{deployment.settings.app_id}-test")
@@ -49,7 +49,7 @@ async def test_what_was_aborted_is_not_recorded_and_gaps_are_kept(kafka: str, tm
     assert manifest.events == {"click": 1, "ad-trigger": 1 + 2}
 
 
-async def test_a_recording_since_a_time_says_that_it_begins_later(kafka: str, tmp_path: Path) -> None:
+async def test_a_recording_since_a_time_reports_its_first_offsets(kafka: str, tmp_path: Path) -> None:
     deployment = Deployment(kafka, tmp_path)
     await deployment.create_topics()
     await deployment.publish([LoggedEvent("click", 2_000 + n, b"u-1", b"%d" % n) for n in range(9)])

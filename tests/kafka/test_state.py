@@ -1,4 +1,4 @@
-"""A role's rows on Apache Kafka: read, expired, refused, quarantined, reset and rebuilt."""
+"""Read, expire, refuse, quarantine, reset and rebuild a role's rows on Apache Kafka."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def deployment(kafka: str, tmp_path: Path) -> AsyncIterator[Deployment]:
 
 
 async def fold_all(deployment: Deployment, count: int, *, stop: bool = True) -> None:
-    """Run role features until `count` records are committed."""
+    """Run the features role until `count` records are committed."""
     worker = deployment.start("features")
 
     async def done() -> bool:
@@ -57,7 +57,7 @@ async def fold_all(deployment: Deployment, count: int, *, stop: bool = True) -> 
 
 
 async def put_row(deployment: Deployment, key: bytes, row: bytes | None) -> None:
-    """Write a row into the changelog, where its user's row lies."""
+    """Write a row to its user's changelog partition."""
     producer = output_producer(deployment.settings)
     await producer.start()
     partition = deployment.replay().partition_of(key.removeprefix(DAMAGED_KEY))
@@ -66,7 +66,7 @@ async def put_row(deployment: Deployment, key: bytes, row: bytes | None) -> None
 
 
 async def rows(deployment: Deployment) -> dict[bytes, bytes]:
-    """Return the rows of users, without what lies beside them and without what is deleted."""
+    """Return the rows of users, without meta rows and tombstones."""
     found, _ = await deployment.committed("features")
     return {key: row for key, row in found.items() if row is not None and not key.startswith(BESIDE_ROWS)}
 
@@ -100,11 +100,11 @@ async def test_a_users_row_is_shown_from_the_changelog_without_a_worker(
     )
     assert found["guard"] == {GUARDED[index]: list(span) for index, span in seen.guard.items()}
     assert [entry["event_time_ms"] for entry in found["history"]] == [entry.event_time_ms for entry in seen.history]
-    assert all(part in text.stdout for part in ("click.count.7d", "since offset", "last events"))
+    assert all(part in text.stdout for part in ("click.count.7d", "from offset", "last events"))
     assert (nobody.returncode, "never seen" in nobody.stderr) == (1, True)
 
 
-async def test_each_silent_user_gets_one_tombstone_and_a_returning_one_starts_anew(deployment: Deployment) -> None:
+async def test_each_inactive_user_gets_one_tombstone_and_a_returning_one_starts_with_a_new_row(deployment: Deployment) -> None:
     start_ms = NOW_MS - 200 * DAY_MS
     silent = clicks([f"silent-{n}" for n in range(300)], start_ms)
     later = [
@@ -129,7 +129,7 @@ async def test_each_silent_user_gets_one_tombstone_and_a_returning_one_starts_an
     requests = [*silent, *later, *clicks([f"active-{n}" for n in range(20)], start_ms + 62 * DAY_MS), *back]
     list(replay.fold(requests))
     stale = folded_rows(replay)
-    assert all(left[key] == stale[key] for key in left)  # a stale row that is still there says the same
+    assert all(left[key] == stale[key] for key in left)  # a stale row that remains is unchanged
     row = decode_row(left[b"silent-7"]).topics[KINDS.index("click")]
     assert row is not None
     assert (row.since, row.tiles.totals[0]) == (row.guard, 1)
@@ -230,7 +230,7 @@ async def test_a_rebuild_gives_the_rows_that_serve_in_a_new_changelog_and_sends_
     assert len(requests) >= sent
 
 
-async def test_what_is_no_longer_retained_is_said_with_counts(deployment: Deployment) -> None:
+async def test_records_no_longer_retained_are_reported_with_counts(deployment: Deployment) -> None:
     await deployment.publish(clicks([f"u-{n}" for n in range(50)], NOW_MS))
     await fold_all(deployment, 50)
     client = admin_client(deployment.settings)
@@ -243,6 +243,6 @@ async def test_what_is_no_longer_retained_is_said_with_counts(deployment: Deploy
     dry = await asyncio.to_thread(deployment.command, "state", "rebuild", "features")
     done = await asyncio.to_thread(deployment.command, "state", "rebuild", "features", "--apply")
 
-    assert "3 records that the rows rest on are no longer retained" in dry.stderr
+    assert "3 records that the current rows include are no longer retained" in dry.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert (found["lost"], found["rows"], found["only_serving"], found["totals"]["events_in"]) == (3, 47, 3, 47)

@@ -1,4 +1,4 @@
-"""The rows of role triggers rebuilt and reset: the same decisions' memory, no trigger sent twice by a rebuild."""
+"""Rebuild and reset the rows of the triggers role: they record the same decisions, and a rebuild sends no trigger."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ SIGNAL_KINDS = ("interest", "churn-risk")
 
 @pytest.fixture
 async def deployment(kafka: str, tmp_path: Path) -> AsyncIterator[Deployment]:
-    """Start where role triggers has decided on every signal and has stopped."""
+    """A deployment whose triggers role has decided on every signal and has stopped."""
     deployment = Deployment(kafka, tmp_path)
     await deployment.create_topics()
     await publish_signals(deployment)
@@ -32,7 +32,7 @@ async def deployment(kafka: str, tmp_path: Path) -> AsyncIterator[Deployment]:
 
 
 async def publish_signals(deployment: Deployment) -> None:
-    """Publish signals of all users in turn, each some hours after the one before: some fire, some are suppressed."""
+    """Publish signals of all users in turn, hours apart, so that some fire and some are suppressed."""
     replay = deployment.replay()
     producer = output_producer(deployment.settings)
     await producer.start()
@@ -50,7 +50,7 @@ async def publish_signals(deployment: Deployment) -> None:
 
 
 async def decide_all(deployment: Deployment) -> None:
-    """Run role triggers until it has committed every signal."""
+    """Run the triggers role until it has committed every signal."""
     worker = deployment.start("triggers")
 
     async def done() -> bool:
@@ -89,7 +89,7 @@ async def test_a_rebuild_does_not_end_before_what_was_fetched_is_folded(
     fetch = ConsumerThread.getmany
 
     async def slow(self: ConsumerThread, active_partitions: object, timeout: float) -> object:
-        """Fetch, and hand the records over long after the position has moved past them."""
+        """Fetch, and return the records long after the position has moved past them."""
         records = await fetch(self, active_partitions, timeout)
         await asyncio.sleep(0.5 if records else 0)
         return records
@@ -101,7 +101,7 @@ async def test_a_rebuild_does_not_end_before_what_was_fetched_is_folded(
     assert (done.rows, done.equal, done.different) == (USERS, USERS, 0)
 
 
-async def test_a_reset_decides_anew_on_what_is_retained(deployment: Deployment) -> None:
+async def test_a_reset_decides_again_on_the_retained_signals(deployment: Deployment) -> None:
     before, sent = (await deployment.committed("triggers"))[0], await decisions(deployment)
 
     done = await asyncio.to_thread(deployment.command, "state", "reset", "triggers", "--apply")

@@ -1,6 +1,6 @@
-"""A live run on Apache Kafka, one kill -9 in its middle, recorded and verified: no score rests on anything but its guard.
+"""Record a live run on Apache Kafka with a kill -9 in the middle, and verify that its guard vector determines each score.
 
-The long test takes the size that is claimed: `pytest tests/kafka/test_verify_kafka.py -m long`.
+The long test has the size that the documentation claims: `pytest tests/kafka/test_verify_kafka.py -m long`.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ def assert_agreement(found: Verification) -> None:
 async def verified_run(
     deployment: Deployment, *, shoppers: int, days: int, per_second: float, at_least: int = 0
 ) -> Verification:
-    """Run role features and the scorer over a made log, kill features in mid-stream, and verify what was recorded."""
+    """Run the features role and the scorer over a simulated log, kill features in mid-stream, and verify the recording."""
     config = SimulatorConfig(seed=21, shoppers=shoppers, days=days, late=0.02, duplicates=0.02, malformed=0.01)
     events = [event.logged for event in simulate(config)]
     assert len(events) >= at_least
@@ -82,7 +82,7 @@ async def verified_run(
     log = await recorded(deployment)
     model = Scorer.load(deployment.settings.checkpoint)
     found = await asyncio.to_thread(write_verification, log, deployment.settings, model, deployment.folder / "verified")
-    sys.stdout.write(json.dumps({"events": len(events)} | to_builtins(found)) + "\n")  # shown by -s, or when the test fails
+    sys.stdout.write(json.dumps({"events": len(events)} | to_builtins(found)) + "\n")  # shown with -s, or if the test fails
     return found
 
 
@@ -93,7 +93,7 @@ async def settled(deployment: Deployment, role: str, kinds: tuple[str, ...]) -> 
 
 
 async def recorded(deployment: Deployment) -> Path:
-    """Record what the topics hold."""
+    """Record all topics."""
     log = deployment.folder / "log"
     with LogWriter(log) as writer:
         parts = await record(

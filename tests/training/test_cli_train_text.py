@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from models.data.examples import ReviewExample, Slice
 from models.text.text_presets import PRESETS
 from stream.cli.main import app
-from stream.cli.training import TEXT_PRESETS, meant
+from stream.cli.training import TEXT_PRESETS, command_for
 
 PARTS = (Slice.TRAIN, Slice.TRAIN, Slice.TRAIN, Slice.VALIDATION, Slice.TEST)
 
@@ -89,7 +89,7 @@ def test_a_curve_of_few_labels_is_a_file_of_figures_and_a_plot(reviews: Path, tm
     [
         (["--preset", "gpu"], "expected one of article, cpu, zh"),
         (["--peft", "ia3"], "ia3"),
-        (["--translate", "a:b"], "say --augment 1"),
+        (["--translate", "a:b"], "add --augment 1"),
         (["--encoder", "pkg:no_such_weights"], "pip install"),
         (["--encoder", "random:bert-tiny", "--few-labels", "many"], "such as 100,300,1000"),
     ],
@@ -103,12 +103,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(reviews: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("arguments", [["--preset", "zh"], ["--preset=article"], ["--peft", "lora"]])
-def test_a_preset_of_texts_or_peft_says_that_texts_are_meant(arguments: list[str]) -> None:
-    assert meant(["DATASET", "--out", "here", *arguments]) == "texts"
+def test_a_text_preset_or_peft_chooses_the_texts_command(arguments: list[str]) -> None:
+    assert command_for(["DATASET", "--out", "here", *arguments]) == "texts"
 
 
-def test_a_model_of_users_is_meant_without_one() -> None:
-    assert meant(["DATASET", "--preset", "uci", "--out", "zh"]) == "users"
+def test_any_other_preset_chooses_the_users_command() -> None:
+    assert command_for(["DATASET", "--preset", "uci", "--out", "zh"]) == "users"
 
 
 def test_every_preset_of_texts_is_known_to_the_command() -> None:

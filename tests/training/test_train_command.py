@@ -123,7 +123,7 @@ def test_few_labels_give_a_curve_and_no_model(dataset: Path, tmp_path: Path) -> 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused_with_the_option_that_works(dataset: Path, tmp_path: Path) -> None:
     code, _, stderr = run("train", dataset, "--out", tmp_path / "model", "--device", "cuda")
-    assert (code, "say --device cpu" in stderr) == (2, True)
+    assert (code, "use --device cpu" in stderr) == (2, True)
 
 
 def test_what_is_no_dataset_or_no_settings_is_refused_with_the_next_command(dataset: Path, tmp_path: Path) -> None:

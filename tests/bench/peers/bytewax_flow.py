@@ -1,8 +1,8 @@
-"""The same fold in Bytewax: recovery store on, a snapshot of each changed user's row (as bytes) at every epoch.
+"""Run Footfall's fold in Bytewax, with a recovery store and a snapshot of each changed row (as bytes) per epoch.
 
-Run by `footfall bench features` with the settings in the environment, in a venv of its own (tests/bench/peers/setup).
-State and input offsets are exactly-once, outputs at least once; its recovery store is SQLite on this machine, written
-without a replica. It reads the partitions of the seven topics as they come, without aligning them by time.
+Run by `footfall bench features` with the settings in the environment, in its own venv (tests/bench/peers/setup).
+State and input offsets are exactly-once, outputs at least once; its recovery store is local SQLite without a
+replica. It reads the partitions of the seven topics as records arrive, without event-time alignment.
 """
 
 import os
@@ -30,7 +30,7 @@ EPOCH = timedelta(seconds=1)
 
 
 class UserLogic(StatefulBatchLogic):
-    """One user's row; decoded while in memory, encoded when Bytewax takes its snapshot at the end of an epoch."""
+    """One user's row: decoded in memory, encoded when Bytewax takes a snapshot at the end of an epoch."""
 
     def __init__(self, fold: FeaturesFold, totals: PartitionTotals, row: bytes | None) -> None:
         self._fold, self._totals = fold, totals

@@ -1,8 +1,8 @@
-"""The same fold in Quix Streams: exactly-once, each user's row as bytes in its RocksDB state with a changelog topic.
+"""Run Footfall's fold in Quix Streams: exactly-once, with each row as bytes in RocksDB state and a changelog topic.
 
-Run by `footfall bench features` with the settings in the environment, in a venv of its own (tests/bench/peers/setup).
-Seven topics are concatenated, so Quix aligns them by time as Footfall does. Rows are kept decoded beside the state,
-which spares Quix a decode per event; its state has no hook at a checkpoint, so each event encodes and sets its row.
+Run by `footfall bench features` with the settings in the environment, in its own venv (tests/bench/peers/setup).
+The seven topics are concatenated, so Quix aligns them by event time as Footfall does. Rows are also cached decoded, which
+saves Quix a decode per event. Its state has no checkpoint hook, so each event encodes and stores its row.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
-"""The same fold in a Faust agent as Faust's documentation writes one: `async for`, one table set per event.
+"""Run Footfall's fold in a Faust agent as in Faust's documentation: `async for`, and one table write per event.
 
-Run by `footfall bench features` with the settings in the environment. Rows are kept decoded beside the table, which
-spares stock Faust a decode per event; Faust writes each set to the changelog and commits offsets by itself.
+Run by `footfall bench features` with the settings in the environment. Rows are also cached decoded, which saves stock
+Faust a decode per event. Faust writes each table update to the changelog and commits offsets itself.
 """
 
 import tempfile

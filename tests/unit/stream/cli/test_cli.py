@@ -49,14 +49,14 @@ def footfall(*arguments: str, directory: Path | None = None, **variables: str) -
 
 @pytest.mark.parametrize("verb", ["demo", "up", "worker"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_that_runs_until_stopped_ends_with_0_when_asked_before_it_has_started(
+def test_a_long_running_command_exits_with_0_on_a_signal_before_it_has_started(
     verb: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     (tmp_path / "typer.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\n")  # the first heavy import
 
     ended = footfall(verb, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
 
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "footfall: stopped before it had started\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "footfall: stopped before the command started\n")
 
 
 def test_help_explains_every_command_without_loading_what_only_its_work_needs() -> None:

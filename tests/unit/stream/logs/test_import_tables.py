@@ -406,6 +406,6 @@ def test_a_file_of_which_no_line_makes_an_event_is_refused_and_leaves_nothing_be
 
     assert ended.exit_code == 2
     assert "1 in = 0 kept + 1 dropped {'bad_json': 1}" in ended.stderr
-    assert "found no line that makes an event" in ended.stderr
+    assert "found no line that yields an event" in ended.stderr
     assert json.loads(ended.stdout)["log"] is None
     assert not (tmp_path / "log").exists()

@@ -81,7 +81,7 @@ def test_only_last_items_of_some_users_are_asked_for(log: Path, tmp_path: Path) 
         (["--split", "2026-01-10,2026-01-20,someday"], "found date 'someday', expected YYYY-MM-DD"),
         (["--split", "2026-01-10,2026-01-20,2026-01-15"], "slices ending 2026-01-10 00:00, 2026-01-20 00:00, 2026-01-15 00:00"),
         (["--split", "2026-01-10,2026-01-20"], "2 dates, expected the ends of train, validation and calibration"),
-        (["--split", "2026-01-10,2026-01-20,2026-01-25,2027-01-01"], "expected its end within the log"),
+        (["--split", "2026-01-10,2026-01-20,2026-01-25,2027-01-01"], "expected dates within the log"),
         (["--cut", "2027-01-01"], "found a cut at 2027-01-01 00:00, expected one inside a slice (train 2026-01-"),
         (["--embargo-days", "30"], "an embargo as long as slice"),
         (["--cluster-categories", "3"], "give a smaller --cluster-categories"),
@@ -115,8 +115,8 @@ def test_lint_finds_nothing_in_what_was_cut(log: Path, dataset: Path) -> None:
 
     assert code == 0
     assert msgspec.json.decode(stdout)["leaks"] == []
-    assert "no leak found" in stderr
-    assert "give --log to search by prefix too" in run("lint", dataset)[2]
+    assert "no leaks found" in stderr
+    assert "add --log to search by prefix too" in run("lint", dataset)[2]
 
 
 def test_lint_refuses_another_log(dataset: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_log_whose_features_name_the_users_makes_no_dataset(tmp_path: Path) ->
 
     assert code == 3
     assert "leak (identity): rating.mean.life: 40 values for 40 users" in stderr
-    assert "is left without a manifest" in stderr
+    assert "has no manifest" in stderr
     with pytest.raises(DatasetError, match=r"has no dataset\.json"):
         read_examples(tmp_path / "dataset")
 
