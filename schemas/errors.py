@@ -79,11 +79,11 @@ class EvaluationError(FootfallError):
 
 
 class PromotionRefused(FootfallError):
-    """A model must not be promoted to production. `ground` is the code of the reason."""
+    """A model must not be promoted to production. `reason` is the code of the reason."""
 
-    def __init__(self, ground: StrEnum, text: str) -> None:
-        super().__init__(f"{ground}: {text}")
-        self.ground = ground
+    def __init__(self, reason: StrEnum, text: str) -> None:
+        super().__init__(f"{reason}: {text}")
+        self.reason = reason
 
 
 class RunError(FootfallError):

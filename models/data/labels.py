@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from models.data.examples import Example, seen_until_ms
-from models.data.landmarks import Look
+from models.data.landmarks import Sample
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 from schemas.time_units import DAY_MS, MINUTE_MS
 
@@ -63,7 +63,7 @@ def by_time(activities: Sequence[Activity]) -> list[Activity]:
 
 
 def label(
-    sample: Look, activities: Sequence[Activity], until_ms: int, how: Labelling, clusters: Mapping[str, str] | None = None
+    sample: Sample, activities: Sequence[Activity], until_ms: int, how: Labelling, clusters: Mapping[str, str] | None = None
 ) -> Example:
     """Label one sample from its user's sorted activities; `until_ms` is the end of its slice.
 

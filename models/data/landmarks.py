@@ -2,7 +2,7 @@
 
 Landmarks are uniform over a slice's time and depend only on seed and user. Samples are kept by a priority from seed, user
 and time, so the choice does not depend on order, and memory grows with the sample, not with the log. Knows neither
-features nor labels. Start at periods_of and Draws.
+features nor labels. Start at periods_of and SampleReservoir.
 """
 
 import re
@@ -50,7 +50,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
     users: tuple[str, ...] = ()
 
 
-class Look(NamedTuple):
+class Sample(NamedTuple):
     """One sample: a user at a landmark, not yet labelled."""
 
     request: ScoreRequest
@@ -139,7 +139,7 @@ def priority(seed: int, *parts: object) -> int:
     return xxhash.xxh64_intdigest(":".join(map(str, (seed, *parts))).encode())
 
 
-class Draws:
+class SampleReservoir:
     """The samples kept so far, by lowest priority: at most `limit` in all, and per user, slice and sort its size."""
 
     def __init__(self, *, sizes: Mapping[str, int], limit: int) -> None:
@@ -148,13 +148,13 @@ class Draws:
         self._held: dict[tuple[str, str, Slice], list[_Held]] = defaultdict(list)
         self._worst: int | None = None  # a sample with this priority or a higher one cannot be kept
 
-    def wants(self, sort: str, rank: int) -> bool:
+    def accepts(self, sort: str, rank: int) -> bool:
         """Return whether a sample of this priority may still be kept; if not, the caller need not build it."""
         return self._sizes[sort] > 0 and (self._worst is None or rank < self._worst)
 
-    def offer(self, sort: str, rank: int, sample: Look) -> None:
+    def offer(self, sort: str, rank: int, sample: Sample) -> None:
         """Keep a sample if it is among the best of its user, slice and sort, and among the best overall."""
-        if not self.wants(sort, rank):
+        if not self.accepts(sort, rank):
             return
         pool = self._held[sort, sample.request.user_id, sample.slice]
         insort(pool, _Held(rank, sort, sample), key=_order)
@@ -165,7 +165,7 @@ class Draws:
         if self._count > 2 * self._limit:
             self._prune()
 
-    def kept(self) -> list[Look]:
+    def kept(self) -> list[Sample]:
         """Return the samples kept, in order of priority."""
         self._prune()
         return [held.sample for held in self._ordered()]
@@ -187,7 +187,7 @@ class Draws:
 class _Held(NamedTuple):
     rank: int
     sort: str
-    sample: Look
+    sample: Sample
 
 
 def _order(held: _Held) -> tuple[int, str, int, str]:

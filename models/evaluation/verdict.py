@@ -22,13 +22,13 @@ class HeadVerdict(Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
-class Judged(Struct, frozen=True, kw_only=True):
+class ReportVerdict(Struct, frozen=True, kw_only=True):
     """The keys of report.json that are read here; other keys are for people and for comparisons."""
 
     verdict: dict[str, HeadVerdict]
     model_version: str | None = None
 
-    def lost(self) -> list[str]:
+    def lost_heads(self) -> list[str]:
         """Describe each head that the model does not win; empty if it wins them all."""
         return [
             f"{head}: {found.text or ('beaten by ' + ', '.join(found.beaten_by))}"
@@ -37,14 +37,14 @@ class Judged(Struct, frozen=True, kw_only=True):
         ]
 
 
-def read_verdict(path: Path, model_version: str) -> Judged | None:
+def read_verdict(path: Path, model_version: str) -> ReportVerdict | None:
     """Read a report; None if there is none.
 
     Raises:
         EvaluationError: it cannot be decoded, has no verdict, or is of another model.
     """
     try:
-        report = msgspec.json.decode(path.read_bytes(), type=Judged)
+        report = msgspec.json.decode(path.read_bytes(), type=ReportVerdict)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:

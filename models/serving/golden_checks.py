@@ -24,7 +24,7 @@ SILENT_DAYS = (0.0, 1.0, 3.0, 7.0, 14.0, 30.0, 60.0)
 UNTIL_DAYS = 90.0
 
 
-class Reads(Struct, frozen=True, kw_only=True):
+class TrainedOn(Struct, frozen=True, kw_only=True):
     """What a model was trained on; expectations about anything else are skipped."""
 
     labels: frozenset[str]
@@ -43,7 +43,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     found: str
 
 
-def check_stories(golden: Golden, scores: "Mapping[str, Scores]", reads: Reads) -> list[Finding]:
+def check_stories(golden: Golden, scores: "Mapping[str, Scores]", reads: TrainedOn) -> list[Finding]:
     """Compare every story's scores with its expectations; skip those about data that the model was not trained on."""
     findings: list[Finding] = []
     for name, story in golden.stories.items():
@@ -62,7 +62,7 @@ def check_stories(golden: Golden, scores: "Mapping[str, Scores]", reads: Reads) 
     return findings
 
 
-def _check_story(name: str, story: Story, found: "Scores", reads: Reads) -> Iterator[Finding]:
+def _check_story(name: str, story: Story, found: "Scores", reads: TrainedOn) -> Iterator[Finding]:
     for bounds in story.risk:
         limit = f"at least {bounds.at_least:g}" if bounds.at_least else f"at most {bounds.at_most:g}"
         rule = f"{bounds.silent} of silence: risk within {bounds.within} {limit}"
@@ -134,7 +134,7 @@ def counts(findings: list[Finding]) -> dict[str, int]:
     return {outcome: found[outcome] for outcome in ("passed", "failed", "skipped")}
 
 
-def _unread(kinds: frozenset[str], reads: Reads) -> str:
+def _unread(kinds: frozenset[str], reads: TrainedOn) -> str:
     missing = sorted(kinds - reads.kinds)
     return f"trained without {', '.join(missing)} events" if missing else ""
 

@@ -182,7 +182,7 @@ class Running:
             RunError: the process has exited.
         """
         if self.process.poll() is not None:
-            raise RunError(f"engine {self.engine.name} exited with {self.process.returncode}: {self.last_words()}")
+            raise RunError(f"engine {self.engine.name} exited with {self.process.returncode}: {self.last_log_lines()}")
         if self._offsets is None:
             return await asyncio.to_thread(recovered_offsets, self.folder / RECOVERY)
         return {(tp.topic, tp.partition): offset for tp, offset in (await self._offsets.offsets()).items()}
@@ -224,7 +224,7 @@ class Running:
             return 0
         return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), 0)
 
-    def last_words(self) -> str:
+    def last_log_lines(self) -> str:
         """Return the end of the process's log."""
         return (self.folder / "log").read_text(errors="replace")[-1500:]
 

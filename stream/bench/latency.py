@@ -107,11 +107,11 @@ async def ready(worker: Running, seconds: float = START_SECONDS) -> float:
     started = time.monotonic()
     while time.monotonic() < started + seconds:
         if worker.process.poll() is not None:
-            raise RunError(f"the worker exited with {worker.process.returncode}: {worker.last_words()}")
+            raise RunError(f"the worker exited with {worker.process.returncode}: {worker.last_log_lines()}")
         if await asyncio.to_thread(worker.ready):
             return time.monotonic() - started
         await asyncio.sleep(0.02)
-    raise RunError(f"the worker was not ready within {seconds:.0f} s: {worker.last_words()}")
+    raise RunError(f"the worker was not ready within {seconds:.0f} s: {worker.last_log_lines()}")
 
 
 async def _receive(
@@ -148,7 +148,7 @@ async def _receive(
             if report.done() and not batches and await _caught_up(worker, events.count):
                 break
         else:
-            raise RunError(f"latency: the worker did not fold the load in time: {worker.last_words()}")
+            raise RunError(f"latency: the worker did not fold the load in time: {worker.last_log_lines()}")
         sent = json.loads(await report)
         return received, sent["started"], sent["late_ms"], used
     finally:

@@ -79,7 +79,7 @@ async def until_committed(worker: Running, total: int, *, seconds: float, poll_s
 def _not_done(worker: Running, committed: int, total: int, seconds: float) -> RunError:
     return RunError(
         f"engine {worker.engine.name}: found {committed} of {total} events committed after {seconds:.0f} s, expected all: "
-        f"{worker.last_words()}"
+        f"{worker.last_log_lines()}"
     )
 
 

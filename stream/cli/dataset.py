@@ -212,7 +212,7 @@ def _lint(
 
     from models.data.leakage import lint
     from stream.logs.event_log import read_log, read_manifest
-    from stream.offline.dataset_prefix import make_again
+    from stream.offline.dataset_prefix import rebuild_examples
 
     again = None
     if log is not None:
@@ -220,7 +220,7 @@ def _lint(
         events = track(
             read_log(log), "searching for leaks", total, console=console, disable=not console.is_terminal, transient=True
         )
-        again = make_again(
+        again = rebuild_examples(
             events,
             settings,
             examples,

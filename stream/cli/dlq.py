@@ -15,7 +15,7 @@ from stream.cli.show import print_table
 from stream.process.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.operate.dead_letters import Found, Wanted
+    from stream.operate.dead_letters import FoundLetter, LetterFilter
 
 UNIT_MS = {"s": 1_000, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 SHOWN_CHARS = 2_000
@@ -80,12 +80,12 @@ def replay_command(
     """Send the original records to their topics; running it twice counts no event twice. Exit code 3: some were not sent."""
     import msgspec
 
-    from stream.operate.dead_letters import WORDS
+    from stream.operate.dead_letters import OUTCOME_TEXTS
 
     replayed = asyncio.run(_replay(settings, _wanted(settings, topic, reason, since), limit, dry_run))
     for outcome, count in replayed.outcomes.items():
         if count:
-            sys.stderr.write(f"{count} {'would be ' if dry_run else ''}{WORDS[outcome]}\n")
+            sys.stderr.write(f"{count} {'would be ' if dry_run else ''}{OUTCOME_TEXTS[outcome]}\n")
     if not replayed.total:
         sys.stderr.write("no such dead letters\n")
     if as_json:
@@ -120,7 +120,7 @@ def resume_command(
         sys.stdout.write(json.dumps(found) + "\n")
 
 
-async def _replay(settings: Settings, wanted: "Wanted", limit: int | None, dry_run: bool) -> Any:
+async def _replay(settings: Settings, wanted: "LetterFilter", limit: int | None, dry_run: bool) -> Any:
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
@@ -143,17 +143,17 @@ async def _replay(settings: Settings, wanted: "Wanted", limit: int | None, dry_r
             showing.cancel()
 
 
-def _wanted(settings: Settings, topic: str | None, reason: str | None, since: str | None) -> "Wanted":
+def _wanted(settings: Settings, topic: str | None, reason: str | None, since: str | None) -> "LetterFilter":
     from schemas.dead_letter import Reason as Code
     from schemas.topics import DEAD_LETTERED
-    from stream.operate.dead_letters import Wanted
+    from stream.operate.dead_letters import LetterFilter
 
     kinds = {name: kind for kind in DEAD_LETTERED for name in (kind, settings.topics()[kind].name)}
     if topic is not None and topic not in kinds:
         raise typer.BadParameter(f"found {topic!r}, expected one of {', '.join(DEAD_LETTERED)}", param_hint="--topic")
     if reason is not None and reason not in set(Code):
         raise typer.BadParameter(f"found {reason!r}, expected one of {', '.join(Code)}", param_hint="--reason")
-    return Wanted(
+    return LetterFilter(
         kinds=DEAD_LETTERED if topic is None else [kinds[topic]],
         reason=None if reason is None else Code(reason),
         since_ms=0 if since is None else since_ms(since, int(time.time() * 1000)),
@@ -171,7 +171,7 @@ def since_ms(text: str, now_ms: int) -> int:
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def as_fields(found: "Found") -> dict[str, Any]:
+def as_fields(found: "FoundLetter") -> dict[str, Any]:
     """Render a dead letter for a program; key, value and headers are base64, because they may not be text."""
     letter = found.letter
     return {
@@ -190,7 +190,7 @@ def as_fields(found: "Found") -> dict[str, Any]:
     }
 
 
-def as_text(found: "Found") -> str:
+def as_text(found: "FoundLetter") -> str:
     """Render a dead letter for a terminal."""
     letter = found.letter
     lines = [

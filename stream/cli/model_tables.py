@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stream.cli.show import print_table
 
 if TYPE_CHECKING:
-    from models.evaluation.verdict import Judged
+    from models.evaluation.verdict import ReportVerdict
     from models.serving.checkpoint import Manifest
     from models.serving.golden_checks import Finding
     from models.serving.registry import Registry
@@ -50,7 +50,7 @@ def model_facts(registry: "Registry", version: str, current: str | None) -> dict
     except (ModelError, EvaluationError) as error:
         return facts | {"fault": str(error)}
     if report is not None:
-        facts["verdict"] = "; ".join(report.lost()) or "wins"
+        facts["verdict"] = "; ".join(report.lost_heads()) or "wins"
     provenance = manifest.provenance
     return facts | {
         "created_at": provenance.created_at,
@@ -76,7 +76,7 @@ def print_manifest(folder: Path, manifest: "Manifest") -> None:
     print_table(["model", manifest.model_version], rows)
 
 
-def print_verdict(report: "Judged | None") -> None:
+def print_verdict(report: "ReportVerdict | None") -> None:
     """Print for each head whether the model beats the baselines."""
     sys.stdout.write("\n" if report else "\nno report: run footfall evaluate on this model\n")
     sys.stdout.flush()

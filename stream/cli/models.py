@@ -193,14 +193,14 @@ def rollback_command(settings: Settings, as_json: AsJson = False) -> None:
 def _faults(as_json: bool) -> Iterator[None]:
     """Print why a command failed in one line, and exit: 3 if a model is refused, 2 if the input is missing or wrong."""
     from schemas.errors import ModelError, PromotionRefused
-    from stream.offline.promotion import Ground
+    from stream.offline.promotion import RefusalReason
 
     try:
         yield
     except (ModelError, PromotionRefused) as error:
-        ground = error.ground if isinstance(error, PromotionRefused) else Ground.UNUSABLE
+        reason = error.reason if isinstance(error, PromotionRefused) else RefusalReason.UNUSABLE
         if as_json:
-            print_json({"refused": ground, "text": str(error)})
+            print_json({"refused": reason, "text": str(error)})
         sys.stderr.write(f"refused: {error}\n")
         raise typer.Exit(EXIT_REFUSED) from error
     except (FootfallError, ValueError, OSError) as error:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 def periods_from(manifest: "LogManifest", shares: str, split: str | None, embargo_days: float) -> "tuple[Any, ...]":
     """Return the four periods, from shares of the log's time or the end dates in `split`; bad options raise ValueError."""
     from models.data.landmarks import periods_of, to_the_minute
-    from stream.offline.build_dataset import ends_of
+    from stream.offline.build_dataset import slice_ends
 
     first_ms, last_ms = manifest.first_record_ms, manifest.last_record_ms
     if first_ms is None or last_ms is None:
         raise ValueError("found an empty log, expected several weeks of events: import, record or simulate a log")
     if split is None:
         try:
-            ends = ends_of(first_ms, last_ms + 1, [float(share) for share in shares.split(",")])
+            ends = slice_ends(first_ms, last_ms + 1, [float(share) for share in shares.split(",")])
         except ValueError as error:
             raise ValueError(f"--shares {shares}: {error}") from error
     else:

@@ -1,4 +1,4 @@
-"""Simulate a shop's last year as one stream of events that ends before now. Start at MadeYear."""
+"""Simulate a shop's last year as one stream of events that ends before now. Start at SimulatedYear."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ LEFT_OUT_DAYS = 7  # dropped from the first month, so that reviews of earlier pu
 LATE, DUPLICATES, MALFORMED = 0.01, 0.01, 0.005  # fractions of the simulated events
 
 
-class MadeYear:
+class SimulatedYear:
     """Events in order of arrival; a thread simulates each month while the previous one is read."""
 
     def __init__(self, seed: int, shoppers: int, now_ms: int) -> None:

@@ -16,14 +16,14 @@ from msgspec import Struct, field
 
 from schemas.errors import RunError
 from schemas.time_units import HOUR_MS
-from stream.demo.demo_events import MadeYear
+from stream.demo.demo_events import SimulatedYear
 from stream.demo.demo_figures import SEEN_KINDS, RoleFigures, Watched, parse_metrics, percentile
 from stream.demo.local_broker import LocalBroker
 from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent, read_log, read_manifest
-from stream.operate.child_processes import living
+from stream.operate.child_processes import running_processes
 from stream.operate.send_log import Sent, at_rate, send_events
-from stream.operate.supervisor import ROLES, Supervisor, environment_of, last_words
+from stream.operate.supervisor import ROLES, Supervisor, environment_of, last_log_lines
 from stream.operate.tail import follow
 from stream.process.settings import Settings, load_settings
 
@@ -115,7 +115,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
         state.phase = "waiting for the roles"
         await run.until(run.ready, READY_SECONDS, stop)
         if not run.ready() and not stop.is_set():
-            raise RunError(f"roles not ready after {READY_SECONDS:g} s: {', '.join(run.unready())}; {run.last_words()}")
+            raise RunError(f"roles not ready after {READY_SECONDS:g} s: {', '.join(run.unready())}; {run.last_log_lines()}")
         if not stop.is_set():
             state.phase, state.sending_since = "running", time.monotonic()
             sending = asyncio.create_task(
@@ -133,7 +133,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
             if not run.drained():
                 lag = sum(figures.lag for figures in state.roles.values())
                 raise RunError(
-                    f"consumer lag is {lag} records {DRAIN_SECONDS:g} s after the last send, expected 0; {run.last_words()}"
+                    f"consumer lag is {lag} records {DRAIN_SECONDS:g} s after the last send, expected 0; {run.last_log_lines()}"
                 )
         state.phase = "stopping the roles"
         show(state)
@@ -142,7 +142,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
         sessions |= supervisor.sessions
         if supervisor.failures:
             raise RunError("; ".join(supervisor.failures))
-    return _result(state, len(living(sessions)))
+    return _result(state, len(running_processes(sessions)))
 
 
 def events_of(options: DemoOptions, now_ms: int) -> AbstractContextManager[Iterator[LoggedEvent]]:
@@ -152,7 +152,7 @@ def events_of(options: DemoOptions, now_ms: int) -> AbstractContextManager[Itera
         RunError: the log has timestamps in the future, which Kafka rejects.
     """
     if options.log is None:
-        return MadeYear(options.seed, options.shoppers, now_ms)
+        return SimulatedYear(options.seed, options.shoppers, now_ms)
     last_ms = read_manifest(options.log).last_record_ms
     if last_ms is not None and last_ms > now_ms + HOUR_MS:
         raise RunError(f"{options.log} has timestamps in the future, expected only past ones: choose another log")
@@ -249,9 +249,11 @@ class _Run:
         twice, self._drained_before = now and self._drained_before, now
         return twice
 
-    def last_words(self) -> str:
+    def last_log_lines(self) -> str:
         """Return the last log lines of the roles that are not ready."""
-        return "; ".join(f"last log of {role}: {last_words(self.supervisor.roles[role].last_lines)}" for role in self.unready())
+        return "; ".join(
+            f"last log of {role}: {last_log_lines(self.supervisor.roles[role].last_lines)}" for role in self.unready()
+        )
 
 
 async def _watch(settings: Settings, state: DemoState) -> None:

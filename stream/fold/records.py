@@ -98,7 +98,7 @@ class Fold(Protocol):
         self, rows: Any, totals: PartitionTotals, records: Iterable[Record], folded_ms: int, folded: Folded | None = None
     ) -> Folded: ...
 
-    def place(self, record: Record) -> tuple[str, bytes | None]: ...  # noqa: D102
+    def kind_and_key(self, record: Record) -> tuple[str, bytes | None]: ...  # noqa: D102
 
 
 def resent_id(record: Record) -> str | None:

@@ -73,7 +73,7 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
         await consumer.stop()
 
 
-async def settled_copies(
+async def stable_group_offsets(
     fetch_committed: Callable[[], Awaitable[Mapping[TopicPartition, int | None]]], owned: Mapping[int, Partition]
 ) -> Mapping[TopicPartition, int | None]:
     """Fetch the group's offsets until none is behind the rows, for at most STABLE_SECONDS, and return them.

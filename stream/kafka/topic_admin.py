@@ -128,7 +128,7 @@ async def topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> di
     return found
 
 
-def broker_says(settings: Settings, error: BaseException) -> str:
+def describe_broker_error(settings: Settings, error: BaseException) -> str:
     """Describe an error of a Kafka client for an operator."""
     if isinstance(error, KafkaConnectionError | TimeoutError | OSError):
         return f"no broker answers at {settings.kafka_bootstrap_servers}: start one, or set KAFKA_BOOTSTRAP_SERVERS"
@@ -142,7 +142,7 @@ async def _with_admin(settings: Settings, work: Any) -> list[Change]:
         changes: list[Change] = await work(client, settings)
         return changes
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerError(broker_says(settings, error)) from error
+        raise BrokerError(describe_broker_error(settings, error)) from error
     finally:
         await client.close()
 

@@ -13,7 +13,17 @@ from msgspec import Struct, field
 
 from models.data.examples import LANDMARK, Example, ReviewExample, Slice, seen_until_ms
 from models.data.labels import Activity, Labelling, activities_of, by_time, label
-from models.data.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, matcher, period_at, priority
+from models.data.landmarks import (
+    Period,
+    Sample,
+    SampleReservoir,
+    Sampling,
+    check_cuts,
+    draw_landmarks,
+    matcher,
+    period_at,
+    priority,
+)
 from models.data.review_labels import label_reviews
 from models.data.title_clusters import cluster_titles
 from models.features.spec import KINDS
@@ -173,12 +183,12 @@ class Sampler:
         self._sampling, self._periods, self._live, self._sources = plan.sampling, plan.periods, live, sources
         self._by_cuts = check_cuts(plan.periods, plan.sampling.cuts_ms)
         sizes = {LANDMARK: plan.sampling.landmarks, AT_EVENT: plan.sampling.at_events}
-        self._draws = Draws(sizes=sizes, limit=plan.sampling.max_examples)
+        self._draws = SampleReservoir(sizes=sizes, limit=plan.sampling.max_examples)
         self._waiting: dict[bytes, list[int]] = {}
-        self._cuts: list[Look] = []
+        self._cuts: list[Sample] = []
         self._arrived_ms: dict[bytes, int] = {}
-        self._before_record: Look | None = None  # the user of the next record, just before it
-        self._before_last: dict[tuple[bytes, Slice], Look] = {}
+        self._before_record: Sample | None = None  # the user of the next record, just before it
+        self._before_last: dict[tuple[bytes, Slice], Sample] = {}
 
     def before(self, key: bytes, record_ms: int) -> None:
         """Sample a user at every landmark that passed before their next record arrived."""
@@ -202,10 +212,10 @@ class Sampler:
             if period is None or period.slice in self._by_cuts or not period.start_ms <= record_ms < period.end_ms:
                 continue
             if self._eligible(user):
-                sample = Look(request, at_ms, period.slice, self._sources.bought_ms.get(user))
+                sample = Sample(request, at_ms, period.slice, self._sources.bought_ms.get(user))
                 self._draws.offer(AT_EVENT, priority(seed, request.request_id), sample)
 
-    def samples(self) -> list[Look]:
+    def samples(self) -> list[Sample]:
         """Return the samples kept; call at the end of the log, since it first samples all remaining landmarks."""
         for key in self._waiting:
             self.before(key, END_OF_LOG_MS)
@@ -215,18 +225,18 @@ class Sampler:
         user, period = key.decode(), period_at(self._periods, at_ms)
         by_cut = period is not None and period.slice in self._by_cuts
         rank = priority(self._sampling.seed, user, at_ms)
-        if period is None or not self._eligible(user) or not (by_cut or self._draws.wants(LANDMARK, rank)):
+        if period is None or not self._eligible(user) or not (by_cut or self._draws.accepts(LANDMARK, rank)):
             return
         request = self._live.snapshot(key)
         if request is None or seen_until_ms(request) > at_ms:  # a producer's clock ran ahead
             return
-        sample = Look(request, at_ms, period.slice, self._sources.bought_ms.get(user))
+        sample = Sample(request, at_ms, period.slice, self._sources.bought_ms.get(user))
         if by_cut:
             self._cuts.append(sample)
         else:
             self._draws.offer(LANDMARK, rank, sample)
 
-    def _sample_now(self, key: bytes) -> Look | None:
+    def _sample_now(self, key: bytes) -> Sample | None:
         """Sample a user whose history has an item, at the time their newest record arrived."""
         user, request = key.decode(), self._live.snapshot(key) if key in self._arrived_ms else None
         if request is None or not self._eligible(user) or all(entry.item_id is None for entry in request.history):
@@ -235,7 +245,7 @@ class Sampler:
         period = period_at(self._periods, at_ms)
         if period is None or period.slice in self._by_cuts:
             return None
-        return Look(request, at_ms, period.slice, self._sources.bought_ms.get(user))
+        return Sample(request, at_ms, period.slice, self._sources.bought_ms.get(user))
 
     def _keep_before_last(self, key: bytes, event: Event) -> None:
         """Keep the sample just before an event with an item in the same slice; a later one replaces it."""
@@ -279,7 +289,7 @@ def _categories(sources: LabelSources, plan: Plan) -> dict[str, str]:
     return cluster_titles(known, later, clusters=plan.cluster_categories, seed=plan.sampling.seed)
 
 
-def ends_of(first_ms: int, end_ms: int, shares: Sequence[float]) -> list[int]:
+def slice_ends(first_ms: int, end_ms: int, shares: Sequence[float]) -> list[int]:
     """Cut a log's time by shares.
 
     Raises:

@@ -1,7 +1,7 @@
 """Rebuild some of a dataset's examples from only the records that had arrived by their landmark.
 
 The live fold starts from an empty row and folds the user's records up to the landmark. Labels use only events before
-the end of the slice. Anything else in the dataset's example is a leak. Start at make_again.
+the end of the slice. Anything else in the dataset's example is a leak. Start at rebuild_examples.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from models.data.examples import LANDMARK, Example, seen_until_ms
 from models.data.labels import Activity, Labelling, activities_of, by_time, label
-from models.data.landmarks import Look, Period, priority
+from models.data.landmarks import Period, Sample, priority
 from stream.logs.event_log import LoggedEvent
 from stream.offline.build_dataset import LabelSources, LiveFold, numbered
 from stream.offline.replay_log import LogRecord
@@ -20,7 +20,7 @@ from stream.roles.build import features_fold
 SAMPLE = 64
 
 
-def make_again(
+def rebuild_examples(
     events: Iterable[LoggedEvent],
     settings: Settings,
     examples: Sequence[Example],
@@ -62,7 +62,7 @@ def make_again(
     return rebuilt
 
 
-def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settings: Settings) -> Look | None:
+def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settings: Settings) -> Sample | None:
     """Sample a user again, from only the records that had arrived by the landmark, or by the event scored."""
     wanted = example.request
     at_landmark = wanted.due == LANDMARK
@@ -77,11 +77,11 @@ def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settin
         request = next((found for found in folded.requests if found.request_id == wanted.request_id), None)
         if request is not None and not at_landmark:
             bought_ms = sources.bought_ms.get(request.user_id)
-            return Look(request, seen_until_ms(request), example.slice, bought_ms)
+            return Sample(request, seen_until_ms(request), example.slice, bought_ms)
     request = live.snapshot(wanted.user_id.encode()) if at_landmark else None
     if request is None:
         return None
-    return Look(request, example.landmark_ms, example.slice, sources.bought_ms.get(wanted.user_id))
+    return Sample(request, example.landmark_ms, example.slice, sources.bought_ms.get(wanted.user_id))
 
 
 def _activities(records: Iterable[tuple[str, LogRecord]], settings: Settings) -> list[Activity]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from models.features.spec import KINDS
 from models.features.user_state import BROWSE, CLICK, VISIT
-from models.serving.golden_checks import Finding, Reads, check_equal, check_probabilities, check_stories
+from models.serving.golden_checks import Finding, TrainedOn, check_equal, check_probabilities, check_stories
 from models.serving.golden_users import CURRENCY, SHOPPER, START_MS, Golden, Story, events_of
 from schemas.codec import encode
 from schemas.events import Event
@@ -37,7 +37,7 @@ def check_golden(scorer: "Scorer", golden: Golden) -> list[Finding]:
     """Score all stories and their variants, and compare; a `failed` finding is a reason against promotion. Takes seconds."""
     stories = {name: events_of(story) for name, story in golden.stories.items()}
     scores = _scored(scorer, {name: request_of(events) for name, events in stories.items()})
-    findings = check_stories(golden, scores, reads_of(scorer, golden)) + check_probabilities(scores, scorer.horizons_days)
+    findings = check_stories(golden, scores, trained_on(scorer, golden)) + check_probabilities(scores, scorer.horizons_days)
     variants: list[tuple[str, Callable[[Events], Events], float]] = [
         ("a duplicate changes nothing", _doubled, BATCH_TOLERANCE),
         ("another user's events change nothing", _among_others, BATCH_TOLERANCE),
@@ -65,14 +65,14 @@ def request_of(events: Events) -> ScoreRequest:
     return [request for request in requests if (request.user_id, request.event_time_ms) == (SHOPPER, newest)][-1]
 
 
-def reads_of(scorer: "Scorer", golden: Golden) -> Reads:
+def trained_on(scorer: "Scorer", golden: Golden) -> TrainedOn:
     """Return what a model was trained on, and which stories its encoder cannot read."""
 
     def unreadable(story: Story) -> bool:
         texts = [step.text for step in story.script if step.do == "review"]
         return bool(texts) and max(scorer.encoder.unk_ratio(texts)) > UNREADABLE_SHARE
 
-    return Reads(
+    return TrainedOn(
         labels=frozenset(scorer.labels),
         horizons_days=scorer.horizons_days,
         kinds=scorer.kinds_read,

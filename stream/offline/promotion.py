@@ -19,7 +19,7 @@ from schemas.errors import EvaluationError, ModelError, PromotionRefused
 from stream.offline.golden_replay import check_golden
 
 
-class Ground(StrEnum):
+class RefusalReason(StrEnum):
     """Why a model is not promoted."""
 
     UNUSABLE = "unusable"  # altered, built by another feature spec, or without the horizon that signals need
@@ -67,17 +67,17 @@ def promote(
         judged = None if report is None else report.read_bytes()  # adding the folder may overwrite it
         findings = check_golden(load_scorer(folder), golden)
     except ModelError as error:
-        raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
+        raise PromotionRefused(RefusalReason.UNUSABLE, str(error)) from error
     if failed := [finding for finding in findings if finding.outcome == "failed"]:
         shown = "; ".join(f"{finding.story}: expected {finding.rule}, found {finding.found}" for finding in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise PromotionRefused(Ground.GOLDEN_USER, f"{shown}{more}: see footfall models check {model}")
+        raise PromotionRefused(RefusalReason.GOLDEN_USER, f"{shown}{more}: see footfall models check {model}")
     registry.production()  # raises before anything is written if nothing can be promoted
     try:
         if outside:
             registry.add(folder)
     except ModelError as error:
-        raise PromotionRefused(Ground.UNUSABLE, str(error)) from error
+        raise PromotionRefused(RefusalReason.UNUSABLE, str(error)) from error
     if judged is not None:
         kept.write_bytes(judged)
     production = registry.promote(version, at=at, command=command, without_report=without_report)
@@ -88,14 +88,16 @@ def _check_report(path: Path, version: str, without_report: str | None) -> None:
     try:
         report = read_verdict(path, version)
     except EvaluationError as error:
-        raise PromotionRefused(Ground.BAD_REPORT, str(error)) from error
+        raise PromotionRefused(RefusalReason.BAD_REPORT, str(error)) from error
     if report is None:
         if without_report is None:
             raise PromotionRefused(
-                Ground.NO_REPORT,
+                RefusalReason.NO_REPORT,
                 f"found no {path}, expected the report of {version}: {EVALUATE}, or promote it with --force REASON and no "
                 "--report",
             )
         return
-    if lost := report.lost():
-        raise PromotionRefused(Ground.BASELINE_WINS, f"{'; '.join(lost)}: train another model, or serve the blend that wins")
+    if lost := report.lost_heads():
+        raise PromotionRefused(
+            RefusalReason.BASELINE_WINS, f"{'; '.join(lost)}: train another model, or serve the blend that wins"
+        )

@@ -43,7 +43,7 @@ def end_child(process: "subprocess.Popen[bytes]", seconds: float) -> int:
     return process.wait()
 
 
-def living(sessions: set[int]) -> list[int]:
+def running_processes(sessions: set[int]) -> list[int]:
     """List the processes of these sessions that still run, without zombies; empty where there is no /proc."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -22,12 +22,12 @@ from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
 from stream.fold.records import EVENT_ID
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
-from stream.kafka.topic_admin import broker_says, existing_partitions, topic_configs
+from stream.kafka.topic_admin import describe_broker_error, existing_partitions, topic_configs
 from stream.kafka.topic_reader import open_reader
 from stream.process.settings import Settings
 
 Outcome = Literal["sent", "not_whole", "expired", "foreign"]
-WORDS: Mapping[Outcome, str] = {
+OUTCOME_TEXTS: Mapping[Outcome, str] = {
     "sent": "sent to their source topic again",
     "not_whole": "left in the dead-letter topic: over the size limit, so only size and hash were kept",
     "expired": "left in the dead-letter topic: older than the retention of their source topic",
@@ -36,7 +36,7 @@ WORDS: Mapping[Outcome, str] = {
 MAX_IN_FLIGHT = 1000  # in_flight without an acknowledgement, before the oldest is awaited
 
 
-class Found(Struct, frozen=True):
+class FoundLetter(Struct, frozen=True):
     """One dead letter: the kind of its source topic, its own partition and offset, and when it was refused."""
 
     kind: str
@@ -46,7 +46,7 @@ class Found(Struct, frozen=True):
     refused_ms: int
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class LetterFilter(Struct, frozen=True, kw_only=True):
     """Selects dead letters: of these kinds, for this reason, refused at or after a time."""
 
     kinds: Sequence[str] = DEAD_LETTERED
@@ -67,7 +67,7 @@ class Group(Struct):
 class Replayed(Struct):
     """Counts by outcome of the dead letters read for sending again."""
 
-    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WORDS, 0))
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOME_TEXTS, 0))
 
     @property
     def total(self) -> int:
@@ -75,7 +75,7 @@ class Replayed(Struct):
         return sum(self.outcomes.values())
 
 
-async def letters(settings: Settings, wanted: Wanted) -> AsyncGenerator[Found, None]:
+async def letters(settings: Settings, wanted: LetterFilter) -> AsyncGenerator[FoundLetter, None]:
     """Yield the wanted dead letters up to the current ends: topic by topic, each partition in order.
 
     Records that Footfall did not write are skipped.
@@ -105,7 +105,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.start()
         yield consumer
     except KafkaError as error:
-        raise BrokerError(broker_says(settings, error)) from error
+        raise BrokerError(describe_broker_error(settings, error)) from error
     finally:
         await consumer.stop()
 
@@ -117,7 +117,7 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.start()
         yield client
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerError(broker_says(settings, error)) from error
+        raise BrokerError(describe_broker_error(settings, error)) from error
     finally:
         await client.close()
 
@@ -130,15 +130,15 @@ async def _partitions(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict
     return {name: counts[name] for name in names}
 
 
-def _read(kind: str, record: Any) -> Found | None:
+def _read(kind: str, record: Any) -> FoundLetter | None:
     try:
         letter = read_dead_letter(record.key, record.value, record.headers)
     except (KeyError, ValueError):
         return None
-    return Found(kind, letter, record.partition, record.offset, record.timestamp)
+    return FoundLetter(kind, letter, record.partition, record.offset, record.timestamp)
 
 
-async def summary(settings: Settings, wanted: Wanted) -> list[Group]:
+async def summary(settings: Settings, wanted: LetterFilter) -> list[Group]:
     """Count the wanted dead letters by source topic and reason, most first."""
     groups: dict[tuple[str, str], Group] = {}
     async for found in letters(settings, wanted):
@@ -151,7 +151,7 @@ async def summary(settings: Settings, wanted: Wanted) -> list[Group]:
 
 
 async def send_again(
-    settings: Settings, wanted: Wanted, *, limit: int | None, dry_run: bool, replayed: Replayed | None = None
+    settings: Settings, wanted: LetterFilter, *, limit: int | None, dry_run: bool, replayed: Replayed | None = None
 ) -> Replayed:
     """Send the original records of at most `limit` dead letters back to their topic and partition.
 
@@ -182,13 +182,13 @@ async def send_again(
         for send in in_flight:
             await send
     except KafkaError as error:
-        raise BrokerError(f"{broker_says(settings, error)}; not all records were sent") from error
+        raise BrokerError(f"{describe_broker_error(settings, error)}; not all records were sent") from error
     finally:
         await producer.stop()
     return replayed
 
 
-def outcome_of(found: Found, topic: str, oldest_kept_ms: int) -> Outcome:
+def outcome_of(found: FoundLetter, topic: str, oldest_kept_ms: int) -> Outcome:
     """Return the outcome of sending a dead letter again; `topic` is the source of its dead-letter topic."""
     if found.letter.topic != topic:
         return "foreign"
@@ -199,7 +199,7 @@ def outcome_of(found: Found, topic: str, oldest_kept_ms: int) -> Outcome:
     return "sent"
 
 
-async def _send(producer: Any, found: Found) -> Any:
+async def _send(producer: Any, found: FoundLetter) -> Any:
     letter = found.letter
     return await producer.send(
         letter.topic,
@@ -211,7 +211,7 @@ async def _send(producer: Any, found: Found) -> Any:
     )
 
 
-def headers_again(found: Found) -> tuple[tuple[str, bytes], ...]:
+def headers_again(found: FoundLetter) -> tuple[tuple[str, bytes], ...]:
     """Return a record's original headers; an event without an id gets the id of its first position."""
     letter = found.letter
     known = any(name == EVENT_ID for name, _ in letter.headers)
@@ -220,7 +220,7 @@ def headers_again(found: Found) -> tuple[tuple[str, bytes], ...]:
     return (*letter.headers, (EVENT_ID, position_id(letter.topic, letter.partition, letter.offset).encode()))
 
 
-def _event_id(found: Found) -> str | None:
+def _event_id(found: FoundLetter) -> str | None:
     try:
         return event_decoder(SOURCES[found.kind])(found.letter.key, found.letter.value).event_id
     except DecodeError:
@@ -242,9 +242,9 @@ async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, in
     return oldest
 
 
-async def newest(settings: Settings, wanted: Wanted, limit: int) -> list[Found]:
+async def newest(settings: Settings, wanted: LetterFilter, limit: int) -> list[FoundLetter]:
     """Return the `limit` wanted dead letters that were refused last, newest first."""
-    kept: list[Found] = []
+    kept: list[FoundLetter] = []
     async for found in letters(settings, wanted):
         kept.append(found)
         if len(kept) >= 2 * limit:
@@ -252,5 +252,5 @@ async def newest(settings: Settings, wanted: Wanted, limit: int) -> list[Found]:
     return _newest_of(kept, limit)
 
 
-def _newest_of(found: list[Found], limit: int) -> list[Found]:
+def _newest_of(found: list[FoundLetter], limit: int) -> list[FoundLetter]:
     return sorted(found, key=lambda one: -one.refused_ms)[:limit]

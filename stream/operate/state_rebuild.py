@@ -64,9 +64,9 @@ class SilentFold:
         kept.with_rows[:] = [output for output in kept.with_rows if output.kind == DAMAGED_KIND]
         return kept
 
-    def place(self, record: Record) -> tuple[str, bytes | None]:
+    def kind_and_key(self, record: Record) -> tuple[str, bytes | None]:
         """Return the kind of a record and the key of its row, as the wrapped fold does."""
-        return self._fold.place(record)
+        return self._fold.kind_and_key(record)
 
 
 def next_generation(settings: Settings, role: Role) -> Settings:

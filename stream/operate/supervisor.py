@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct, field
 from pydantic import SecretStr
 
-from stream.operate.child_processes import die_with_parent, living
+from stream.operate.child_processes import die_with_parent, running_processes
 from stream.process.settings import Settings
 
 ROLES = ("features", "scorer", "triggers")
@@ -97,7 +97,7 @@ class Supervisor:
         for child in self._children.values():
             _send(child, signal.SIGKILL)
         await asyncio.gather(*self._tasks)
-        return living(self.sessions)
+        return running_processes(self.sessions)
 
     def refresh(self) -> None:
         """Read the status files of roles that have written one."""
@@ -124,7 +124,7 @@ class Supervisor:
             in_a_row += 1
             given_up = self._restarts_at_most is not None and in_a_row > self._restarts_at_most
             if role.exit_code in NOT_RESTARTED or given_up:
-                role.failure = f"{_exit_text(role.exit_code)}; last output: {last_words(role.last_lines)}"
+                role.failure = f"{_exit_text(role.exit_code)}; last output: {last_log_lines(role.last_lines)}"
                 self.ended.set()
                 return
             self._on_line(role.role, f"{role.role} {_exit_text(role.exit_code)}: restarting in {pause:g} s")
@@ -195,7 +195,7 @@ def _as_text(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool | dict | list) else str(value)
 
 
-def last_words(lines: Iterable[str]) -> str:
+def last_log_lines(lines: Iterable[str]) -> str:
     """Summarise why a role ended, from its last lines: log lines of level error, and lines that are not log lines."""
     errors = []
     for line in lines:

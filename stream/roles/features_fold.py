@@ -120,7 +120,7 @@ class FeaturesFold:
             dirty[key] = state  # type: ignore[index]
         return folded
 
-    def place(self, record: Record) -> tuple[str, bytes | None]:
+    def kind_and_key(self, record: Record) -> tuple[str, bytes | None]:
         """Return a record's kind and the key of its row, or None for the key if it has no row."""
         return GUARDED[self._kinds[record.topic]], record.key
 

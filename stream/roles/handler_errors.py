@@ -67,7 +67,7 @@ def _dead_letter_and_restore(
     folded_ms: int,
     error: Exception,
 ) -> None:
-    kind, key = fold.place(record)
+    kind, key = fold.kind_and_key(record)
     counts = totals.feedback if kind == "review-sentiment" else totals.events
     if counts.unaccounted != 1:  # the record already had an outcome when it raised: only a restart can repair the counts
         raise error
@@ -92,7 +92,7 @@ def _restore_row(
     """Restore a row to its state before the current record; `before` holds the chunk's records before it."""
 
     def key_of(record: Record) -> bytes | None:
-        return fold.place(record)[1]
+        return fold.kind_and_key(record)[1]
 
     since = [*undo.of_row(key, key_of), *(record for record in before if key_of(record) == key)]
     good = [record for record in since if (record.topic, record.offset) not in undo.failed]

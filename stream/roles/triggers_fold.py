@@ -73,6 +73,6 @@ class TriggersFold:
                 folded.with_rows.append(Output(output, record.partition, record.timestamp, key, decision))
         return folded
 
-    def place(self, record: Record) -> tuple[str, bytes | None]:
+    def kind_and_key(self, record: Record) -> tuple[str, bytes | None]:
         """Return a record's kind and the key of its row, or None for the key if it has no row."""
         return self._structs[record.topic][0], record.key

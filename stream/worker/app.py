@@ -19,7 +19,7 @@ from stream.fold.rows import RowRules
 from stream.kafka.alignment import Alignment, Limits
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.clients import faust_credentials, output_producer
-from stream.kafka.positions import check_partition_count, check_sources, resume_positions, settled_copies
+from stream.kafka.positions import check_partition_count, check_sources, resume_positions, stable_group_offsets
 from stream.kafka.store import Partition, RowStore, RowTable
 from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
 from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_process
@@ -91,7 +91,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         """
         if self.store is None or not self.barrier_commits or not self.store.taken_over:
             return await committed(), {}
-        found = await settled_copies(committed, self.store.owned)
+        found = await stable_group_offsets(committed, self.store.owned)
         if not self.store.taken_over:  # a rebalance started in the meantime
             return found, {}
         try:

@@ -7,7 +7,7 @@ from schemas.dead_letter import Reason, headers_of
 from schemas.topics import dlq
 from stream.kafka.clients import output_producer, plain_consumer
 from stream.kafka.topic_admin import apply
-from stream.operate.dead_letters import Wanted, newest, send_again, summary
+from stream.operate.dead_letters import LetterFilter, newest, send_again, summary
 from stream.process.settings import Settings
 from tests.builders import NOW_MS, USER, click, dead_letter
 
@@ -28,14 +28,14 @@ async def test_they_are_counted_shown_and_sent_again(settings: Settings) -> None
         await producer.send_and_wait(settings.topics()[dlq("click")].name, letter.value, key=letter.key, **where)
     await producer.stop()
 
-    groups = await summary(settings, Wanted())
+    groups = await summary(settings, LetterFilter())
     assert [(group.topic, group.reason, group.count) for group in groups] == [
         (topic, "bad_json", 1),
         (topic, "handler_error", 1),
     ]
-    assert [found.letter for found in await newest(settings, Wanted(reason=Reason.BAD_JSON), 5)] == letters[:1]
+    assert [found.letter for found in await newest(settings, LetterFilter(reason=Reason.BAD_JSON), 5)] == letters[:1]
 
-    fixed = Wanted(reason=Reason.HANDLER_ERROR)
+    fixed = LetterFilter(reason=Reason.HANDLER_ERROR)
     assert (await send_again(settings, fixed, limit=None, dry_run=True)).outcomes["sent"] == 1
     assert (await send_again(settings, fixed, limit=None, dry_run=False)).outcomes["sent"] == 1
     consumer = plain_consumer(settings, auto_offset_reset="earliest")

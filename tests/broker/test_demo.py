@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stream.operate.child_processes import living
+from stream.operate.child_processes import running_processes
 from stream.process.settings import load_settings
 
 pytestmark = [
@@ -89,6 +89,6 @@ def test_nothing_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:
     process.kill()
     process.communicate(timeout=30)
     deadline = time.monotonic() + 30
-    while living(children):
-        assert time.monotonic() < deadline, f"{living(children)} outlived the demo"
+    while running_processes(children):
+        assert time.monotonic() < deadline, f"{running_processes(children)} outlived the demo"
         time.sleep(0.02)

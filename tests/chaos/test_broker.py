@@ -33,9 +33,7 @@ async def test_a_hundred_commits_around_stalls_of_the_broker_are_never_ahead_of_
 
 
 @pytest.mark.parametrize("role", ["features", pytest.param("scorer", marks=pytest.mark.long)])
-async def test_a_worker_that_is_asked_to_stop_while_the_broker_stalls_its_join_ends_with_0(
-    scene: Scene, broker: Broker, role: str
-) -> None:
+async def test_sigterm_while_the_broker_stalls_the_join_exits_with_0(scene: Scene, broker: Broker, role: str) -> None:
     worker = scene.deployment.start(role)
     await until("it joins", lambda: '"event": "started"' in worker.tail(), seconds=60, worker=worker)
     broker.stall()

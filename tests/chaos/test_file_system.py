@@ -56,7 +56,7 @@ main()
 
 
 @pytest.mark.parametrize(("disk", "fact"), [(FULL, "ENOSPC"), (READ_ONLY, "EROFS")], ids=["full", "read-only"])
-async def test_a_worker_with_no_disk_to_write_to_folds_as_ever(
+async def test_a_worker_with_no_disk_to_write_to_folds_as_usual(
     scene: Scene, events: list[LoggedEvent], disk: str, fact: str
 ) -> None:
     tried = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", ALONE], capture_output=True, check=False)

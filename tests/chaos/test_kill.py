@@ -65,7 +65,7 @@ async def test_both_workers_killed_at_once_lose_and_double_nothing(scene: Scene,
     await scene.exact(10_000)
 
 
-async def test_a_busy_worker_asked_to_stop_ends_with_0_in_time_and_nothing_is_repeated(
+async def test_sigterm_of_a_busy_worker_exits_with_0_in_time_and_nothing_is_repeated(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
     took = []

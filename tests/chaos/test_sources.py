@@ -37,7 +37,7 @@ async def test_events_of_aborted_transactions_are_never_applied_and_leave_no_gap
     await scene.exact(applied + 1000)
 
 
-async def test_a_group_whose_offsets_were_deleted_goes_on_from_its_rows(scene: Scene, events: list[LoggedEvent]) -> None:
+async def test_a_group_whose_offsets_were_deleted_resumes_from_its_rows(scene: Scene, events: list[LoggedEvent]) -> None:
     first = scene.start()
     await scene.deployment.publish(events[:4000])
     await scene.settled()

@@ -84,7 +84,7 @@ async def test_twenty_owners_stopped_one_after_the_other_leave_no_gap(scene: Sce
     await taken_over(scene, events, times=20)
 
 
-async def test_a_stopped_worker_that_gets_its_partitions_back_restores_them_anew(
+async def test_a_stopped_worker_that_gets_its_partitions_back_restores_them_again(
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
     first = scene.start()

@@ -227,7 +227,7 @@ async def test_refused_records_are_replayed_once_their_cause_is_fixed_and_count_
     assert len({record.headers for record in again}) == 1
 
 
-async def test_a_bug_of_the_code_costs_its_record_alone_and_the_worker_lives(deployment: Deployment) -> None:
+async def test_a_bug_in_the_code_dead_letters_only_its_record_and_the_worker_continues(deployment: Deployment) -> None:
     program = (
         "from models.features import user_state\n"
         "sound = user_state.HistoryEntry\n"

@@ -12,7 +12,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from schemas.codec import encode
 from stream.kafka.clients import admin_client, plain_consumer, rows_producer
-from stream.kafka.positions import settled_copies
+from stream.kafka.positions import stable_group_offsets
 from stream.kafka.store import Partition
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import load_settings
@@ -98,7 +98,7 @@ async def test_offsets_of_a_transaction_that_is_not_ended_yet_are_no_move(deploy
         await producer.begin_transaction()
         await producer.send_offsets_to_transaction({tp: 1_000}, group)
         before = await committed()
-        settling = asyncio.create_task(settled_copies(committed, rows))
+        settling = asyncio.create_task(stable_group_offsets(committed, rows))
         await asyncio.sleep(0.5)
         assert not settling.done()
         await producer.commit_transaction()
@@ -118,7 +118,7 @@ async def test_a_topic_recreated_shorter_or_longer_is_refused(deployment: Deploy
 
 
 async def test_records_that_retention_deleted_unread_are_refused_or_counted(deployment: Deployment) -> None:
-    ends = {tp.partition: end for tp, end in (await ends_of(deployment)).items()}
+    ends = {tp.partition: end for tp, end in (await slice_ends(deployment)).items()}
     await deployment.publish(clicks(400, 200))
     deleted = 10
     admin = admin_client(deployment.settings)
@@ -150,7 +150,7 @@ async def test_more_partitions_than_the_rows_were_folded_from_are_refused(deploy
     assert "folded from 4 partitions, the topics have 8" in await refused(deployment)
 
 
-async def ends_of(deployment: Deployment) -> dict[TopicPartition, int]:
+async def slice_ends(deployment: Deployment) -> dict[TopicPartition, int]:
     consumer = plain_consumer(deployment.settings)
     await consumer.start()
     try:

@@ -22,8 +22,8 @@ from models.training.train_user_model import train
 from schemas.errors import PromotionRefused, RegistryError
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.offline.build_dataset import Plan, cut_dataset, ends_of
-from stream.offline.promotion import Ground, Promoted, promote
+from stream.offline.build_dataset import Plan, cut_dataset, slice_ends
+from stream.offline.promotion import Promoted, RefusalReason, promote
 from stream.process.settings import load_settings
 from tests.checkpoints import EASY, IMPOSSIBLE, flip_a_byte, report, tiny_checkpoint
 
@@ -40,12 +40,12 @@ def ask(registry: Registry, model: Path | str, golden: Golden = EASY, **how: Any
     return promote(registry, str(model), golden, at="2026-11-01", command="promote", **how)
 
 
-def refused(registry: Registry, model: Path | str, **how: Any) -> tuple[Ground, str]:
+def refused(registry: Registry, model: Path | str, **how: Any) -> tuple[RefusalReason, str]:
     before = registry.production(), registry.versions()
     with pytest.raises(PromotionRefused) as caught:
         ask(registry, model, **how)
     assert (registry.production(), registry.versions()) == before
-    return caught.value.ground, str(caught.value)
+    return caught.value.reason, str(caught.value)
 
 
 def test_a_folder_that_wins_is_added_and_serves_and_so_does_a_version(registry: Registry, tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_a_folder_that_wins_is_added_and_serves_and_so_does_a_version(registry: 
 def test_a_model_without_a_report_is_promoted_for_a_stated_reason_alone(registry: Registry, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "a")
 
-    ground, text = refused(registry, tmp_path / "a")
+    reason, text = refused(registry, tmp_path / "a")
     promoted = ask(registry, tmp_path / "a", without_report="the first model")
 
-    assert ground == Ground.NO_REPORT
+    assert reason == RefusalReason.NO_REPORT
     assert "run footfall evaluate on it, or promote it with --force REASON" in text
     assert promoted.production.history[-1].without_report == "the first model"
 
@@ -75,9 +75,9 @@ def test_no_reason_overrules_a_report_that_a_baseline_wins(registry: Registry, t
     tiny_checkpoint(tmp_path / "a")
     report(tmp_path / "a", interest=WINS, churn=LOSES)
 
-    ground, text = refused(registry, tmp_path / "a", without_report="please")
+    reason, text = refused(registry, tmp_path / "a", without_report="please")
 
-    assert ground == Ground.BASELINE_WINS
+    assert reason == RefusalReason.BASELINE_WINS
     assert text.startswith("baseline_wins: churn: AUC 0.51 against 0.70 of recency")
 
 
@@ -87,7 +87,7 @@ def test_a_folder_without_the_report_that_was_added_with_it_does_not_escape_that
     registry.add(tmp_path / "a")
     (tmp_path / "a" / REPORT).unlink()
 
-    assert refused(registry, tmp_path / "a", without_report="please")[0] == Ground.BASELINE_WINS
+    assert refused(registry, tmp_path / "a", without_report="please")[0] == RefusalReason.BASELINE_WINS
 
 
 def test_a_report_from_elsewhere_is_kept_beside_the_model(registry: Registry, tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_a_report_from_elsewhere_is_kept_beside_the_model(registry: Registry, tm
 def test_a_named_report_that_is_not_there_is_missing_whatever_the_reason(registry: Registry, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "a")
 
-    ground, text = refused(registry, tmp_path / "a", report=tmp_path / "nothing.json", without_report="please")
+    reason, text = refused(registry, tmp_path / "a", report=tmp_path / "nothing.json", without_report="please")
 
-    assert (ground, "found no" in text, "nothing.json" in text) == (Ground.NO_REPORT, True, True)
+    assert (reason, "found no" in text, "nothing.json" in text) == (RefusalReason.NO_REPORT, True, True)
 
 
 def test_the_report_that_was_judged_is_kept_though_adding_the_folder_replaces_it(registry: Registry, tmp_path: Path) -> None:
@@ -138,15 +138,15 @@ def test_a_report_that_says_nothing_of_the_model_is_refused(registry: Registry, 
     tiny_checkpoint(tmp_path / "a")
     (tmp_path / "a" / REPORT).write_bytes(content)
 
-    assert refused(registry, tmp_path / "a", without_report="please")[0] == Ground.BAD_REPORT
+    assert refused(registry, tmp_path / "a", without_report="please")[0] == RefusalReason.BAD_REPORT
 
 
 def test_no_reason_overrules_a_golden_user(registry: Registry, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "a")
 
-    ground, text = refused(registry, tmp_path / "a", golden=IMPOSSIBLE, without_report="please")
+    reason, text = refused(registry, tmp_path / "a", golden=IMPOSSIBLE, without_report="please")
 
-    assert ground == Ground.GOLDEN_USER
+    assert reason == RefusalReason.GOLDEN_USER
     assert "nobody: expected 0d of silence: risk within 1d at most 0, found" in text
 
 
@@ -155,9 +155,9 @@ def test_an_altered_model_and_one_that_signals_cannot_be_made_of_are_refused(reg
     flip_a_byte(tmp_path / "altered" / WEIGHTS)
     tiny_checkpoint(tmp_path / "short", horizons_days=[1, 7])
 
-    assert refused(registry, tmp_path / "altered", without_report="x")[0] == Ground.UNUSABLE
-    ground, text = refused(registry, tmp_path / "short", without_report="x")
-    assert (ground, "expected 30 days" in text) == (Ground.UNUSABLE, True)
+    assert refused(registry, tmp_path / "altered", without_report="x")[0] == RefusalReason.UNUSABLE
+    reason, text = refused(registry, tmp_path / "short", without_report="x")
+    assert (reason, "expected 30 days" in text) == (RefusalReason.UNUSABLE, True)
 
 
 def test_what_is_neither_a_version_nor_a_folder_is_no_refusal_but_a_mistake(registry: Registry) -> None:
@@ -168,7 +168,7 @@ def test_what_is_neither_a_version_nor_a_folder_is_no_refusal_but_a_mistake(regi
 def trained_on_shuffled_labels(folder: Path) -> Manifest:
     """Train on a made shop in which everybody has the future of somebody else."""
     log = [event.logged for event in simulate(SimulatorConfig(shoppers=120, days=120, seed=5))]
-    ends = ends_of(log[0].record_ms, log[-1].record_ms + 1, DEFAULT_SHARES)
+    ends = slice_ends(log[0].record_ms, log[-1].record_ms + 1, DEFAULT_SHARES)
     plan = Plan(
         periods=tuple(periods_of(log[0].record_ms, ends)),
         sampling=Sampling(landmarks=0, at_events=16, max_examples=2_000),
@@ -194,5 +194,5 @@ def test_a_model_trained_on_shuffled_labels_is_not_promoted(registry: Registry, 
     churn = metrics["churn"]["7d"]
 
     assert abs(churn["auc"] - 0.5) < 0.1
-    ground, text = refused(registry, tmp_path / "shuffled", golden=load_golden(), without_report="please")
-    assert ground == Ground.GOLDEN_USER, text
+    reason, text = refused(registry, tmp_path / "shuffled", golden=load_golden(), without_report="please")
+    assert reason == RefusalReason.GOLDEN_USER, text

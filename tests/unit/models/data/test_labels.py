@@ -2,7 +2,7 @@ import pytest
 
 from models.data.examples import Example, Slice, churned_within, silent_ms
 from models.data.labels import Activity, Labelling, activities_of, label
-from models.data.landmarks import Look
+from models.data.landmarks import Sample
 from schemas.time_units import DAY_MS, MINUTE_MS
 from tests.builders import NOW_MS, click, history_entry, purchase, purchase_line, score_request, visit
 
@@ -21,7 +21,7 @@ def labelled(
     since_ms: int | None = None,
     clusters: dict[str, str] | None = None,
 ) -> Example:
-    look = Look(score_request(history=[history_entry()]), NOW_MS + silent_ms, Slice.TRAIN, since_ms)
+    look = Sample(score_request(history=[history_entry()]), NOW_MS + silent_ms, Slice.TRAIN, since_ms)
     return label(look, done, until_ms, how or Labelling(), clusters)
 
 
@@ -33,7 +33,7 @@ def test_nothing_at_or_before_the_landmark_is_in_a_label() -> None:
 
 def test_what_another_topic_showed_of_the_time_after_the_events_own_is_past_too() -> None:
     history = [history_entry(), history_entry(event_time_ms=NOW_MS + 5 * MINUTE_MS)]
-    look = Look(score_request(history=history), NOW_MS + 5 * MINUTE_MS, Slice.TRAIN, None)
+    look = Sample(score_request(history=history), NOW_MS + 5 * MINUTE_MS, Slice.TRAIN, None)
 
     example = label(look, [did(5 * MINUTE_MS, "a"), did(DAY_MS, "b")], FAR_MS, Labelling())
 

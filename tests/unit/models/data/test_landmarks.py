@@ -3,17 +3,17 @@ from itertools import islice, permutations
 import pytest
 
 from models.data.examples import Slice
-from models.data.landmarks import Draws, Look, Period, Sampling, check_cuts, draw_landmarks, period_at, periods_of
+from models.data.landmarks import Period, Sample, SampleReservoir, Sampling, check_cuts, draw_landmarks, period_at, periods_of
 from schemas.time_units import DAY_MS
-from stream.offline.build_dataset import ends_of
+from stream.offline.build_dataset import slice_ends
 from tests.builders import NOW_MS, score_request
 
 ENDS = [NOW_MS + days * DAY_MS for days in (50, 60, 75, 100)]
 PERIODS = periods_of(NOW_MS, ENDS)
 
 
-def look(user: str, number: int, slice_: Slice = Slice.TRAIN) -> Look:
-    return Look(score_request(user_id=user, request_id=f"{user}-{number}"), NOW_MS + number, slice_, None)
+def look(user: str, number: int, slice_: Slice = Slice.TRAIN) -> Sample:
+    return Sample(score_request(user_id=user, request_id=f"{user}-{number}"), NOW_MS + number, slice_, None)
 
 
 def test_slices_follow_each_other_without_a_gap_and_none_holds_a_moment_of_another() -> None:
@@ -54,9 +54,9 @@ def test_slices_that_cannot_be_are_refused(ends: list[int], embargo_days: int, f
 
 
 def test_shares_cut_the_whole_of_the_time() -> None:
-    assert ends_of(0, 1000, [0.5, 0.1, 0.15, 0.25]) == [500, 600, 750, 1000]
+    assert slice_ends(0, 1000, [0.5, 0.1, 0.15, 0.25]) == [500, 600, 750, 1000]
     with pytest.raises(ValueError, match="expected four that add up to 1"):
-        ends_of(0, 1000, [0.5, 0.5])
+        slice_ends(0, 1000, [0.5, 0.5])
 
 
 def test_landmarks_lie_in_their_slices_and_depend_on_seed_and_user_alone() -> None:
@@ -97,7 +97,7 @@ def test_what_is_kept_does_not_depend_on_the_order_of_offers() -> None:
     offers = [(rank * 7 % 11, look(f"u-{rank % 3}", rank)) for rank in range(11)]
     kept = []
     for order in islice(permutations(offers), 0, 40_000, 701):
-        draws = Draws(sizes={"landmark": 2}, limit=3)
+        draws = SampleReservoir(sizes={"landmark": 2}, limit=3)
         for rank, offered in order:
             draws.offer("landmark", rank, offered)
         kept.append([found.request.request_id for found in draws.kept()])
@@ -108,7 +108,7 @@ def test_what_is_kept_does_not_depend_on_the_order_of_offers() -> None:
 
 
 def test_a_user_has_at_most_so_many_looks_of_a_sort_in_a_slice() -> None:
-    draws = Draws(sizes={"landmark": 2, "event": 1}, limit=100)
+    draws = SampleReservoir(sizes={"landmark": 2, "event": 1}, limit=100)
     for number in range(10):
         for slice_ in (Slice.TRAIN, Slice.TEST):
             draws.offer("landmark", number, look("u-1", number, slice_))

@@ -67,20 +67,20 @@ def test_an_added_model_does_not_serve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "ground"),
+    ("arguments", "reason"),
     [
         (("--golden", "easy.yaml"), "no_report"),
         (("--golden", "impossible.yaml", "--force", "x"), "golden_user"),
     ],
 )
-def test_a_refused_promotion_ends_with_3_and_names_its_ground(arguments: tuple[str, ...], ground: str) -> None:
+def test_a_refused_promotion_ends_with_3_and_names_its_ground(arguments: tuple[str, ...], reason: str) -> None:
     trained("a", 1)
 
     code, out, err = models("promote", "a", "--json", *arguments)
 
     assert code == 3
-    assert json.loads(out)["refused"] == ground
-    assert err.startswith(f"refused: {ground}: ")
+    assert json.loads(out)["refused"] == reason
+    assert err.startswith(f"refused: {reason}: ")
 
 
 def test_a_baseline_that_wins_and_an_altered_model_are_refused() -> None:

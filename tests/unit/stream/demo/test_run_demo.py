@@ -4,7 +4,7 @@ from itertools import islice
 
 from schemas.codec import encode
 from schemas.time_units import DAY_MS
-from stream.demo.demo_events import MadeYear
+from stream.demo.demo_events import SimulatedYear
 from stream.demo.demo_figures import Watched, parse_metrics, percentile
 from tests.builders import ad_trigger, churn_risk, interest, interest_score, timings
 
@@ -12,20 +12,20 @@ NOW_MS = 1_790_000_000_000
 
 
 def test_a_made_year_is_in_order_of_arrival_and_ends_before_now() -> None:
-    with MadeYear(1, 5, NOW_MS) as events:
+    with SimulatedYear(1, 5, NOW_MS) as events:
         times = [event.record_ms for event in events]
     assert times == sorted(times)
     assert times[0] >= NOW_MS - 361 * DAY_MS and NOW_MS - 20 * DAY_MS < times[-1] < NOW_MS
 
 
 def test_reviews_come_from_the_beginning_of_a_made_year() -> None:
-    with MadeYear(1, 300, NOW_MS) as events:
+    with SimulatedYear(1, 300, NOW_MS) as events:
         first = [event.kind for event in islice(events, 1000)]
     assert "review" in first
 
 
 def test_equal_seeds_make_equal_years() -> None:
-    with MadeYear(2, 3, NOW_MS) as one, MadeYear(2, 3, NOW_MS) as two:
+    with SimulatedYear(2, 3, NOW_MS) as one, SimulatedYear(2, 3, NOW_MS) as two:
         assert list(one) == list(two)
 
 

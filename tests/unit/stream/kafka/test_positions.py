@@ -4,7 +4,7 @@ import aiokafka
 import pytest
 
 from schemas.errors import StartRefused
-from stream.kafka.positions import check_partition_count, resume_positions, settled_copies
+from stream.kafka.positions import check_partition_count, resume_positions, stable_group_offsets
 from stream.kafka.store import Partition
 from stream.process.settings import load_settings
 
@@ -71,7 +71,7 @@ async def test_offsets_whose_transaction_is_just_being_ended_are_waited_for() ->
     async def ask() -> dict[aiokafka.TopicPartition, int | None]:
         return next(answers)
 
-    assert await settled_copies(ask, owned(clicks=7)) == {CLICKS: 7}
+    assert await stable_group_offsets(ask, owned(clicks=7)) == {CLICKS: 7}
     assert next(answers, None) is None
 
 
@@ -81,7 +81,7 @@ async def test_offsets_that_stay_behind_are_returned_after_a_while(monkeypatch: 
     async def ask() -> dict[aiokafka.TopicPartition, int | None]:
         return {CLICKS: 6}
 
-    assert await settled_copies(ask, owned(clicks=7)) == {CLICKS: 6}
+    assert await stable_group_offsets(ask, owned(clicks=7)) == {CLICKS: 6}
 
 
 @pytest.mark.parametrize("copy", [None, 7, 8, 17])
@@ -94,5 +94,5 @@ async def test_offsets_that_are_not_behind_are_asked_for_once(copy: int | None) 
         asked.append(copy)
         return {CLICKS: copy, aiokafka.TopicPartition("clicks", 1): 0}
 
-    await settled_copies(ask, partitions)
+    await stable_group_offsets(ask, partitions)
     assert asked == [copy]

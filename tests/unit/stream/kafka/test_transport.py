@@ -127,7 +127,7 @@ def test_faust_waits_a_second_before_it_starts_tables_and_does_nothing_else_then
     ]
 
 
-def test_installing_twice_registers_one_transport_and_mends_once() -> None:
+def test_installing_twice_registers_one_transport_and_patches_once() -> None:
     install()
     once = (FlowControlEvent.resume, Sender._find_coordinator, AIOKafkaConnection.send)
 

@@ -28,7 +28,7 @@ from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.build_dataset import Cut, Plan, cut_dataset
-from stream.offline.dataset_prefix import make_again
+from stream.offline.dataset_prefix import rebuild_examples
 from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
 from tests.builders import NOW_MS, browse, click, purchase, purchase_line, search, visit
@@ -86,7 +86,7 @@ def test_every_slice_has_looks_at_landmarks_and_at_events(cut: Cut, plan: Plan) 
 def test_a_look_at_a_landmark_is_what_a_log_that_ends_there_gives(
     cut: Cut, log: list[LoggedEvent], settings: Settings, plan: Plan
 ) -> None:
-    again = make_again(
+    again = rebuild_examples(
         log, settings, cut.examples, periods=plan.periods, labelling=plan.labelling, categories={}, seed=1, sample=150
     )
 
@@ -197,7 +197,7 @@ def test_the_looks_before_last_items_are_made_again_of_their_prefix(log: list[Lo
     plan = Plan(periods=periods, sampling=Sampling(landmarks=0, at_events=0, before_last_item=True))
     found = cut_dataset(log, settings, plan).examples
 
-    again = make_again(log, settings, found, periods=periods, labelling=plan.labelling, categories={}, seed=1)
+    again = rebuild_examples(log, settings, found, periods=periods, labelling=plan.labelling, categories={}, seed=1)
 
     assert len(found) > 40
     assert again == {place: found[place] for place in again}

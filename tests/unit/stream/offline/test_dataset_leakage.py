@@ -16,7 +16,7 @@ from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.build_dataset import Cut, Plan, cut_dataset
-from stream.offline.dataset_prefix import make_again
+from stream.offline.dataset_prefix import rebuild_examples
 from stream.process.settings import Settings, load_settings
 from tests.builders import history_entry
 
@@ -48,7 +48,7 @@ def cut(log: list[LoggedEvent], settings: Settings, plan: Plan) -> Cut:
 
 @pytest.fixture(scope="module")
 def again(log: list[LoggedEvent], settings: Settings, plan: Plan, cut: Cut) -> dict[int, Example | None]:
-    return make_again(log, settings, cut.examples, periods=plan.periods, labelling=plan.labelling, categories={}, seed=1)
+    return rebuild_examples(log, settings, cut.examples, periods=plan.periods, labelling=plan.labelling, categories={}, seed=1)
 
 
 def searched(

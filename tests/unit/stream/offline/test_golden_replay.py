@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.serving.golden_checks import Reads, check_equal, check_probabilities, check_stories, counts, risk_after
+from models.serving.golden_checks import TrainedOn, check_equal, check_probabilities, check_stories, counts, risk_after
 from models.serving.golden_users import (
     SHOPPER,
     START_MS,
@@ -27,12 +27,12 @@ from stream.offline.golden_replay import check_golden, request_of
 from stream.process.settings import load_settings
 from tests.checkpoints import EASY, IMPOSSIBLE, tiny_checkpoint
 
-ALL = Reads(labels=frozenset({"books"}), horizons_days=(1, 3, 7), kinds=frozenset({"visit", "review"}), reviews=True)
+ALL = TrainedOn(labels=frozenset({"books"}), horizons_days=(1, 3, 7), kinds=frozenset({"visit", "review"}), reviews=True)
 VISIT = [Step(do="visit", at="0d")]
 SCORES = Scores(interests=[("books", 0.9), ("pets", 0.2)], survival=[0.5, 0.25, 0.125], sentiment=-0.5)
 
 
-def judged(story: Story, scores: Scores = SCORES, reads: Reads = ALL) -> list[str]:
+def judged(story: Story, scores: Scores = SCORES, reads: TrainedOn = ALL) -> list[str]:
     return [found.outcome for found in check_stories(Golden(stories={"a": story}), {"a": scores}, reads)]
 
 

@@ -15,7 +15,7 @@ from schemas.topics import TABLE
 from stream.cli.dlq import as_fields, as_text, since_ms
 from stream.fold.records import EVENT_ID, PartitionTotals, Totals
 from stream.offline.replay_log import LogRecord
-from stream.operate.dead_letters import Found, headers_again, outcome_of
+from stream.operate.dead_letters import FoundLetter, headers_again, outcome_of
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import NOW_MS, click, dead_letter, score_request, search
@@ -24,8 +24,8 @@ CLICKS = TABLE["click"].name
 TOPICS = {kind: topic.name for kind, topic in TABLE.items()}
 
 
-def found(kind: str = "click", **changes: Any) -> Found:
-    return Found(kind, dead_letter(**changes), partition=0, offset=7, refused_ms=NOW_MS + 5)
+def found(kind: str = "click", **changes: Any) -> FoundLetter:
+    return FoundLetter(kind, dead_letter(**changes), partition=0, offset=7, refused_ms=NOW_MS + 5)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_dead_letter_is_sent_unless_its_topic_keeps_no_such_records_or_is_anot
 
 def test_a_dead_letter_without_its_bytes_is_left() -> None:
     letter = bounded(dead_letter(value=b"x" * 300_000))
-    assert outcome_of(Found("click", letter, 0, 7, NOW_MS), CLICKS, 0) == "not_whole"
+    assert outcome_of(FoundLetter("click", letter, 0, 7, NOW_MS), CLICKS, 0) == "not_whole"
 
 
 def test_an_event_with_an_id_is_sent_with_its_own_headers_only() -> None:

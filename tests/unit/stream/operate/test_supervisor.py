@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stream.operate.child_processes import living
-from stream.operate.supervisor import Supervisor, environment_of, last_words
+from stream.operate.child_processes import running_processes
+from stream.operate.supervisor import Supervisor, environment_of, last_log_lines
 from stream.process.settings import load_settings
 
 DEADLINE_SECONDS = 30.0
@@ -87,7 +87,7 @@ async def test_stop_asks_first_and_kills_what_does_not_listen(tmp_path: Path) ->
     await running.start()
     await until(lambda: "up" in lines, "the start")
     assert await running.stop() == []
-    assert living(running.sessions) == []
+    assert running_processes(running.sessions) == []
 
 
 async def test_the_port_is_read_from_the_status_file_of_the_living_process(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ asyncio.run(run())
         children = {int(parent.stdout.readline()), int(parent.stdout.readline())}
         parent.kill()
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while living(children):
-        assert time.monotonic() < deadline, f"{living(children)} outlived their parent"
+    while running_processes(children):
+        assert time.monotonic() < deadline, f"{running_processes(children)} outlived their parent"
         time.sleep(0.01)
 
 
@@ -162,5 +162,5 @@ def test_last_words_are_errors_and_what_is_no_log_line() -> None:
         '{"level": "error", "event": "exit", "reason": "gap in a partition", "code": 75}',
         "7",
     ]
-    assert last_words(lines) == "Traceback (most recent call last): | exit: gap in a partition | 7"
-    assert last_words(lines[:1]) == "nothing"
+    assert last_log_lines(lines) == "Traceback (most recent call last): | exit: gap in a partition | 7"
+    assert last_log_lines(lines[:1]) == "nothing"
