@@ -15,42 +15,32 @@ import yaml
 
 from schemas.dead_letter import HEADER_NAMES, MAX_HEADER_BYTES, OPTIONAL, DeadLetter
 from schemas.fields import UserId
-from schemas.topics import SIGNALS, SOURCES, TABLE, Topic, dlq
+from schemas.topics import TABLE, RoleTopics, Topic, dlq
 
 Schema = dict[str, Any]
 
 CONTRACT_VERSION = "1.0.0"
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 KAFKA_BINDING = "0.5.0"
-
-RECEIVES: Mapping[str, tuple[str, ...]] = {
-    "features": (*SOURCES, "review-sentiment"),
-    "scorer": ("score-request",),
-    "triggers": ("interest", "churn-risk"),
-}
-SENDS: Mapping[str, tuple[str, ...]] = {
-    "features": ("score-request",),
-    "scorer": SIGNALS,
-    "triggers": ("ad-trigger", "suppression"),
-}
+Roles = Mapping[Any, RoleTopics]  # by role name
 
 
-def documents() -> dict[str, bytes]:
+def documents(roles: Roles) -> dict[str, bytes]:
     """Render every document; keys are paths relative to the output folder."""
     files = {f"json/{topic.kind}.json": json_bytes(topic_schema(topic)) for topic in TABLE.values() if not is_dlq(topic)}
     files["json/dead-letter.json"] = json_bytes(identified("dead-letter", headers_schema()))
-    files["asyncapi.yaml"] = yaml_bytes(asyncapi())
+    files["asyncapi.yaml"] = yaml_bytes(asyncapi(roles))
     return files
 
 
-def stale(directory: Path) -> list[str]:
+def stale(directory: Path, roles: Roles) -> list[str]:
     """Return the documents that are missing below `directory` or differ from what the code renders."""
-    return [name for name, content in documents().items() if content_of(directory / name) != content]
+    return [name for name, content in documents(roles).items() if content_of(directory / name) != content]
 
 
-def write(directory: Path) -> list[str]:
+def write(directory: Path, roles: Roles) -> list[str]:
     """Write every document below `directory` and return their names; create folders, keep other files."""
-    files = documents()
+    files = documents(roles)
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +74,7 @@ def headers_schema() -> Schema:
     }
 
 
-def asyncapi() -> Schema:
+def asyncapi(roles: Roles) -> Schema:
     """Describe all topics, who reads and writes them, and their messages as one AsyncAPI 3.0.0 document."""
     main = [topic for topic in TABLE.values() if not is_dlq(topic)]
     _, components = msgspec.json.schema_components([topic.struct for topic in main], ref_template="#/components/schemas/{name}")
@@ -100,7 +90,7 @@ def asyncapi() -> Schema:
         },
         "defaultContentType": "application/json",
         "channels": {topic.kind: channel(topic) for topic in TABLE.values()},
-        "operations": operations(),
+        "operations": operations(roles),
         "components": {
             "schemas": as_draft_07(tidy(parts)),
             "messages": {topic.kind: message(topic) for topic in main} | {"dead-letter": dead_letter_message()},
@@ -126,14 +116,14 @@ def channel(topic: Topic) -> Schema:
     }
 
 
-def operations() -> Schema:
+def operations(roles: Roles) -> Schema:
     """Describe what each role receives and sends; a role sends the dead letters of the topics it receives."""
     described: Schema = {}
-    for role, kinds in RECEIVES.items():
+    for role, topics in roles.items():
         group = {"groupId": {"type": "string", "enum": [f"footfall-{role}"]}, "bindingVersion": KAFKA_BINDING}
-        for kind in kinds:
+        for kind in topics.reads:
             described[f"{role}.receive.{kind}"] = operation("receive", kind) | {"bindings": {"kafka": group}}
-        for kind in (*SENDS[role], *map(dlq, kinds)):
+        for kind in (*topics.sends, *map(dlq, topics.reads)):
             described[f"{role}.send.{kind}"] = operation("send", kind)
     return described
 

@@ -27,6 +27,22 @@ class Topic(Struct, frozen=True, kw_only=True):
     cleanup: str = "delete"
 
 
+class RoleTopics(Struct, frozen=True, kw_only=True):
+    """The topic kinds that one role reads and sends; it also sends the dead letters of what it reads.
+
+    Records of `aligned` topics are merged by time; those of `unaligned` topics are taken as they arrive.
+    """
+
+    aligned: tuple[str, ...] = ()
+    unaligned: tuple[str, ...] = ()
+    sends: tuple[str, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Return all kinds that the role reads."""
+        return self.aligned + self.unaligned
+
+
 SOURCES: Mapping[str, type[Event]] = {
     "visit": Visit,
     "browse": Browse,

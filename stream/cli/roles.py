@@ -30,7 +30,8 @@ def up_command(settings: Settings) -> None:
 
 
 async def _up(settings: Settings) -> int:
-    from stream.operate.supervisor import EXIT_CONFIG, ROLES, Supervisor, environment_of, worker_command
+    from stream.operate.supervisor import EXIT_CONFIG, Supervisor, environment_of, worker_command
+    from stream.roles.table import ROLES
 
     changes = {"FOOTFALL_LOG_FORMAT": "text"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
     stop, loop = asyncio.Event(), asyncio.get_running_loop()

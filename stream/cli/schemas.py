@@ -15,9 +15,10 @@ def schemas_command(
     """Generate the JSON Schemas and the AsyncAPI document from the code."""
     import schemas
     from schemas.documents import stale, write
+    from stream.roles.table import ROLE_TOPICS
 
     directory = Path(schemas.__file__).parent if out is None else out
-    names = stale(directory) if check else write(directory)
+    names = stale(directory, ROLE_TOPICS) if check else write(directory, ROLE_TOPICS)
     if as_json:
         typer.echo(json.dumps({"directory": str(directory), "stale" if check else "written": names}))
     else:

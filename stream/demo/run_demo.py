@@ -23,9 +23,10 @@ from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent, read_log, read_manifest
 from stream.operate.child_processes import running_processes
 from stream.operate.send_log import Sent, at_rate, send_events
-from stream.operate.supervisor import ROLES, Supervisor, environment_of, last_log_lines
+from stream.operate.supervisor import Supervisor, environment_of, last_log_lines
 from stream.operate.tail import follow
 from stream.process.settings import Settings, load_settings
+from stream.roles.table import ROLES
 
 PARTITIONS = 4
 POLL_SECONDS = 0.5

@@ -14,7 +14,7 @@ from stream.kafka.changelog import PartitionRows, partition_counts
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.topic_admin import describe_broker_error
 from stream.process.settings import Settings
-from stream.roles.table import INPUTS, Role
+from stream.roles.table import ROLE_TOPICS, Role
 
 
 class TopicRetention(Struct, frozen=True):
@@ -53,7 +53,7 @@ async def survey(settings: Settings, role: Role, state: Mapping[int, PartitionRo
     Raises:
         BrokerError: a source topic is missing, or no broker answers.
     """
-    names = [settings.topics()[kind].name for kind in sum(INPUTS[role], ())]
+    names = [settings.topics()[kind].name for kind in ROLE_TOPICS[role].reads]
     counts = await partition_counts(settings)
     if missing := [name for name in names if name not in counts]:
         raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")

@@ -20,8 +20,8 @@ from pydantic import SecretStr
 
 from stream.operate.child_processes import die_with_parent, running_processes
 from stream.process.settings import Settings
+from stream.roles.table import ROLES
 
-ROLES = ("features", "scorer", "triggers")
 STATUS_FILE = "FOOTFALL_STATUS_FILE"
 EXIT_CONFIG = 78
 NOT_RESTARTED = (0, EXIT_CONFIG)

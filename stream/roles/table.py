@@ -1,13 +1,15 @@
-"""List the roles and the topics they read. Start at INPUTS."""
+"""List the roles: which topics each one reads and sends, by topic kind. Start at ROLE_TOPICS."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from models.features.spec import KINDS
+from schemas.topics import SIGNALS, RoleTopics
 
 Role = Literal["features", "scorer", "triggers"]
-ROLES: tuple[Role, ...] = ("features", "scorer", "triggers")
-INPUTS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {  # aligned kinds, unaligned kinds
-    "features": (KINDS, ("review-sentiment",)),
-    "scorer": ((), ("score-request",)),
-    "triggers": (("interest", "churn-risk"), ()),
+ROLE_TOPICS: Mapping[Role, RoleTopics] = {
+    "features": RoleTopics(aligned=KINDS, unaligned=("review-sentiment",), sends=("score-request",)),
+    "scorer": RoleTopics(unaligned=("score-request",), sends=SIGNALS),
+    "triggers": RoleTopics(aligned=("interest", "churn-risk"), sends=("ad-trigger", "suppression")),
 }
+ROLES: tuple[Role, ...] = tuple(ROLE_TOPICS)

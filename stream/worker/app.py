@@ -25,7 +25,7 @@ from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
 from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_process
 from stream.process.settings import TABLE, Settings
 from stream.roles.build import features_fold, triggers_fold
-from stream.roles.table import INPUTS, Role
+from stream.roles.table import ROLE_TOPICS, Role
 from stream.roles.trigger_policy import load_trigger_policy
 from stream.roles.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 from stream.worker.agents import fold_agent, score_agent
@@ -125,7 +125,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
     install()
     topics = settings.topics()
     names = {kind: topic.name for kind, topic in topics.items()}
-    aligned, unaligned = INPUTS[role]
+    aligned, unaligned = ROLE_TOPICS[role].aligned, ROLE_TOPICS[role].unaligned
     app = FootfallApp(
         settings.group(role),
         env_prefix="FOOTFALL_FAUST_",

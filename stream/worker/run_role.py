@@ -22,7 +22,7 @@ from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
 from stream.process.settings import Settings
-from stream.roles.table import INPUTS, Role
+from stream.roles.table import ROLE_TOPICS, Role
 from stream.worker.app import FootfallApp, build_app
 from stream.worker.health import Health
 
@@ -157,7 +157,7 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     Raises:
         SettingsError: a topic is missing, or counts differ.
     """
-    kinds = sum(INPUTS[role], ())
+    kinds = ROLE_TOPICS[role].reads
     names = [settings.topics()[kind].name for kind in (*kinds, *map(dlq, kinds))]
     if role != "scorer":
         names.append(settings.changelog(role))

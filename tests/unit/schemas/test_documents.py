@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 import schemas
 from schemas.codec import encode
 from schemas.dead_letter import headers_of
-from schemas.documents import RECEIVES, asyncapi, documents, stale, write
+from schemas.documents import asyncapi, documents, stale, write
 from schemas.topics import TABLE, dlq
 from stream.cli.schemas import schemas_command
+from stream.roles.table import ROLE_TOPICS
 from tests.builders import ROOT, SAMPLES, dead_letter
 
 PACKAGE = Path(schemas.__file__).parent
@@ -27,7 +28,7 @@ command.command()(schemas_command)
 
 @cache
 def schema_of(name: str) -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads(documents()[f"json/{name}.json"])
+    schema: dict[str, Any] = json.loads(documents(ROLE_TOPICS)[f"json/{name}.json"])
     return schema
 
 
@@ -52,33 +53,35 @@ def resolve(document: Any, reference: str) -> Any:
 
 
 def component(name: str) -> jsonschema_rs.Draft7Validator:
-    document = asyncapi()
+    document = asyncapi(ROLE_TOPICS)
     return jsonschema_rs.Draft7Validator({"$ref": f"#/components/schemas/{name}", "components": document["components"]})
 
 
 def test_committed_documents_are_what_the_code_says() -> None:
-    assert stale(PACKAGE) == [], "run footfall schemas"
-    assert {f"json/{path.name}" for path in (PACKAGE / "json").iterdir()} == set(documents()) - {"asyncapi.yaml"}
+    assert stale(PACKAGE, ROLE_TOPICS) == [], "run footfall schemas"
+    assert {f"json/{path.name}" for path in (PACKAGE / "json").iterdir()} == set(documents(ROLE_TOPICS)) - {"asyncapi.yaml"}
 
 
 def test_documents_are_the_same_bytes_every_time_and_end_in_one_newline() -> None:
-    assert documents() == documents()
-    for content in documents().values():
+    assert documents(ROLE_TOPICS) == documents(ROLE_TOPICS)
+    for content in documents(ROLE_TOPICS).values():
         assert content.endswith(b"\n") and not content.endswith(b"\n\n")
 
 
 def test_a_missing_and_a_changed_document_are_stale_until_written(tmp_path: Path) -> None:
-    write(tmp_path)
+    write(tmp_path, ROLE_TOPICS)
     (tmp_path / "asyncapi.yaml").write_text("asyncapi: 3.0.0\n")
     (tmp_path / "json" / "click.json").unlink()
-    assert stale(tmp_path) == ["json/click.json", "asyncapi.yaml"]
-    assert set(write(tmp_path)) == set(documents())
-    assert stale(tmp_path) == []
+    assert stale(tmp_path, ROLE_TOPICS) == ["json/click.json", "asyncapi.yaml"]
+    assert set(write(tmp_path, ROLE_TOPICS)) == set(documents(ROLE_TOPICS))
+    assert stale(tmp_path, ROLE_TOPICS) == []
 
 
 def test_every_kind_but_dead_letters_has_a_json_schema_of_its_own() -> None:
     kinds = {kind for kind in TABLE if not kind.endswith(".dlq")}
-    assert {name for name in documents() if name.startswith("json/")} == {f"json/{k}.json" for k in (*kinds, "dead-letter")}
+    assert {name for name in documents(ROLE_TOPICS) if name.startswith("json/")} == {
+        f"json/{k}.json" for k in (*kinds, "dead-letter")
+    }
     assert set(SAMPLES) == kinds
     assert len({schema_of(name)["$id"] for name in (*kinds, "dead-letter")}) == len(kinds) + 1
 
@@ -118,7 +121,7 @@ def test_json_schema_refuses_a_message_without_any_one_of_its_required_fields(ki
 
 
 def test_no_pattern_needs_more_than_re2_knows() -> None:
-    assert not [name for name, content in documents().items() if re.search(rb"\(\?[!=<]", content)]
+    assert not [name for name, content in documents(ROLE_TOPICS).items() if re.search(rb"\(\?[!=<]", content)]
 
 
 def test_dead_letter_schema_accepts_the_headers_of_a_dead_letter_and_refuses_others() -> None:
@@ -134,23 +137,23 @@ def test_dead_letter_schema_accepts_the_headers_of_a_dead_letter_and_refuses_oth
 def test_asyncapi_document_is_valid_3_0_0() -> None:
     specification = json.loads((ROOT / "tests/golden/asyncapi-3.0.0.json").read_text())
     validator = jsonschema_rs.Draft7Validator(specification)
-    document = yaml.safe_load(documents()["asyncapi.yaml"])
+    document = yaml.safe_load(documents(ROLE_TOPICS)["asyncapi.yaml"])
     validator.validate(document)
     document["operations"]["features.receive.click"]["action"] = "subscribe"
     assert not validator.is_valid(document)
 
 
 def test_asyncapi_document_is_the_built_one_without_anchors_and_every_reference_resolves() -> None:
-    text = documents()["asyncapi.yaml"]
+    text = documents(ROLE_TOPICS)["asyncapi.yaml"]
     document = yaml.safe_load(text)
-    assert document == asyncapi()
+    assert document == asyncapi(ROLE_TOPICS)
     assert not re.search(rb"[:-] [&*]\w", text)
     found = list(references(document))
     assert found and all(resolve(document, reference) for reference in found)
 
 
 def test_asyncapi_document_has_every_topic_as_the_table_has_it() -> None:
-    channels = asyncapi()["channels"]
+    channels = asyncapi(ROLE_TOPICS)["channels"]
     assert list(channels) == list(TABLE)
     for kind, topic in TABLE.items():
         binding = channels[kind]["bindings"]["kafka"]
@@ -163,9 +166,9 @@ def test_asyncapi_document_has_every_topic_as_the_table_has_it() -> None:
 
 
 def test_every_topic_is_sent_or_received_by_a_role_and_its_reader_sends_its_dead_letters() -> None:
-    operations = asyncapi()["operations"]
+    operations = asyncapi(ROLE_TOPICS)["operations"]
     assert {name.split(".", 2)[2] for name in operations} == set(TABLE)
-    for role, kinds in RECEIVES.items():
+    for role, kinds in {role: topics.reads for role, topics in ROLE_TOPICS.items()}.items():
         for kind in kinds:
             assert operations[f"{role}.receive.{kind}"]["action"] == "receive"
             assert operations[f"{role}.send.{dlq(kind)}"]["action"] == "send"
