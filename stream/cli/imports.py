@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stream.logs.event_log import ImportCounts, LoggedEvent, LogManifest
-    from stream.logs.importers.made import Samples
+    from stream.logs.importers.logged_events import Samples
 
     Imported = tuple[Iterable[LoggedEvent], ImportCounts]
 

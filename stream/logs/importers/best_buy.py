@@ -12,7 +12,7 @@ from pathlib import Path
 from schemas.errors import DecodeError, LogError
 from schemas.events import Click, Event, Search
 from stream.logs.event_log import ImportCounts, LoggedEvent
-from stream.logs.importers.made import logged_all
+from stream.logs.importers.logged_events import logged_all
 from stream.logs.importers.tables import open_text
 from stream.logs.importers.times import ISO, time_reader
 

@@ -18,7 +18,7 @@ from schemas.topics import SOURCES
 from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.baskets import Baskets
 from stream.logs.importers.csv_map import CsvMap, ValueFrom
-from stream.logs.importers.made import Samples, logged, reject
+from stream.logs.importers.logged_events import Samples, logged, reject
 from stream.logs.importers.tables import open_table
 from stream.logs.importers.times import time_reader
 

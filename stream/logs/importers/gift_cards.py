@@ -13,7 +13,7 @@ from msgspec import Struct
 from schemas.errors import DecodeError
 from schemas.events import Rating, Review
 from stream.logs.event_log import ImportCounts, LoggedEvent
-from stream.logs.importers.made import logged_all
+from stream.logs.importers.logged_events import logged_all
 from stream.logs.importers.tables import open_text
 
 SOURCE = "Amazon reviews of gift cards, to the day, midnight UTC"

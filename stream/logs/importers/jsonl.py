@@ -15,7 +15,7 @@ from schemas.errors import DecodeError
 from schemas.fields import Millis
 from schemas.topics import SOURCES
 from stream.logs.event_log import ImportCounts, LoggedEvent
-from stream.logs.importers.made import Samples, logged, reject
+from stream.logs.importers.logged_events import Samples, logged, reject
 from stream.logs.importers.tables import open_text
 
 DECODERS = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}

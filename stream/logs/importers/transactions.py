@@ -19,7 +19,7 @@ from schemas.events import PurchaseLine
 from schemas.fields import USER_ID_PATTERN
 from stream.logs.event_log import ImportCounts, LoggedEvent
 from stream.logs.importers.baskets import Baskets
-from stream.logs.importers.made import Samples, logged, reject
+from stream.logs.importers.logged_events import Samples, logged, reject
 from stream.logs.importers.tables import Table, open_table
 from stream.logs.importers.times import fitting_format, time_reader
 

@@ -16,7 +16,7 @@ from schemas.errors import DecodeError, LogError
 from schemas.events import Click, Event, Visit
 from schemas.time_units import DAY_MS, HOUR_MS
 from stream.logs.event_log import ImportCounts, LoggedEvent
-from stream.logs.importers.made import logged_all
+from stream.logs.importers.logged_events import logged_all
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

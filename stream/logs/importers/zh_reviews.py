@@ -21,7 +21,7 @@ from schemas.errors import DecodeError, LogError
 from schemas.events import Rating, Review
 from schemas.time_units import DAY_MS
 from stream.logs.event_log import ImportCounts, LoggedEvent
-from stream.logs.importers.made import logged_all
+from stream.logs.importers.logged_events import logged_all
 from stream.logs.importers.tables import open_text
 
 SOURCE = "Chinese reviews of ten categories (online_shopping_10_cats); users, items and times made up"
