@@ -1,4 +1,4 @@
-"""Labelled examples ↔ a directory: dataset.json, examples.parquet, reviews.parquet, and categories.json where made.
+"""Write and read datasets: a directory with dataset.json, examples.parquet, reviews.parquet and perhaps categories.json.
 
 The manifest is written last, so a directory without one is no dataset. A request is kept as the JSON that the live
 role sends, which gives it back bit for bit; the columns beside it are for queries. Start at read_examples.
@@ -51,7 +51,7 @@ _decode_request = msgspec.json.Decoder(ScoreRequest).decode
 
 
 class DatasetManifest(Struct, frozen=True, kw_only=True):
-    """What a dataset holds and how it was cut; `periods` are the slices' times, `counts` are by slice and label.
+    """The content of dataset.json; `periods` are the time periods of the slices, `counts` are by slice and label.
 
     `refused` counts events that no role would fold, by reason. `fingerprint` is the SHA-256 of every record of the log;
     `feature_names` is the order of a request's features.
@@ -79,7 +79,7 @@ class DatasetManifest(Struct, frozen=True, kw_only=True):
 def write_examples(
     directory: Path, examples: Iterable[Example], reviews: Iterable[ReviewExample], categories: Mapping[str, str]
 ) -> None:
-    """Write everything but the manifest; equal examples in equal order give equal rows.
+    """Write all files but the manifest; equal examples in equal order give equal rows.
 
     Raises:
         DatasetError: the directory holds something already.
@@ -98,12 +98,12 @@ def write_examples(
 
 
 def write_manifest(directory: Path, manifest: DatasetManifest) -> None:
-    """Make a dataset of what was written."""
+    """Write dataset.json, which completes the dataset."""
     (directory / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
 
 
 def read_manifest(directory: Path) -> DatasetManifest:
-    """Read what a dataset holds.
+    """Read dataset.json.
 
     Raises:
         DatasetError: there is no dataset, or one of another format.
@@ -160,7 +160,7 @@ def read_reviews(directory: Path, slices: Sequence[Slice] | None = None) -> list
 
 
 def read_categories(directory: Path) -> dict[str, str]:
-    """Read the categories made of titles (item → name); none where the log's own categories were used."""
+    """Read the categories that were clustered from titles (item → name); empty if the log has its own categories."""
     path = directory / CATEGORIES
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.is_file() else {}
 

@@ -1,6 +1,6 @@
-"""Write rows that come one by one into Parquet files, one for each table, in bounded memory.
+"""Write rows that arrive one by one to Parquet files, one per table, in bounded memory.
 
-Rows are written in parts; at the end the parts become whole files, or nothing does. The one place that writes Parquet.
+Rows go to part files, which are joined at the end; after an error no file is left. Only this file writes Parquet.
 Start at ParquetFiles; copy_to_parquet writes what a database already holds.
 """
 
@@ -23,10 +23,10 @@ Columns = Mapping[str, str]  # name → SQL type
 
 
 class ParquetFiles:
-    """Tables while they are written: file name → columns; leaving the block without an error makes the files."""
+    """Tables that are being written, by file name; leaving the `with` block without an error completes the files."""
 
     def __init__(self, directory: Path, tables: Mapping[str, Columns]) -> None:
-        """Begin files in a directory that exists."""
+        """Start files in an existing directory."""
         import duckdb
 
         self._directory, self._tables = directory, tables
@@ -55,7 +55,7 @@ class ParquetFiles:
             shutil.rmtree(self._unfinished)
 
     def add(self, name: str, row: tuple[Any, ...]) -> None:
-        """Take one row, its values in the order of the columns; None is null."""
+        """Add one row, with its values in the order of the columns; None is null."""
         waiting = self._waiting[name]
         waiting.append(row)
         if len(waiting) >= PART_ROWS:
@@ -79,7 +79,7 @@ class ParquetFiles:
 def copy_to_parquet(
     database: "DuckDBPyConnection", query: str, path: Path, *, compression: str = "zstd", options: str = ""
 ) -> None:
-    """Write the rows of a query to one file, in their order; `options` continue the list of COPY's options."""
+    """Write the rows of a query to one file, in their order; `options` are further COPY options, with a leading comma."""
     database.execute(f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION {compression}{options})")
 
 
@@ -88,7 +88,7 @@ def _quoted(path: Path) -> str:
 
 
 def _array(kind: str, values: Any) -> np.ndarray[Any, Any]:
-    """Return (B,) values of a column; in one of numbers null is NaN, which the database reads as null."""
+    """Return the (B,) values of a column; in a numeric column, null becomes NaN, which DuckDB reads as null."""
     if kind == "DOUBLE":
         return np.array(values, dtype=np.float64)
     array = np.empty(len(values), dtype=object)

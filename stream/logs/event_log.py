@@ -1,4 +1,4 @@
-"""Recorded events ↔ a directory of Parquet files: what arrived, when, byte for byte.
+"""Write and read event logs: directories of Parquet files that hold every record byte for byte.
 
 One file per UTC day of arrival, rows in order of arrival, and a manifest that is written last. Knows the names of
 topics, nothing of Kafka; a refused record is kept as faithfully as a good one. Start at write_log and read_log.
@@ -49,7 +49,7 @@ class LoggedEvent(Struct, frozen=True, gc=False):
 
 
 class ImportCounts(Struct, kw_only=True):
-    """What became of each line of foreign files: `lines_in` = all of `lines_kept` + all of `lines_dropped`.
+    """Count each line of imported files by outcome: `lines_in` = all of `lines_kept` + all of `lines_dropped`.
 
     Kept lines are counted by the kind of event they joined, dropped lines by reason; `events` counts what was written,
     `notes` what a reader of the log should know (of kept lines unless its name says otherwise), `derived` says in words
@@ -64,11 +64,11 @@ class ImportCounts(Struct, kw_only=True):
     derived: list[str] = []
 
     def keep(self, kind: str) -> None:
-        """Count a line that joined an event of a kind."""
+        """Count a line that became part of an event of this kind."""
         self.lines_kept[kind] = self.lines_kept.get(kind, 0) + 1
 
     def drop(self, reason: str) -> None:
-        """Count a line that joined none."""
+        """Count a line that became part of no event."""
         self.lines_dropped[str(reason)] = self.lines_dropped.get(reason, 0) + 1
 
     def make(self, kind: str) -> None:
@@ -76,12 +76,12 @@ class ImportCounts(Struct, kw_only=True):
         self.events[kind] = self.events.get(kind, 0) + 1
 
     def note(self, name: str, count: int = 1) -> None:
-        """Count what a reader should know."""
+        """Count an observation that readers of the log should know."""
         self.notes[name] = self.notes.get(name, 0) + count
 
 
 class RecordedPartition(Struct, frozen=True):
-    """What a recorded log holds of one partition: the offsets from `first` up to, but not, `next`.
+    """The offsets of one partition that a recorded log holds: from `first` up to, but not including, `next`.
 
     The log begins where the topic did if `first` is 0. Offsets between may be missing: transactions leave such gaps.
     """
@@ -94,7 +94,7 @@ class RecordedPartition(Struct, frozen=True):
 
 
 class LogManifest(Struct, frozen=True, kw_only=True):
-    """What a log holds; times are milliseconds since 1970 (UTC), null where the log is empty."""
+    """The content of a log's manifest; times are milliseconds since 1970 (UTC), null if the log is empty."""
 
     source: str
     events: dict[str, int]
@@ -108,7 +108,7 @@ class LogManifest(Struct, frozen=True, kw_only=True):
 def write_log(
     directory: Path, events: Iterable[LoggedEvent], *, source: str, imports: ImportCounts | None = None
 ) -> LogManifest:
-    """Write events in order of arrival, equal timestamps in the order given; the manifest comes last.
+    """Write events in order of arrival; equal timestamps keep the given order. The manifest is written last.
 
     Holds a batch of events in memory and sorts in files. `source` says in words where the events come from.
 
@@ -121,10 +121,10 @@ def write_log(
 
 
 class LogWriter:
-    """A log while it is written, for events that come bit by bit; unless finished, what was written is removed."""
+    """Write a log event by event; a log that is not finished is removed."""
 
     def __init__(self, directory: Path) -> None:
-        """Begin a log; a used directory raises LogError."""
+        """Start a log; a directory that is not empty raises LogError."""
         import duckdb
 
         refuse_used(directory)
@@ -146,7 +146,7 @@ class LogWriter:
                 path.unlink()
 
     def add(self, events: Iterable[LoggedEvent]) -> None:
-        """Take events, in any order of arrival; a batch of them may stay in memory.
+        """Add events in any order of arrival; up to one batch stays in memory.
 
         Raises:
             LogError: an event's kind is none of a log.
@@ -169,7 +169,7 @@ class LogWriter:
     def finish(
         self, *, source: str, imports: ImportCounts | None = None, recorded: Collection[RecordedPartition] = ()
     ) -> LogManifest:
-        """Sort what was taken, write a file for each day, then the manifest.
+        """Sort the added events, write one file per day, then the manifest.
 
         Raises:
             LogError: an event's kind is none of a log.
@@ -200,7 +200,7 @@ class LogWriter:
 
 
 def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[LoggedEvent]:
-    """Read events in order of arrival, one day file after the other; holds a batch in memory.
+    """Read events in order of arrival, day file by day file; one batch is in memory.
 
     Reads the source topics' events unless `kinds` says otherwise.
 
@@ -231,7 +231,7 @@ def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[
 
 
 def read_manifest(directory: Path) -> LogManifest:
-    """Read what a log holds.
+    """Read the manifest of a log.
 
     Raises:
         LogError: there is no log, or one of a format this code does not read.
@@ -251,7 +251,7 @@ def read_manifest(directory: Path) -> LogManifest:
 
 
 def refuse_used(directory: Path) -> None:
-    """Say that a log cannot be written to a directory, before there is any work to lose.
+    """Refuse a directory that a log cannot be written to, before any work is done.
 
     Raises:
         LogError: it is no directory, or holds something already.
@@ -263,12 +263,12 @@ def refuse_used(directory: Path) -> None:
 
 
 def day_file(day: int) -> str:
-    """Name the file of a UTC day, counted from 1970-01-01."""
+    """Return the file name of a UTC day, counted from 1970-01-01."""
     return f"events-{datetime.fromtimestamp(day * DAY_MS / 1000, UTC):%Y-%m-%d}.parquet"
 
 
 def _batches(database: "DuckDBPyConnection", path: Path, kinds: list[str]) -> Iterator[list[tuple[Any, ...]]]:
-    """Read the rows of one day file, in the file's order."""
+    """Read the rows of one day file in batches, in the order of the file."""
     import duckdb
 
     query = f"SELECT {COLUMNS} FROM read_parquet($path) WHERE list_contains($kinds, kind)"
@@ -281,7 +281,7 @@ def _batches(database: "DuckDBPyConnection", path: Path, kinds: list[str]) -> It
 
 
 def _columns(batch: list[LoggedEvent]) -> "dict[str, np.ndarray[Any, Any]]":
-    """Turn events into columns, (B,) each."""
+    """Convert events to columns, each (B,)."""
     import numpy as np
 
     return {
