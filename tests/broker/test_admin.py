@@ -10,7 +10,7 @@ from schemas.errors import BrokerError, RunError
 from schemas.topics import TABLE
 from stream.demo.local_broker import LocalBroker
 from stream.kafka.topic_admin import apply, plan
-from stream.operate.child_processes import living
+from stream.operate.child_processes import running_processes
 from stream.process.settings import Settings
 
 pytestmark = pytest.mark.broker
@@ -54,8 +54,8 @@ def test_brokers_use_separate_ports_and_leave_no_process() -> None:
     with LocalBroker() as one, LocalBroker() as two:
         assert one.bootstrap_servers != two.bootstrap_servers
         sessions = {one.pid, two.pid}
-        assert one.alive and living(sessions) == sorted(sessions)
-    assert living(sessions) == []
+        assert one.alive and running_processes(sessions) == sorted(sessions)
+    assert running_processes(sessions) == []
 
 
 def test_a_broker_that_does_not_answer_is_refused_with_its_output() -> None:
