@@ -31,15 +31,15 @@ class LineRefused(FootfallError):
 
 
 class SettingsError(FootfallError):
-    """A setting is invalid; the text names it. The process ends with exit code 78."""
+    """A setting is invalid; the text names it. A worker ends with exit code 78."""
 
 
 class StartRefused(FootfallError):
-    """A worker would lose or duplicate events if it continued from its state. The process ends with exit code 78."""
+    """A worker would lose or duplicate events if it continued from its state. A worker ends with exit code 78."""
 
 
 class RowVersionError(FootfallError):
-    """This version of Footfall cannot read a row. The process ends with exit code 78."""
+    """This version of Footfall cannot read a row. A worker ends with exit code 78."""
 
 
 class DamagedRowError(RowVersionError):

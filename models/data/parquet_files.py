@@ -1,6 +1,6 @@
 """Write rows that arrive one by one to Parquet files, one per table, in bounded memory.
 
-Rows go to part files, which are joined at the end; after an error no file is left. Only this file writes Parquet.
+Rows go to part files, which are joined at the end; an error while rows are added leaves no file. Only this file writes Parquet.
 Start at ParquetFiles; copy_to_parquet writes what a database already holds.
 """
 

@@ -1,6 +1,6 @@
 """Group test examples by properties of users or texts, and measure a model in each group.
 
-Also describes the users of confident mistakes, without identifying them. Start at user_groups.
+Also summarises users for a report's lists of mistakes, without identifying them. Start at user_groups.
 """
 
 import hashlib

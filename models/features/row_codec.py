@@ -34,7 +34,7 @@ def check_version(found: int, current: int, upcasts: Upcasts) -> None:
         oldest -= 1
     if not oldest <= found < current:
         readable = f"version {current}" if oldest == current else f"version {oldest} to {current}"
-        raise RowVersionError(f"found a row of version {found}, expected {readable}: run the Footfall that wrote it")
+        raise RowVersionError(f"found a row of version {found}, expected {readable}: run the Footfall version that wrote it")
 
 
 def upcast(packed: bytes, found: int, current: int, upcasts: Upcasts) -> bytes:

@@ -266,8 +266,9 @@ def _read_sentiment_terms(folder: Path, manifest: Manifest) -> SentimentTerms | 
     """Read the sentiment terms; None if the checkpoint has none."""
     if TERMS not in manifest.files:
         return None
+    contents = {name: checked_content(folder / name, manifest.files[name]) for name in (TERMS, TERM_WEIGHTS)}
     try:
-        return read_terms({name: checked_content(folder / name, manifest.files[name]) for name in (TERMS, TERM_WEIGHTS)})
+        return read_terms(contents)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}: {RETRAIN}") from error
 

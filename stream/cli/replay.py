@@ -117,5 +117,5 @@ def _load_scorer(settings: Settings) -> "Scorer":
         )
     try:
         return Scorer.load(settings.checkpoint, threads=settings.model_threads)
-    except FootfallError as error:  # changed files, another feature spec, or a registry without a serving model
+    except (FootfallError, ValueError) as error:  # changed files, another feature spec, or a registry without a serving model
         fail(error)

@@ -253,7 +253,7 @@ class Alignment:
                 topic=tp.topic,
                 partition=tp.partition,
                 seconds_without_records=round(quiet),
-                action="other topics no longer wait for it, its records may be folded late; check the partition's leader",
+                action="other topics no longer wait for it; check the partition's leader",
             )
         return unreachable
 

@@ -185,6 +185,6 @@ async def _times_at(consumer: object, offsets: Mapping[TopicPartition, int]) -> 
             partition=tp.partition,
             offset=offsets[tp],
             waited_seconds=PROBE_SECONDS,
-            action="resumed without the check that the topic was not recreated",
+            action="resumed; could not check whether the topic was recreated",
         )
     return times

@@ -83,10 +83,12 @@ async def _write_until(
     The end offsets of the `embedded` broker count batches, not records; the high watermark of a fetch is right.
     """
     moved_at, before = time.monotonic(), 0
+    unfinished = reader.pending()
     async for batches in reader.batches(BATCH_RECORDS):
         if reader.end is not None and embedded:
-            for tp in reader.end:
+            for tp in unfinished:  # a partition that was at its end stays finished, whatever is written meanwhile
                 reader.end[tp] = max(reader.end[tp], consumer.highwater(tp) or 0)
+            unfinished = reader.pending()
         for tp, records in batches.items():
             _write(writer, names[tp.topic], [record for record in records if reader.within(record)], recorded)
         recorded.passed = sum(_reached(reader, tp) - first for tp, first in reader.begin.items())

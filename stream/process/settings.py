@@ -189,7 +189,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _ = self.ssl_key_password  # raises if its file is unreadable
+        try:
+            _ = self.ssl_key_password, self.sasl_password
+        except SettingsError as error:  # pydantic collects ValueErrors alone
+            raise ValueError(str(error)) from None
         sasl = self.kafka_security_protocol.startswith("SASL")
         if sasl and not (self.kafka_sasl_username and self.sasl_password):
             raise ValueError(
@@ -271,7 +274,7 @@ def _secret(setting: str, value: SecretStr | None, path: Path | None) -> str | N
             return path.read_text("utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise ValueError(f"{setting} ({setting.upper()}): found {path}, {why}; expected a text file") from None
+            raise SettingsError(f"{setting} ({setting.upper()}): found {path}, {why}; expected a text file") from None
     return None if value is None else value.get_secret_value()
 
 

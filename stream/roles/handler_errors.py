@@ -142,7 +142,7 @@ def log_once(record: Record, error: Exception, logged: set[str]) -> None:
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            action="sent the record to the dead letters; later errors with this code are not logged",
+            action="sent the record to the dead letters; this partition logs no further error with this code",
         )
 
 

@@ -1,7 +1,7 @@
-"""Run each chunk through one step of its role, and pass rows and messages to the barrier: the main path of all roles.
+"""Run each chunk through one step of its role: the main path of all roles.
 
-Only the barrier acknowledges folded chunks, once they are durable. An unexpected error ends the process before an
-acknowledgement, because Faust would skip the chunk of an agent that raised. Start at fold_agent.
+Roles with rows pass them to the barrier, which acknowledges a chunk once it is durable. The scorer acknowledges a chunk once
+its signals are. An unexpected error ends the process before that, because Faust would skip the chunk. Start at fold_agent.
 """
 
 import asyncio

@@ -40,7 +40,7 @@ def run_role(settings: Settings, role: Role) -> int:
     if not settings.transactions:
         log.warning(
             "transactions_off",
-            fact="rows and offsets are not one commit: a crash may shift totals, a stalled worker may overwrite rows",
+            fact="a crash may count events twice in the totals, and a stalled worker may overwrite rows",
             action="continuing; set transactions=true on Apache Kafka",
         )
     try:

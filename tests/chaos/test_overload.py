@@ -18,7 +18,7 @@ CAPACITY, OVERLOAD, OVERLOAD_SECONDS = 2000, 3, 20  # records/s; the input is OV
 GROWTH_BYTES = 200 << 20
 SLOW = f"""
 import time
-from stream.worker.run_role import agents
+from stream.worker import agents
 sound = agents.fold_guarded
 def slow(fold, rows, totals, undo, records, now_ms):
     time.sleep(len(records) / {CAPACITY})

@@ -101,7 +101,7 @@ async def test_a_users_row_is_shown_from_the_changelog_without_a_worker(
     assert found["guard"] == {GUARDED[index]: list(span) for index, span in seen.guard.items()}
     assert [entry["event_time_ms"] for entry in found["history"]] == [entry.event_time_ms for entry in seen.history]
     assert all(part in text.stdout for part in ("click.count.7d", "from offset", "last events"))
-    assert (nobody.returncode, "never seen" in nobody.stderr) == (1, True)
+    assert (nobody.returncode, "found no row of user" in nobody.stderr) == (1, True)
 
 
 async def test_each_inactive_user_gets_one_tombstone_and_a_returning_one_starts_with_a_new_row(deployment: Deployment) -> None:

@@ -1,7 +1,7 @@
 """Predict churn with simple baselines: majority, recency, RFM logistic regression and gradient boosting.
 
 Each is fitted on examples whose outcome at the horizon is known, and returns (N,) churn probabilities of the test users.
-If a log has no purchases, every event counts as one. Start at rfm_features.
+For a user without purchases, all events count as purchases. Start at rfm_features.
 """
 
 from collections.abc import Sequence

@@ -76,7 +76,7 @@ def load_map(path: Path) -> CsvMap:
         found = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), CsvMap)
     except OSError as error:
         raise LogError(f"{path} cannot be read ({error.strerror}), expected a mapping file: check --map") from error
-    except (yaml.YAMLError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also not UTF-8, no such date, or a field of another type
         raise LogError(f"{path} is not a mapping file ({error}), expected one as docs/how-to/ shows: correct it") from error
     if faults := list(_faults(found)):
         raise LogError(f"{path}: {'; '.join(faults)}: correct the map")

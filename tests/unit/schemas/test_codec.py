@@ -241,7 +241,7 @@ def test_own_messages_are_refused_under_a_key_that_is_not_their_user(key: bytes 
 
 def test_a_suppression_for_an_unknown_reason_is_out_of_range() -> None:
     with pytest.raises(DecodeError) as refused:
-        decode(TABLE["suppression"].struct, changed("suppression", reason="boredom"))
+        decode(TABLE["suppression"].struct, changed("suppression", reason="colour"))
     assert refused.value.reason is Reason.OUT_OF_RANGE
 
 
