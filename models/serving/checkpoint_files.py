@@ -17,7 +17,7 @@ from schemas.errors import ModelError
 
 ENCODER = "encoder"
 ENCODER_FILE = re.compile(r"encoder/(1_Pooling/)?\w[\w-]*\.(json|md|model|safetensors|txt)", re.ASCII)
-RETRAIN = "train again with footfall train, or run the Footfall that wrote it"
+RETRAIN = "train again with footfall train, or run the Footfall version that wrote it"
 
 
 class FileFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -224,7 +224,9 @@ def test_a_damaged_row_is_kept_beside_the_rows_and_its_user_starts_anew() -> Non
 def test_a_row_of_an_unknown_version_is_refused_with_what_can_be_read(
     check: Callable[[bytes], None], row: bytes, found: int
 ) -> None:
-    with pytest.raises(RowVersionError, match=f"found a row of version {found}, expected version .*: run the Footfall that"):
+    with pytest.raises(
+        RowVersionError, match=f"found a row of version {found}, expected version .*: run the Footfall version that"
+    ):
         check(row)
 
 
