@@ -1,4 +1,4 @@
-"""Define all test doubles: a clock, a transactional producer, a store and a sender, code with bugs, and a model.
+"""Define all test doubles: a clock, a transactional producer, a consumer, a store and a sender, code with bugs, and a model.
 
 Start at FakeProducer.
 """
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+
+from aiokafka import TopicPartition
 
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
@@ -112,6 +114,34 @@ class FakeProducer:
         else:
             future.set_result(None)
         return future
+
+
+class FakeConsumer:
+    """A consumer whose fetches are scripted: each is the records of one getmany() and the high watermarks after it."""
+
+    def __init__(self, *fetches: tuple[dict[TopicPartition, list[Any]], dict[TopicPartition, int]]) -> None:
+        self._fetches = list(fetches)
+        self._position: dict[TopicPartition, int] = {}
+        self._highwater: dict[TopicPartition, int] = {}
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self._position = dict.fromkeys(partitions, 0)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self._position[partition] = offset
+
+    async def getmany(self, *partitions: TopicPartition, timeout_ms: int, max_records: int | None) -> dict[Any, list[Any]]:
+        records, watermarks = self._fetches.pop(0)
+        self._highwater.update(watermarks)
+        found = {tp: records[tp] for tp in partitions if tp in records}
+        self._position.update({tp: batch[-1].offset + 1 for tp, batch in found.items()})
+        return found
+
+    async def position(self, partition: TopicPartition) -> int:
+        return self._position[partition]
+
+    def highwater(self, partition: TopicPartition) -> int | None:
+        return self._highwater.get(partition)
 
 
 class FakeStore:

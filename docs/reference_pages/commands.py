@@ -157,7 +157,7 @@ def exit_codes_page() -> str:
     )
     return md.page(
         "Exit codes",
-        md.table(["code", "meaning", "ended with by"], rows),
+        md.table(["code", "meaning", "used by"], rows),
         "## Roles\n\nA role ends itself in one of two ways:",
         *(
             f"- {md.paragraphs(end.__doc__)}".replace("\n\n", "\n\n  ")

@@ -1,8 +1,9 @@
 """Label samples of users from their later activities: the return, the next categories, the next items.
 
 A label uses only activities after the landmark, after the request's events and before the end of the sample's slice. So
-no label reaches into a later slice and none needs an embargo; times are censored at the slice's end. Silence runs from
-the newest event, or from the newest purchase where only purchases are returns; a user without one has no survival label.
+no label reaches into a later slice, and no gap (embargo) between slices is needed. A return after the slice's end is
+censored. The time to a return counts from the newest event, or from the newest purchase if only purchases are returns; a
+user without a purchase then has no survival label.
 Pure. Start at label.
 """
 

@@ -1,9 +1,9 @@
 """Search labelled examples for leaks, and report each by its column.
 
-Prefix: an example rebuilt from the records that had arrived by its landmark, and labelled within its slice, must be equal
-bit for bit. Overlap: no feature equals a label or ranks examples like one; no history is later than the landmark.
-Identity: no feature identifies the user. Split: slices share no example and no text, and each stays within its time.
-Knows neither logs nor files. Start at lint.
+Prefix: an example is rebuilt from the records that had arrived by its landmark, and labelled within its slice; it must
+equal the dataset's example in every bit. Overlap: no feature equals a label or ranks examples like one; no history entry
+is later than the landmark. Identity: no feature identifies the user. Split: slices share no example and no text, and each
+stays within its time. Knows neither logs nor files. Start at lint.
 """
 
 from collections import Counter

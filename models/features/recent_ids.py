@@ -1,6 +1,7 @@
 """Detect duplicate events by the 8-byte hashes of the last 256 event ids.
 
-First bytes are stored in an array of their own, so that one byte search skips nearly all ids. Start at RecentIds.has.
+The first bytes of the hashes have an array of their own, where one byte search rules out nearly all ids. Start at
+RecentIds.has.
 """
 
 import xxhash

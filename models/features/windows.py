@@ -1,4 +1,4 @@
-"""Sum events over rolling windows, from tiles of event time.
+"""Sum events over rolling windows, from tiles: a tile holds the sums of one time slot, a window is a range of tiles.
 
 A window W with tile size h is a sawtooth window (Chronon's term): at time t it counts the tiles whose start is in
 (floor(t/h)·h - W, floor(t/h)·h]. Values are integers, so neither order nor eviction leaves a rounding error. Start at

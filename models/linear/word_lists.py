@@ -28,7 +28,9 @@ def stop_words(language: str) -> frozenset[str]:
     """
     if not (FOLDER / f"stop_{language}.txt").is_file():
         known = ", ".join(sorted(path.stem.removeprefix("stop_") for path in FOLDER.glob("stop_*.txt")))
-        raise TrainingError(f"found language {language!r}, expected one with stop words ({known}): leave the ablation out")
+        raise TrainingError(
+            f"found language {language!r}, expected one with stop words ({known}): drop the option that leaves out stop words"
+        )
     return word_list(f"stop_{language}")
 
 

@@ -69,7 +69,9 @@ def tagged(text: str, language: str) -> list[tuple[str, Part]]:
             raise TrainingError("found no package textblob, expected it for parts of speech: pip install textblob") from error
         found = [(word, ENGLISH_PARTS.get(tag[:2], Part.OTHER)) for word, tag in tag_english(text)]
     else:
-        raise TrainingError(f"found language {language!r}, expected en or zh for parts of speech: leave the ablation out")
+        raise TrainingError(
+            f"found language {language!r}, expected en or zh for parts of speech: drop the option that selects parts of speech"
+        )
     return [(word.lower(), part) for word, part in found if WORD.search(word)]
 
 

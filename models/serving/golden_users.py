@@ -113,8 +113,10 @@ def load_golden(path: Path = GOLDEN_USERS) -> Golden:
     for name, story in golden.stories.items():
         theirs = [kind for kind, event in events_of(story) if event.user_id == SHOPPER]
         if not theirs or theirs[-1] == "rating" or (story.sentiment and theirs[-1] != "review"):
-            last = "review" if story.sentiment else "step of the shopper that is no rating"
-            raise EvaluationError(f"golden users {path}: found story {name!r} ending otherwise, expected a {last} as its last")
+            last = "review" if story.sentiment else "step of the shopper other than a rating"
+            raise EvaluationError(
+                f"golden users {path}: found another end of story {name!r}, expected a {last} as its last step"
+            )
     return golden
 
 

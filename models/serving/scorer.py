@@ -127,7 +127,8 @@ class Scorer:
         survival = self._survival(requests, probabilities.hazards)
         if not all(np.isfinite(found).all() for found in (probabilities.interest, survival, probabilities.positive)):
             raise FloatingPointError(
-                f"found NaN or infinity in scores of model {self.model_version}, expected finite: restart on sound hardware"
+                f"found NaN or infinity in scores of model {self.model_version}, expected finite numbers: restart; if it "
+                "repeats, use another device"
             )
         return [
             Scores(

@@ -1,7 +1,7 @@
 """Save the state of a training run, and load it so that another process resumes with the very next step.
 
 Tensors are in one safetensors file, numbers in one JSON file. The JSON is written last and names the hash of the tensors, so
-that a partial save is detected. Knows neither data nor losses. Start at save_state.
+that a partial save is detected. Start at save_state.
 """
 
 import hashlib

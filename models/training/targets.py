@@ -97,7 +97,8 @@ def choose_horizons(examples: Sequence[Example]) -> list[int]:
         horizons.append(days)
     if not horizons:
         raise TrainingError(
-            f"found {observed[0]} training examples observed on a first day, expected {MIN_HORIZON_EXAMPLES}: use a longer log"
+            f"found {observed[0]} training examples observed over the first horizon, expected {MIN_HORIZON_EXAMPLES}: "
+            "use a longer log"
         )
     return horizons
 

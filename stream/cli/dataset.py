@@ -58,7 +58,7 @@ def cut_command(
     ] = 0.0,
     cut: Annotated[
         list[str] | None,
-        typer.Option("--cut", metavar="DATE", help="Put the only landmarks of a slice at this time, one per user; repeatable."),
+        typer.Option("--cut", metavar="DATE", help="Sample each user of the slice once, at this time; repeatable."),
     ] = None,
     landmarks: Annotated[int, typer.Option(min=0, help="Random landmarks per user and slice.")] = 4,
     at_events: Annotated[int, typer.Option(min=0, help="Landmarks at scored events, per user and slice.")] = 4,
@@ -82,7 +82,7 @@ def cut_command(
     ] = None,
     sight_days: Annotated[
         float,
-        typer.Option(min=0, help="Observed days after which fewer than ten next interactions count as complete."),
+        typer.Option(min=0, help="Label fewer than ten next interactions only if this many days were observed."),
     ] = 14.0,
     cluster_categories: Annotated[
         int, typer.Option(min=0, help="Cluster titles into this many categories, for items without one; fitted on train.")

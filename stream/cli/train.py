@@ -1,4 +1,4 @@
-"""Define `footfall train`, which trains a user model on a dataset and writes a checkpoint folder and a run card.
+"""Define `footfall train users`, which trains a user model on a dataset and writes a checkpoint folder and a run card.
 
 Only parses options. Progress and a summary go to stderr, and with --json the result goes to stdout. Start at
 train_command.

@@ -1,4 +1,4 @@
-"""Define `footfall train`, which trains a user model, or a text encoder if the preset is for texts. Start at app."""
+"""Define `footfall train`, and choose its subcommand (`users` or `texts`) by the preset if none is named. Start at app."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Replace a row that cannot be decoded by a new state, and keep its bytes in a record beside the rows.
+"""Replace a row that cannot be decoded by a new state, and keep its bytes under a key of its own in the changelog.
 
-The record is committed with the user's new row, into the same changelog, which keeps it after compaction. No other storage
-is needed. Start at state_of_row.
+The bytes are committed together with the user's new row. Compaction keeps them.
+Start at state_of_row.
 """
 
 from collections.abc import Callable

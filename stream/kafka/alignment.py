@@ -1,4 +1,4 @@
-"""Merge the fetched records of several topics, per partition, into one order of time.
+"""Merge the fetched records of several topics, per partition, into one stream ordered by time.
 
 Records are ordered by record timestamp, then topic, then offset, and released once no topic can still deliver an earlier
 one. Only a topic with unread records on the broker holds the others back, so live traffic is released at once. Knows neither

@@ -1,7 +1,7 @@
 """Commit rows, totals and source offsets of a partition in one Kafka transaction, then acknowledge the folded chunks.
 
-The fold continues while a flush is in flight, up to a limit. P1 and P2 are the step numbers of DECISIONS.md. Knows only
-how to encode a row. Start at Barrier.flush.
+The fold continues while a flush is in flight, up to a limit. P1 and P2 are the step numbers of
+docs/explanation/guarantees.md. Encodes rows but never reads what is in them. Start at Barrier.flush.
 """
 
 import asyncio

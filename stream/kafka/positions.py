@@ -1,7 +1,7 @@
 """Check the offsets committed with the rows against the source topics and the consumer group, before reading resumes.
 
-A worker that takes over partitions starts only if all three agree. It refuses whatever would silently lose or duplicate
-events, and the error text names a remedy (steps P2 and P3 in DECISIONS.md). Start at check_sources and resume_positions.
+A worker that takes over partitions starts only if rows, topics and group agree on where reading resumes. Otherwise
+events would silently be lost or counted twice; the error text names a remedy. Start at check_sources and resume_positions.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 It is the store of a Faust table; Faust controls assignment and lifecycle. It takes a partition's transactional id before
 it reads the changelog, so the broker rejects all later writes of the previous owner. P4 and P5 are the step numbers of
-DECISIONS.md. Start at RowStore.on_rebalance.
+docs/explanation/guarantees.md. Start at RowStore.on_rebalance.
 """
 
 import asyncio

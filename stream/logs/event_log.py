@@ -219,7 +219,9 @@ def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[
                 count += len(batch)
                 for kind, record_ms, key, value, partition, offset, headers in batch:
                     if record_ms < last_ms:
-                        raise LogError(f"{path} found record_ms {record_ms}, expected {last_ms} or later: write the log again")
+                        raise LogError(
+                            f"found record_ms {record_ms} in {path}, expected {last_ms} or later: write the log again"
+                        )
                     last_ms = record_ms
                     named = tuple((header["name"], header["value"]) for header in headers) if headers else ()
                     yield LoggedEvent(kind, record_ms, key, value, partition, offset, named)

@@ -99,5 +99,6 @@ def _check_report(path: Path, version: str, without_report: str | None) -> None:
         return
     if lost := report.lost_heads():
         raise PromotionRefused(
-            RefusalReason.BASELINE_WINS, f"{'; '.join(lost)}: train another model, or serve the blend that wins"
+            RefusalReason.BASELINE_WINS,
+            f"{'; '.join(lost)}: train another model, or promote one that no baseline beats",
         )

@@ -144,7 +144,9 @@ async def _fold_to(
     try:
         while not (starting.done() and len(app.store.owned) == partitions and not app.rebalancing and _reached(app, sources)):
             if app._crashed.is_set() or (starting.done() and starting.exception() is not None):
-                raise BrokerError(f"the fold ended with {app.crash_reason or starting.exception()!r}: run it again")
+                raise BrokerError(
+                    f"found the fold ended by {app.crash_reason or starting.exception()!r}: run the rebuild again, it continues"
+                )
             on_progress(sum(_done(app, tp, sources) for tp in sources.end), sources.retained)
             await asyncio.sleep(POLL_SECONDS)
         await app.drained()

@@ -1,7 +1,7 @@
 """Kill or stop this process at a named point of the commit protocol, for chaos tests; does nothing unless armed.
 
 FOOTFALL_FAULT=kill@P2.sent:3>/tmp/fired writes /tmp/fired at the third arrival at P2.sent, then sends itself SIGKILL; `stop`
-sends SIGSTOP. Points are reached once per chunk or barrier, never per event; P1 to P5 are steps in DECISIONS.md. Start at
+sends SIGSTOP. Points are reached once per chunk or barrier, never per event; P1 to P5 are steps in guarantees.md. Start at
 reach.
 """
 

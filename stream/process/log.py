@@ -1,4 +1,4 @@
-"""Write all log lines, ours and those of libraries, in one form: id, facts, consequence; never a message value.
+"""Write all log lines, ours and those of libraries, in one form: event name, facts, action; never a message value.
 
 Lines go to stderr, as JSON on a pipe and as text on a terminal. Library lines are scrubbed, because some carry keys and
 values of records, and rate-limited, because they repeat while a broker is down. Start at configure_logging.

@@ -1,5 +1,6 @@
 """What words say of a review's sentiment is blended in where validation wants it, stored to the byte and served as trained."""
 
+import hashlib
 import random
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from models.network.encoder import Encoder
 from models.network.encoder_parts import RANDOM_TINY
 from models.network.network import Network, NetworkConfig
 from models.serving.calibration import fit_platt
-from models.serving.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
+from models.serving.checkpoint import MANIFEST, Manifest, _read_sentiment_terms, load_checkpoint, save_checkpoint
+from models.serving.checkpoint_files import RETRAIN, FileFacts
 from models.serving.scorer import Scorer, sigmoid
 from models.training.blending import LEAST_TO_CHOOSE, fit_sentiment, fit_sentiment_terms, sentiment_logits
 from models.training.loop import LoopConfig
@@ -248,7 +250,7 @@ def test_a_sentiment_that_is_no_number_is_not_published(trained: Trained, encode
     broken = checkpoint.sentiment_terms.terms._replace(bias=np.array([np.nan]))
     scorer = Scorer(checkpoint._replace(sentiment_terms=checkpoint.sentiment_terms._replace(terms=broken)), encoder)
 
-    with pytest.raises(FloatingPointError, match="restart on sound hardware"):
+    with pytest.raises(FloatingPointError, match="expected finite numbers: restart"):
         scorer.score([asked("lovely")])
 
 
@@ -270,6 +272,19 @@ def test_terms_that_were_altered_are_refused(trained: Trained, tmp_path: Path, f
 
     with pytest.raises(ModelError, match=rf"{file} has \d+ bytes of SHA-256"):
         load_checkpoint(tmp_path)
+
+
+def test_terms_that_are_no_terms_are_refused_with_one_remedy(trained: Trained, tmp_path: Path) -> None:
+    folder = saved(trained, tmp_path)
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    (folder / TERMS).write_bytes(b"{}")
+    files = manifest.files | {TERMS: FileFacts(sha256=hashlib.sha256(b"{}").hexdigest(), size=2)}
+
+    with pytest.raises(ModelError, match="cannot be read") as refused:
+        _read_sentiment_terms(folder, msgspec.structs.replace(manifest, files=files))
+
+    assert str(refused.value).startswith(f"{folder}: ")
+    assert str(refused.value).count(RETRAIN) == 1
 
 
 def test_a_manifest_that_names_half_of_the_terms_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_baseline_that_wins_and_an_altered_model_are_refused() -> None:
 
     assert models("promote", "a", "--golden", "easy.yaml")[::2] == (
         3,
-        "refused: baseline_wins: churn: beaten by recency: train another model, or serve the blend that wins\n",
+        "refused: baseline_wins: churn: beaten by recency: train another model, or promote one that no baseline beats\n",
     )
     for command in ("promote", "check"):
         code, out, _ = models(command, "b", "--golden", "easy.yaml", "--json")
