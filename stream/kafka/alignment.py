@@ -79,7 +79,7 @@ class Alignment:
         self._unfetched_at: dict[TopicPartition, float] = {}  # when a partition was last not part of the fetch
         self._fetching: Collection[TopicPartition] | None = None  # None means all
         self._started = self._last_call = self._now()
-        self._epoch = 0
+        self.epoch = 0  # counts clear() calls
         self.unreachable = 0  # times a silent partition no longer held the others back
         self.chunks = 0  # released so far
 
@@ -97,7 +97,14 @@ class Alignment:
         self._unreachable.clear()
         self._unfetched_at.clear()
         self._started = self._now()
-        self._epoch += 1
+        self.epoch += 1
+
+    def resume_at(self, positions: Mapping[TopicPartition, int | None]) -> int:
+        """Record the position of each partition before the first fetch after a clear(); return the epoch of the next fetch."""
+        for tp, offset in positions.items():
+            if offset is not None:
+                self._released.setdefault(TopicPartition(*tp), offset)
+        return self.epoch
 
     def topics(self) -> frozenset[str]:
         """Return the topics that arrive as chunks."""
@@ -155,8 +162,7 @@ class Alignment:
         if tp in self._unreachable:
             self._unreachable.discard(tp)
             log.info("partition_reachable", topic=tp.topic, partition=tp.partition, action="aligned with other topics again")
-        if tp not in self._released:
-            self._released[tp] = records[0].offset
+        self._released.setdefault(tp, records[0].offset)
         rank = self._order.get(tp.topic)
         if rank is None:
             self._unaligned_buffers.setdefault(tp, []).extend(records)
@@ -183,10 +189,10 @@ class Alignment:
         Yields at most `unaligned_chunks` chunks of unaligned topics, over all partitions; waiting records make the next
         chunk larger. The caller may pause between two chunks; a clear() during the pause ends the iteration.
         """
-        epoch, size = self._epoch, self._limits.chunk_records
+        epoch, size = self.epoch, self._limits.chunk_records
         for records in self._releasable(list(assigned), ended, unaligned_chunks):
             for first in range(0, len(records), size):
-                if epoch != self._epoch:
+                if epoch != self.epoch:
                     return
                 yield self._chunk(records[first : first + size])
 

@@ -69,12 +69,35 @@ class ChunkScheduler(SchedulingStrategyT):  # type: ignore[misc]  # Faust has no
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust has no types
     """Run Faust's fetch thread with a short fetch wait, and read_committed where transactions are enabled."""
 
+    _fetch: asyncio.Future[Any] | None = None
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         if self.app.transactions:
             consumer._isolation_level = "read_committed"
         return consumer
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        """Fetch nothing during a seek: records from the new position would be dropped with those from the old one."""
+        if self.consumer.seeking:
+            return {}
+        self._fetch = asyncio.ensure_future(super()._fetch_records(*args, **kwargs))
+        try:
+            return await self._fetch
+        except asyncio.CancelledError:
+            if not self.consumer.seeking:
+                raise
+            return {}
+
+    async def stop_fetch(self) -> None:
+        """End a fetch that still waits for records, before a seek."""
+        self._ensure_consumer()
+        await self.call_thread(self._stop_fetch)
+
+    async def _stop_fetch(self) -> None:
+        if self._fetch is not None:
+            self._fetch.cancel()
 
     async def committed(self) -> dict[Any, int | None]:
         """Fetch the group's offsets of all assigned source partitions in one request; None where none is committed."""
@@ -142,6 +165,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         self.scheduler.consumer = self
         self.next_offset: dict[Any, int] = {}
         self.delivered: dict[Any, int | None] = {}  # positions below which nothing is in flight from the fetch thread
+        self._seeks = 0  # in progress
 
     def _new_consumer_thread(self) -> Any:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -230,10 +254,20 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         await self.app.drained()
         await self.commit()
 
+    @property
+    def seeking(self) -> bool:
+        """Return whether a seek is in progress; nothing is fetched meanwhile."""
+        return self._seeks > 0
+
     async def perform_seek(self) -> None:
-        """Seek to where each partition resumes; drop buffered records, which are fetched again."""
-        self.app.alignment.clear()
-        await super().perform_seek()
+        """Seek to where each partition resumes; drop buffered records and those of a fetch in flight: all are fetched again."""
+        self._seeks += 1
+        try:
+            self.app.alignment.clear()
+            await self._thread.stop_fetch()
+            await super().perform_seek()
+        finally:
+            self._seeks -= 1
 
     async def seek_to_committed(self) -> dict[Any, int | None]:
         """Seek to the offsets committed with the rows; partitions without rows use the group's offsets."""
@@ -282,9 +316,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         self.delivered = self._positions()  # Faust calls this after it delivered all records of the last fetch
-        if self.app.rebalancing:  # until Faust's seek is done, although flow is active earlier
+        if self.app.rebalancing or self.seeking:  # until Faust's seek is done, although flow is active earlier
             await asyncio.sleep(IDLE_SECONDS)
             return {}
+        epoch = self.app.alignment.resume_at(self.delivered)
         if self.app.alignment.waiting():  # records may be released by time alone: wake up for them
             timeout = IDLE_SECONDS
         wanted = active_partitions - self.app.alignment.full()
@@ -292,7 +327,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         if not wanted:  # aiokafka reads an empty set as all partitions
             await asyncio.sleep(IDLE_SECONDS)
             return {}
-        return await super()._getmany(wanted, timeout)
+        records = await super()._getmany(wanted, timeout)
+        # A rebalance or seek that began meanwhile cleared the buffers, and these records are fetched again.
+        return {} if self.app.rebalancing or self.app.alignment.epoch != epoch else records
 
 
 class Transport(driver.Transport):  # type: ignore[misc]  # Faust has no types

@@ -6,8 +6,8 @@ its signals are. An unexpected error ends the process before that, because Faust
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stream.fold.records import Fold, PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
@@ -23,22 +23,48 @@ if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
 
 
+class Break(NamedTuple):
+    """Say where the offsets of a chunk do not continue: the partition, the offset expected and the one found."""
+
+    tp: TopicPartition
+    expected: int
+    found: int
+
+
 class Contiguity:
-    """Check that each chunk starts at the offset where the previous one ended; a gap would be a silent loss."""
+    """Check that records continue where the previous ones ended: a gap is a silent loss, a step back folds records twice."""
 
     def __init__(self) -> None:
         self._generation = -1
         self._next: dict[TopicPartition, int] = {}
 
-    def check(self, generation: int, chunk: Chunk) -> None:
-        """End the process if records are missing between two chunks of one generation."""
+    def find_break(self, generation: int, chunk: Chunk, folded: Mapping[str, int]) -> Break | None:
+        """Return the first break between the last chunk and this one, or inside this one; offsets may skip, never repeat.
+
+        `folded` has the partition's next offsets by topic, for the first chunk of a generation; empty if they are not known.
+        """
         if generation != self._generation:
             self._generation, self._next = generation, {}
         for tp, start in chunk.starts.items():
-            expected = self._next.get(tp, start)
+            expected = self._next.get(tp, folded.get(tp.topic, start))
             if start != expected:
-                end_process("gap in a partition", topic=tp.topic, partition=tp.partition, expected=expected, found=start)
+                return Break(tp, expected, start)
+        least: dict[tuple[str, int], int] = {**chunk.starts}
+        for record in chunk.records:
+            place = record.topic, record.partition
+            if record.offset < least[place]:
+                return Break(TopicPartition(*place), least[place], record.offset)
+            least[place] = record.offset + 1
         self._next.update(chunk.ends)
+        return None
+
+    def check(self, generation: int, chunk: Chunk, folded: Mapping[str, int]) -> None:
+        """End the process at a break, before the chunk is folded."""
+        if found := self.find_break(generation, chunk, folded):
+            gap = found.found > found.expected
+            reason = "gap in a partition" if gap else "records of a partition come twice"
+            topic, partition = found.tp
+            end_process(reason, topic=topic, partition=partition, expected=found.expected, found=found.found)
 
 
 async def fold_agent(
@@ -49,15 +75,20 @@ async def fold_agent(
     barrier: Barrier,
     limit: DeadLetterLimit,
     generation: Callable[[], int],
+    resumed_from_rows: bool,
 ) -> None:
-    """Run role features or triggers: fold chunks into rows, send plain outputs at once, leave the rest to the barrier."""
+    """Run role features or triggers: fold chunks into rows, send plain outputs at once, leave the rest to the barrier.
+
+    `resumed_from_rows` says that reading resumes at the offsets of the rows, so that every chunk must begin there. Otherwise
+    (without transactions) records before them come again, and the rows' guards skip those.
+    """
     contiguity = Contiguity()
     async for event in stream:
         if event.message.generation_id != generation():
             continue  # fetched before a rebalance; it is fetched again
         chunk: Chunk = event.value
-        contiguity.check(event.message.generation_id, chunk)
         partition = store.owned[event.message.partition]
+        contiguity.check(event.message.generation_id, chunk, partition.offsets if resumed_from_rows else {})
         now_ms = int(time.time() * 1000)
         folded = fold_guarded(fold, partition.rows, partition.totals, partition.undo, chunk.records, now_ms)
         barrier.add(event, partition, folded)
@@ -82,7 +113,7 @@ async def score_agent(
         if event.message.generation_id != generation():
             continue
         chunk: Chunk = event.value
-        contiguity.check(event.message.generation_id, chunk)
+        contiguity.check(event.message.generation_id, chunk, {})
         received_ms = int(time.time() * 1000)
         accepted, outputs = decode_requests(chunk.records, totals, received_ms)
         requests = [request for _, request in accepted]

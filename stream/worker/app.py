@@ -232,6 +232,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
             barrier=barrier,
             limit=app.limit,
             generation=lambda: app.consumer_generation_id,
+            resumed_from_rows=app.barrier_commits,
         )
         try:
             await crash_only(role, work)

@@ -66,6 +66,7 @@ def test_the_libraries_are_those_whose_internals_were_read(package: str, tested:
         (driver.Consumer, "_new_consumer_thread", ["self"]),
         (driver.Consumer, "_get_active_partitions", ["self"]),
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
+        (driver.AIOKafkaConsumerThread, "_fetch_records", ["self", "consumer", "active_partitions", "timeout", "max_records"]),
         (FlowControlEvent, "resume", ["self"]),
         (FlowControlEvent, "clear", ["self"]),
         (library_patches, "_original_send", ["self", "request", "expect_response"]),
@@ -311,6 +312,102 @@ async def test_a_seek_forgets_what_was_fetched_before(app: FootfallApp) -> None:
         await app.consumer.perform_seek()
 
     assert list(app.alignment.release([TopicPartition(CLICKS, 1)], lambda tp: True)) == []
+
+
+def fetches(app: FootfallApp, monkeypatch: pytest.MonkeyPatch, *answers: range) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the fetch thread answer with clicks of these offsets; return the events that a fetch began, and that it may end."""
+    consumer, tp, began, may_end, left = app.consumer, driver.TP(CLICKS, 1), asyncio.Event(), asyncio.Event(), list(answers)
+
+    async def getmany(active_partitions: object, timeout: float) -> dict[Any, list[Any]]:
+        began.set()
+        await may_end.wait()
+        return {tp: [record_of(CLICKS, offset) for offset in left.pop(0)]}
+
+    async def nothing_to_stop() -> None:
+        """Stand for a thread without a fetch."""
+
+    async def no_offsets() -> dict[Any, int | None]:
+        return {tp: 0}
+
+    monkeypatch.setattr(consumer._thread, "getmany", getmany)
+    monkeypatch.setattr(consumer._thread, "stop_fetch", nothing_to_stop)
+    monkeypatch.setattr(consumer, "seek_to_committed", no_offsets)
+    monkeypatch.setattr(consumer, "assignment", lambda: {tp})
+    monkeypatch.setattr(consumer, "position_and_end", lambda found: (9, 9))
+    monkeypatch.setattr(consumer, "highwater", lambda found: 9)
+    consumer._set_active_tps({tp})
+    app.rebalancing = False
+    return began, may_end
+
+
+async def got(app: FootfallApp) -> list[int]:
+    """Return the offsets of one round of Faust's own fetch loop."""
+    return [record.offset async for _, message in app.consumer.getmany(1.0) for record in message.value.records]
+
+
+@pytest.mark.parametrize("meanwhile", ["a rebalance begins", "a rebalance begins and clears", "a seek"])
+async def test_records_of_a_fetch_that_a_rebalance_or_a_seek_overtook_are_dropped(
+    app: FootfallApp, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    began, may_end = fetches(app, monkeypatch, range(3, 6), range(3))
+    taken = asyncio.create_task(got(app))
+    await began.wait()
+
+    if meanwhile == "a seek":
+        await app.consumer.perform_seek()
+    else:
+        app.rebalancing = True
+        if meanwhile.endswith("clears"):
+            app.alignment.clear()
+    may_end.set()
+
+    assert await taken == []
+    assert not app.alignment.holds(TopicPartition(CLICKS, 1))
+    app.rebalancing = False
+    assert await got(app) == [0, 1, 2]
+
+
+async def test_nothing_is_fetched_while_a_seek_is_in_progress(app: FootfallApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, may_end = fetches(app, monkeypatch, range(3))
+    may_end.set()
+    found: list[list[int]] = []
+
+    async def seek() -> dict[Any, int | None]:
+        found.append(await got(app))
+        return {}
+
+    monkeypatch.setattr(app.consumer, "seek_to_committed", seek)
+    await app.consumer.perform_seek()
+
+    assert (found, began.is_set()) == ([[]], False)
+    assert await got(app) == [0, 1, 2]
+
+
+async def test_a_seek_ends_a_fetch_that_waits_in_the_thread(app: FootfallApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = asyncio.Event()
+
+    async def wait_forever(*args: object, **kwargs: object) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", wait_forever)
+    fetching = asyncio.create_task(app.consumer._thread._fetch_records())
+    await waits.wait()
+    app.consumer._seeks = 1
+    await app.consumer._thread._stop_fetch()
+
+    assert await fetching == {}
+    assert await app.consumer._thread._fetch_records() == {}, "a fetch that was queued before the seek fetches nothing"
+
+
+async def test_the_first_chunk_after_a_seek_begins_at_the_position_and_not_at_its_first_record(app: FootfallApp) -> None:
+    tp = TopicPartition(CLICKS, 1)
+    app.alignment.resume_at({tp: 4, TopicPartition(VISITS, 1): None})
+    app.alignment.add(tp, [record_of(CLICKS, 6)])
+
+    [chunk] = app.alignment.release([tp], lambda found: True)
+
+    assert (chunk.starts, chunk.ends) == ({tp: 4}, {tp: 7})
 
 
 async def test_an_agent_gets_the_chunk_as_it_is_and_no_key(app: FootfallApp) -> None:

@@ -17,7 +17,7 @@ from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Outbox
 from stream.offline.replay_log import LogRecord
 from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_isolating_errors
-from stream.worker.agents import score_agent
+from stream.worker.agents import Break, Contiguity, score_agent
 from stream.worker.dead_letter_limit import DeadLetterLimit
 from tests.builders import NOW_MS, score_request, source_position
 from tests.fakes import FakeEvent, FakeProducer
@@ -122,3 +122,48 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     assert before == []
     assert taken == ["old"]
     assert (totals.events.events_in, totals.events.dead_lettered) == (1, 0)
+
+
+# ------------------------------------------------------------------------------------------- offsets that do not continue
+
+CLICKS, VISITS = TopicPartition("clicks", 3), TopicPartition("visits", 3)
+
+
+def chunk(start: int, *offsets: int, tp: TopicPartition = CLICKS) -> Chunk:
+    records = [LogRecord(tp.topic, tp.partition, offset, NOW_MS, b"u", b"{}") for offset in offsets]
+    return Chunk(records, {tp: start}, {tp: offsets[-1] + 1}, 1)
+
+
+def test_chunks_that_follow_each_other_have_no_break_even_where_offsets_skip_control_records() -> None:
+    contiguity = Contiguity()
+
+    assert contiguity.find_break(1, chunk(0, 0, 1), {}) is None
+    assert contiguity.find_break(1, chunk(2, 4, 7), {}) is None
+    assert contiguity.find_break(1, chunk(8, 9), {}) is None
+
+
+def test_a_chunk_that_begins_after_or_before_the_end_of_the_last_one_is_a_break() -> None:
+    for start in (1, 3):
+        contiguity = Contiguity()
+        assert contiguity.find_break(1, chunk(0, 0, 1), {}) is None
+        assert contiguity.find_break(1, chunk(start, 5), {}) == Break(CLICKS, 2, start)
+
+
+def test_the_first_chunk_of_a_generation_begins_where_the_partitions_rows_end() -> None:
+    assert Contiguity().find_break(5, chunk(6, 6, 7), {"clicks": 0}) == Break(CLICKS, 0, 6)
+    assert Contiguity().find_break(5, chunk(6, 6, 7), {"clicks": 8}) == Break(CLICKS, 8, 6)
+    assert Contiguity().find_break(5, chunk(6, 6, 7), {"clicks": 6}) is None
+    assert Contiguity().find_break(5, chunk(6, 6, 7), {"visits": 9}) is None
+
+
+def test_one_chunk_that_holds_records_twice_is_a_break() -> None:
+    twice = chunk(1130, *range(1130, 1144), *range(1139, 1150))
+
+    assert Contiguity().find_break(1, twice, {}) == Break(CLICKS, 1144, 1139)
+
+
+def test_the_topics_of_a_chunk_are_followed_apart() -> None:
+    mixed = [chunk(0, 5, 9), chunk(7, 7, 8, tp=VISITS)]
+    records = [record for pair in zip(*(part.records for part in mixed), strict=True) for record in pair]
+
+    assert Contiguity().find_break(1, Chunk(records, {CLICKS: 0, VISITS: 7}, {CLICKS: 10, VISITS: 9}, 1), {}) is None
