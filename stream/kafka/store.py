@@ -165,7 +165,8 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         gc.freeze()  # restored rows live until their partition is revoked: exclude them from collections
         if new:
             partitions = sorted(tp.partition for tp in new)
-            log.info("restored", partitions=partitions, **self.progress.facts(), action="rows are complete, events are next")
+            action = "all rows are restored; next, reading the source topics"
+            log.info("restored", partitions=partitions, **self.progress.facts(), action=action)
 
     def _load_meta(self, partition: Partition) -> None:
         """Load the meta row, delete tombstones and keys that are not users, and check the version of every row.

@@ -95,10 +95,12 @@ async def _write_until(
         if recorded.passed > before:
             moved_at, before = time.monotonic(), recorded.passed
         elif reader.end is not None and time.monotonic() - moved_at > STALL_SECONDS:
-            behind = [f"{tp.topic}/{tp.partition} at {reader.position[tp]} of {reader.end[tp]}" for tp in reader.pending()]
+            behind = [
+                f"{tp.topic}/{tp.partition} (offset {reader.position[tp]}, end {reader.end[tp]})" for tp in reader.pending()
+            ]
             raise BrokerError(
-                f"found no record for {STALL_SECONDS:g} s in {', '.join(behind)}: a transaction is open or a broker is down; "
-                "try again"
+                f"read no record for {STALL_SECONDS:g} s; not at the end: {', '.join(behind)}; a transaction is open or a "
+                "broker is down: try again"
             )
         if stop.is_set():
             return
