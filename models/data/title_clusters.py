@@ -25,11 +25,11 @@ def cluster_titles(known: Mapping[str, str], later: Mapping[str, str], *, cluste
     from sklearn.preprocessing import Normalizer
     from threadpoolctl import threadpool_limits
 
-    items = sorted(known)
-    if len({known[item] for item in items}) < clusters * MIN_TITLES_PER_CLUSTER:
+    items, titles, needed = sorted(known), len(set(known.values())), clusters * MIN_TITLES_PER_CLUSTER
+    if titles < needed:
         raise ValueError(
-            f"found {len(items)} items with a title in the train slice, expected {clusters * MIN_TITLES_PER_CLUSTER} titles "
-            f"for {clusters} clusters: give a smaller --cluster-categories"
+            f"found {titles} distinct titles in the train slice, expected {needed} for {clusters} clusters: give a smaller "
+            "--cluster-categories"
         )
     words = TfidfVectorizer(min_df=2, sublinear_tf=True)
     weights = words.fit_transform([known[item] for item in items])

@@ -1,6 +1,6 @@
 """Detect duplicate events by the 8-byte hashes of the last 256 event ids.
 
-The first bytes of the hashes have an array of their own, where one byte search rules out nearly all ids. Start at
+The first byte of each hash is kept in a separate array. A search for one byte there rules out most ids. Start at
 RecentIds.has.
 """
 

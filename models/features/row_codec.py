@@ -1,7 +1,8 @@
 """Encode a user's state as the bytes of a row, and decode rows of this and of older versions.
 
 A row is a version byte and an LZ4 block of MessagePack. Each older version has a function that converts its values
-(lists, dictionaries, numbers, bytes) to the next version. Start at encode_row and decode_row; other rows use `upcast`, too.
+(lists, dictionaries, numbers, bytes) to the next version. The rows of role triggers use `upcast` too. Start at encode_row and
+decode_row.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Define each number of a feature vector (name, unit, window, null rule) and one hash over all definitions.
+"""Define each number of a feature vector (name, unit, window, when it is unknown) and one hash over all definitions.
 
 A vector is only ever read with the spec that wrote it; the hash changes when a definition does. Start at FEATURE_SPEC.
 """

@@ -1,8 +1,8 @@
 """Sum events over rolling windows, from tiles: a tile holds the sums of one time slot, a window is a range of tiles.
 
-A window W with tile size h is a sawtooth window (Chronon's term): at time t it counts the tiles whose start is in
-(floor(t/h)·h - W, floor(t/h)·h]. Values are integers, so neither order nor eviction leaves a rounding error. Start at
-WINDOWS.
+A window of length W with tiles of size h is a sawtooth window (Chronon's term). At time t it covers W/h tiles: the tile
+that contains t and those before it. Sums are integers, so neither the order of events nor dropped tiles cause rounding
+errors. Start at WINDOWS.
 """
 
 from bisect import bisect_left

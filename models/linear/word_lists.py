@@ -1,6 +1,6 @@
-"""Look up function words, negations and rating words in the short lists beside this file.
+"""Look up stop words, negations and opinion words (good, broken) in the files of lists/.
 
-A Chinese word is a negation if it contains a negating character. Start at is_negation.
+A Chinese word is a negation or an opinion word if it contains a character that this module lists. Start at is_negation.
 """
 
 from functools import cache

@@ -1,7 +1,7 @@
 """Make a chosen part of a pretrained transformer trainable, and merge the result into plain weights for serving.
 
 LoRA and AdaLoRA come from peft and merge into the weights. Bottleneck adapters cannot merge: they stay in a separate file,
-which models.network.encoder_parts reads. Knows neither texts nor labels. Start at adapt.
+which models.network.encoder_parts reads. This module knows neither texts nor labels. Start at adapt.
 """
 
 import re

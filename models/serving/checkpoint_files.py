@@ -48,7 +48,7 @@ def checked_weights(path: Path, facts: FileFacts, expected: dict[str, torch.Tens
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file ({error}): {RETRAIN}") from error
     if missing := sorted(expected.keys() - found.keys()):
-        raise ModelError(f"{path} lacks {', '.join(missing)}: {RETRAIN}")
+        raise ModelError(f"{path} lacks {', '.join(missing)}, which the network needs: {RETRAIN}")
     if extra := sorted(found.keys() - expected.keys()):
         raise ModelError(f"{path} holds {', '.join(extra)}, which the network does not have: {RETRAIN}")
     for key, tensor in found.items():

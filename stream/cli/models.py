@@ -1,6 +1,6 @@
 """Define `footfall models ls|show|check|add|promote|rollback`, the commands of the model registry. Start at app.
 
-Prints tables, or with --json the result on stdout. Exit code 2: no such model; 3: refused.
+Results go to stdout, as tables or with --json as JSON; notes go to stderr. Exit code 2: wrong input; 3: refused.
 """
 
 import sys

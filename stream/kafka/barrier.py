@@ -254,7 +254,7 @@ async def send_batches(
             builder = producer.create_batch()
             if builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
                 raise ValueError(
-                    f"found a message of {len(value or b'')} bytes for {topic}, expected one that fits into a batch"
+                    f"found a message of {len(value or b'')} bytes for {topic}, expected at most the producer's max_batch_size"
                 )
     builder.close()
     sends.append(await producer.send_batch(builder, topic, partition=partition))

@@ -152,9 +152,9 @@ def _count_lost(settings: Settings, partition: Partition, tp: TopicPartition, of
         "records_lost",
         topic=tp.topic,
         partition=tp.partition,
-        records=lost,
+        offsets=lost,
         cause="retention deleted them before they were read",
-        action="counted as lost; increase the topic's retention",
+        action="counted as lost; reading on at the oldest retained record; increase the topic's retention",
     )
     partition.totals.lost += lost
     partition.offsets[tp.topic] = begin

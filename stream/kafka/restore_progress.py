@@ -26,13 +26,15 @@ class RestoreProgress(Struct):
         if self.seconds - self.logged >= LOG_EVERY_SECONDS:
             self.logged = self.seconds
             percent = round(100 * read / max(1, self.total))
-            log.info("restoring", percent=percent, **self.facts(), action="reading rows from the changelog, then events")
+            log.info(
+                "restoring", percent=percent, **self.facts(), action="reading the changelog; source topics are read after it"
+            )
 
     def end(self, now: float) -> None:
         """Record that the restore is complete."""
         self.read, self.seconds = self.total, now - self.started
 
     def facts(self) -> dict[str, Any]:
-        """Return rows, seconds and rate for a log line."""
+        """Return changelog records, seconds and rate for a log line."""
         rate = round(self.rows / self.seconds) if self.seconds else 0
-        return {"rows": self.rows, "seconds": round(self.seconds, 2), "rows_per_second": rate}
+        return {"changelog_records": self.rows, "seconds": round(self.seconds, 2), "records_per_second": rate}

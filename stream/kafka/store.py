@@ -2,7 +2,7 @@
 
 It is the store of a Faust table; Faust controls assignment and lifecycle. It takes a partition's transactional id before
 it reads the changelog, so the broker rejects all later writes of the previous owner. P4 and P5 are the step numbers of
-docs/explanation/guarantees.md. Start at RowStore.on_rebalance.
+docs/explanation/guarantees.md. Start at RowStore.take_over.
 """
 
 import asyncio
@@ -64,6 +64,7 @@ class Partition(Struct):
     meta: bytes = b""  # the meta row of the last commit
     skipped: dict[str, int] = {}  # by topic, lost records that `offsets` skipped since the last commit
     undo: Undo = msgspec.field(default_factory=Undo)
+    restored: bool = False  # the changelog was read to its end
 
     def meta_row(self, partitions: int) -> bytes:
         """Encode the meta row of the current rows, for topics of `partitions` partitions."""
@@ -95,9 +96,11 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         """Start without owned partitions."""
         super().__post_init__()
         self.owned: dict[int, Partition] = {}
+        self.assigned: list[aiokafka.TopicPartition] = []  # changelog partitions
         self.ends: dict[TP, int | None] = {}
         self.generation = -1
         self.restoring = False
+        self.checked = False  # the first restored rows were compared with the topics
         self.taken_over = False  # `owned` equals the current assignment, restored and checked
         self.rules, self.progress = RowRules(), RestoreProgress()
 
@@ -106,39 +109,54 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         return self.ends.get(tp)
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
-        """Release, fence and restore partitions, so that `owned` equals the assignment.
+        """Release the partitions that this worker does not keep; take_over() restores those that are missing.
 
-        Keeps rows only if this worker was a member of the previous generation. Otherwise another worker may have owned the
-        partition in between, and the rows are stale.
+        Keeps rows only if they were restored to the end, and if this worker was a member of the previous generation.
+        Otherwise another worker may have owned the partition in between, and the rows are stale.
         """
         topic = self.table.changelog_topic.get_topic_name()
-        owned = [aiokafka.TopicPartition(*tp) for tp in assigned if tp.topic == topic]
-        kept = {tp.partition for tp in owned} if generation_id == self.generation + 1 else set()
-        first, self.generation, self.taken_over = self.generation < 0, generation_id, False
-        for number in [number for number in self.owned if number not in kept]:
-            await self.owned.pop(number).producer.stop()
-        new = [tp for tp in owned if tp.partition not in self.owned]
-        self.rules.partitions = max(1, len(owned))
+        self.assigned = [aiokafka.TopicPartition(*tp) for tp in assigned if tp.topic == topic]
+        kept = {tp.partition for tp in self.assigned} if generation_id == self.generation + 1 else set()
+        self.generation, self.taken_over = generation_id, False
+        await self._release({number for number in self.owned if number not in kept})
+        self.rules.partitions = max(1, len(self.assigned))
+
+    async def take_over(self) -> None:
+        """Fence and restore the assigned partitions that are missing, so that `owned` equals the assignment.
+
+        Blocks as long as the changelog takes to read. If it is cancelled or fails, incomplete partitions are released.
+
+        Raises:
+            BrokerError: the changelog delivers nothing although it is not read to its end.
+            RowVersionError: a row's version is unknown; nothing was written to this partition.
+        """
+        new = [tp for tp in self.assigned if tp.partition not in self.owned]
         self.restoring = True
         try:
-            self.owned.update({p.number: p for p in await asyncio.gather(*(self._fence(tp.partition) for tp in new))})  # P4
+            await asyncio.gather(*(self._fence(tp.partition) for tp in new))  # P4
             reach("P4.fenced")
-            await self._restore(owned, new)  # P5
+            await self._restore(self.assigned, new)  # P5
             reach("P5.restored")
-            if first:  # later partitions come from workers that read the same topics until now
+            if not self.checked:  # later partitions come from workers that read the same topics until now
                 await crash_only("restore check", self.check([self.owned[tp.partition] for tp in new]))
+                self.checked = True
             self.taken_over = True
         finally:
             self.restoring = False
+            await self._release({number for number, partition in self.owned.items() if not partition.restored})
 
-    async def _fence(self, number: int) -> Partition:
+    async def _release(self, numbers: set[int]) -> None:
+        for number in numbers:
+            await self.owned.pop(number).producer.stop()
+
+    async def _fence(self, number: int) -> None:
         """Take the partition's transactional id: the broker aborts the previous owner's transaction and rejects its writes."""
         transactional_id = f"{self.app.conf.id}-{number}" if self.settings.transactions else None
         producer = rows_producer(self.settings, transactional_id)
+        self.owned[number] = Partition(number, producer, Rows(self.rules))
         await producer.start()
         if transactional_id is not None:
             await producer._txn_manager.wait_for_pid()
-        return Partition(number, producer, Rows(self.rules))
 
     async def _restore(self, owned: list[aiokafka.TopicPartition], new: list[aiokafka.TopicPartition]) -> None:
         """Read the committed rows of new partitions and the end offsets of all owned changelog partitions."""
@@ -151,21 +169,31 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             end = await consumer.end_offsets(owned)
             reader = await open_reader(consumer, new, end)
             self.progress = RestoreProgress(reader.expected, time.monotonic())
+            reading = set(new)
             async for batches in reader.batches(RESTORE_RECORDS):
                 for tp, batch in batches.items():
                     self.owned[tp.partition].rows.load((record.key, record.value) for record in batch)
                 self.progress.advance(reader.passed, sum(map(len, batches.values())), time.monotonic())
+                for tp in reading.difference(reader.pending()):
+                    self._complete(self.owned[tp.partition])
+                reading.intersection_update(reader.pending())
         finally:
             await consumer.stop()
-        for tp in new:
-            self._load_meta(self.owned[tp.partition])
+        for tp in reading:  # nothing to read
+            self._complete(self.owned[tp.partition])
         self.ends = {TP(*tp): end[tp] - 1 if end[tp] else None for tp in owned}
         self.progress.end(time.monotonic())
         gc.collect()
         gc.freeze()  # restored rows live until their partition is revoked: exclude them from collections
         if new:
             partitions = sorted(tp.partition for tp in new)
-            log.info("restored", partitions=partitions, **self.progress.facts(), action="rows are complete, events are next")
+            action = "all rows are restored; next, reading the source topics"
+            log.info("restored", partitions=partitions, **self.progress.facts(), action=action)
+
+    def _complete(self, partition: Partition) -> None:
+        """Load the meta row of a partition whose changelog is read to its end, and count it as restored."""
+        self._load_meta(partition)
+        partition.restored = True
 
     def _load_meta(self, partition: Partition) -> None:
         """Load the meta row, delete tombstones and keys that are not users, and check the version of every row.
@@ -186,8 +214,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
 
     async def close(self) -> None:
         """Stop the producers of all partitions."""
-        for number in list(self.owned):
-            await self.owned.pop(number).producer.stop()
+        await self._release(set(self.owned))
 
 
 class RowTable(faust.Table):  # type: ignore[misc]  # Faust has no types

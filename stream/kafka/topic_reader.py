@@ -4,11 +4,15 @@ The only loop that reads topics to their end: for restores, changelogs, dead let
 open_reader.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from schemas.errors import BrokerError
+
 POLL_MS = 500
+STALL_SECONDS = 60.0  # longer than any open transaction of ours may last
 
 
 class TopicReader:
@@ -18,10 +22,15 @@ class TopicReader:
     """
 
     def __init__(
-        self, consumer: AIOKafkaConsumer, begin: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int] | None
+        self,
+        consumer: AIOKafkaConsumer,
+        begin: Mapping[TopicPartition, int],
+        end: Mapping[TopicPartition, int] | None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read with a started consumer that is used for nothing else."""
-        self._consumer = consumer
+        self._consumer, self._now = consumer, monotonic
         self.begin, self.position = dict(begin), dict(begin)
         self.end = None if end is None else dict(end)
 
@@ -29,15 +38,32 @@ class TopicReader:
         """Yield the records of each fetch by partition, until every partition is at its end; a batch may be empty.
 
         The last batch of a partition may extend beyond its end.
+
+        Raises:
+            BrokerError: with ends, no position advanced for STALL_SECONDS; the text names the partitions.
         """
         self._consumer.assign(list(self.begin))
         for tp, first in self.begin.items():  # seek_to_beginning() can lose a race against the reset that assign() starts
             self._consumer.seek(tp, first)
+        advanced_at = self._now()
         while pending := self.pending():
+            before = self.passed
             batches = await self._consumer.getmany(*pending, timeout_ms=POLL_MS, max_records=max_records)
             for tp in pending:
                 self.position[tp] = await self._consumer.position(tp)
+            stuck = self.passed == before
+            if stuck and self.end is not None and self._now() - advanced_at > STALL_SECONDS:
+                raise BrokerError(self._stalled(pending, self.end))
             yield batches
+            if not stuck:
+                advanced_at = self._now()  # after the caller's work on the batch, which is no stall
+
+    def _stalled(self, pending: Iterable[TopicPartition], end: Mapping[TopicPartition, int]) -> str:
+        behind = ", ".join(f"{tp.topic}/{tp.partition} (offset {self.position[tp]}, end {end[tp]})" for tp in pending)
+        return (
+            f"read no record for {STALL_SECONDS:g} s; not at the end: {behind}; a transaction is open or a broker is down: "
+            "check the leaders of these partitions, then try again"
+        )
 
     async def records(self) -> AsyncIterator[ConsumerRecord]:
         """Yield the records one by one, each partition in offset order."""

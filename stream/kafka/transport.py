@@ -234,8 +234,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         """Disable Faust's livelock detector: it reads bookkeeping that chunks do not keep; /readyz replaces it."""
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """Make everything folded durable before partitions are revoked."""
+        """Abandon a restore in progress, and make everything folded durable before partitions are revoked."""
         self.app.alignment.clear()
+        await self.app.tables.recovery.abandon()
         if self.app.store is not None:
             self.app.store.taken_over = False
         await self._thread.permit_reset()

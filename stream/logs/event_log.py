@@ -220,7 +220,8 @@ def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[
                 for kind, record_ms, key, value, partition, offset, headers in batch:
                     if record_ms < last_ms:
                         raise LogError(
-                            f"found record_ms {record_ms} in {path}, expected {last_ms} or later: write the log again"
+                            f"found record_ms {record_ms} after {last_ms} in {path}, expected ascending times: import or "
+                            "record the log again"
                         )
                     last_ms = record_ms
                     named = tuple((header["name"], header["value"]) for header in headers) if headers else ()

@@ -5,7 +5,6 @@ transactions. Start at record.
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,7 +20,6 @@ from stream.kafka.topic_reader import TopicReader
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
 from stream.process.settings import Settings
 
-STALL_SECONDS = 60.0  # without progress, although the end offsets read at the start are not reached
 BATCH_RECORDS = 20_000
 
 
@@ -82,7 +80,6 @@ async def _write_until(
 
     The end offsets of the `embedded` broker count batches, not records; the high watermark of a fetch is right.
     """
-    moved_at, before = time.monotonic(), 0
     unfinished = reader.pending()
     async for batches in reader.batches(BATCH_RECORDS):
         if reader.end is not None and embedded:
@@ -92,14 +89,6 @@ async def _write_until(
         for tp, records in batches.items():
             _write(writer, names[tp.topic], [record for record in records if reader.within(record)], recorded)
         recorded.passed = sum(_reached(reader, tp) - first for tp, first in reader.begin.items())
-        if recorded.passed > before:
-            moved_at, before = time.monotonic(), recorded.passed
-        elif reader.end is not None and time.monotonic() - moved_at > STALL_SECONDS:
-            behind = [f"{tp.topic}/{tp.partition} at {reader.position[tp]} of {reader.end[tp]}" for tp in reader.pending()]
-            raise BrokerError(
-                f"found no record for {STALL_SECONDS:g} s in {', '.join(behind)}: a transaction is open or a broker is down; "
-                "try again"
-            )
         if stop.is_set():
             return
 

@@ -172,7 +172,8 @@ class _Batches:
                 return
             await self._send(where)
         raise BrokerError(
-            f"found a {event.kind} of {len(event.value or b'')} bytes, expected one that fits a produce request: remove it"
+            f"found a {event.kind} of {len(event.value or b'')} bytes, expected one within the producer's max_batch_size: "
+            "remove the event from the log"
         )
 
     async def send_all(self) -> None:

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> NoReturn:
     """End the process at once, without further acknowledgements or commits: 75 means restart, 78 needs a person."""
-    restart = "restart the worker; it resumes from the last commit"
+    restart = "restart the worker (`footfall up` does so by itself); it resumes from the last commit"
     action = restart if code == EXIT_RESTART else "correct the cause, then start the worker again"
     log.error("exit", reason=reason, code=code, action=action, **facts)
     sys.stderr.flush()

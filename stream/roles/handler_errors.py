@@ -136,13 +136,13 @@ def log_once(record: Record, error: Exception, logged: set[str]) -> None:
         logged.add(code)
         log.error(
             "handler_error",
-            code=code,
+            error_code=code,
             exception_type=type(error).__name__,
             at=places[0],
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            action="sent the record to the dead letters; this partition logs no further error with this code",
+            action="sent the record to the dead letters; the same error of later records may not be logged",
         )
 
 

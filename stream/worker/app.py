@@ -20,6 +20,7 @@ from stream.kafka.alignment import Alignment, Limits
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.clients import faust_credentials, output_producer
 from stream.kafka.positions import check_partition_count, check_sources, resume_positions, stable_group_offsets
+from stream.kafka.recovery import TableManager
 from stream.kafka.store import Partition, RowStore, RowTable
 from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
 from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_process
@@ -156,6 +157,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
         consumer_auto_offset_reset="earliest",
         producer_request_timeout=120.0,
         ConsumerScheduler=ChunkScheduler,
+        TableManager=TableManager,
     )
     app.settings, app.role, app.transactions = settings, role, settings.transactions
     app.barrier_commits = settings.transactions and role != "scorer"

@@ -77,7 +77,7 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
         await _stop(app, settings.drain_seconds)
     finally:
         await health.close()
-    end_stopped(role, "all folded chunks are durable")
+    end_stopped(role, "everything processed is committed")
 
 
 async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:

@@ -56,7 +56,7 @@ class ServedModel:
                 "model_refused",
                 reason=str(error) or repr(error),
                 in_use=was.model_version,
-                action="still scoring with the model in use; promote a model that loads, or roll back",
+                action="still scoring with the model in use; promote a model that loads, or roll back, before a restart",
             )
             return
         if scorer is not None:
@@ -66,8 +66,8 @@ class ServedModel:
             log.info(
                 "model_changed",
                 model_version=scorer.model_version,
-                was=was.model_version,
-                seconds=seconds,
+                previous_version=was.model_version,
+                load_seconds=seconds,
                 action="scoring with it from the next chunk",
             )
 

@@ -27,6 +27,7 @@ class Proxy:
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay_seconds, self.resets, self.swallowed = 0.0, 0, 0
+        self.bytes_per_second = 0  # of each connection's responses; 0 means no limit
         self.lose_every, self.lost, self._appended = 0, 0, 0
 
     async def __aenter__(self) -> Self:
@@ -102,6 +103,8 @@ class Proxy:
                         self.lost += 1
                         abort(*link)
                         return
+                if self.bytes_per_second:
+                    await asyncio.sleep(len(frame) / self.bytes_per_second)
                 link[0].write(frame)
                 await link[0].drain()
 

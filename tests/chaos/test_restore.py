@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -23,6 +24,7 @@ POLL_SECONDS = 0.1
 ROWS_PER_SECOND = 10_000
 RECOVERY_SECONDS = 15.0
 RESTORING = "restoring: "
+SLOW_ROWS, SLOW_BYTES_PER_SECOND = 20_000, 1_000_000  # rows to restore, and how fast the proxy lets them pass
 
 
 class Poll(Struct):
@@ -82,6 +84,49 @@ async def test_a_worker_killed_over_200_000_rows_commits_again_within_a_session_
     assert {key: row for key, row in rows.items() if key not in users} == folded_rows(replay)
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["a second worker joins", "the worker that joined is killed"])
+async def test_a_restore_longer_than_three_session_timeouts_ends(
+    scene: Scene, broker: Broker, events: list[LoggedEvent], killed: bool
+) -> None:
+    users = await fold_and_add_rows(scene, events[:2000], rows=SLOW_ROWS)
+    async with Proxy(broker.proxy_port, broker.behind_port) as proxy:
+        proxy.bytes_per_second = SLOW_BYTES_PER_SECOND
+        first = scene.start(KAFKA_BOOTSTRAP_SERVERS=broker.proxied)
+        await until("the first worker restores", lambda: restores(first), seconds=60, worker=first)
+        second = scene.start(KAFKA_BOOTSTRAP_SERVERS=broker.proxied)
+        await until("the second worker restores", lambda: restores(second), seconds=60, worker=second)
+        if killed:
+            scene.kill(second)
+        workers = [first] if killed else [first, second]
+        for worker in workers:
+            await until("the rows are restored", worker.ready, seconds=150, worker=worker)
+        proxy.bytes_per_second = 0
+        scene.report.faults["slow restore"] += 1
+        longest = max(line["seconds"] for worker in workers for line in lines_of(worker) if line["event"] == "restored")
+        await scene.deployment.publish(events[2000:3000])
+        await scene.settled()
+        for worker in workers:
+            assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
+
+    assert longest > 3 * SESSION_SECONDS
+    replay = scene.deployment.replay()
+    list(replay.fold(events[:3000]))
+    rows, totals = await scene.deployment.committed("features")
+    assert totals == replay.summed()
+    assert {key: row for key, row in rows.items() if key not in users} == folded_rows(replay)
+
+
+def restores(worker: Worker) -> bool:
+    """Return whether a worker says that it is restoring rows."""
+    _, body = worker.get("/readyz")
+    return any(reason.startswith(RESTORING) for reason in json.loads(body)["reasons"]) if body else False
+
+
+def lines_of(worker: Worker) -> list[dict[str, Any]]:
+    """Return the log lines of a worker."""
+    return [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+
+
 async def fold_and_add_rows(scene: Scene, events: list[LoggedEvent], *, rows: int) -> set[bytes]:
     """Fold events, then add `rows` rows of users without events, and return their keys."""
     worker = scene.start()
@@ -122,7 +167,7 @@ def hold_polls(worker: Worker, polls: list[Poll], *, at_least: int) -> None:
 
     It restores twice if it is assigned the killed worker's partitions later than the others.
     """
-    lines = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+    lines = lines_of(worker)
     ends = [(datetime.fromisoformat(line["ts"]).timestamp(), line["seconds"]) for line in lines if line["event"] == "restored"]
     begins = [0.0, *(end - seconds for end, seconds in ends[1:])]  # the first restore counts from the beginning
     assert {poll.live for poll in polls} == {200}

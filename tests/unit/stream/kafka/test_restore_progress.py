@@ -12,7 +12,7 @@ def test_progress_is_logged_at_most_once_a_second_with_share_and_rate() -> None:
         for tenth in range(1, 26):
             progress.advance(40 * tenth, 30, 50.0 + tenth / 10)
 
-    assert [(line["event"], line["percent"], line["rows"], line["rows_per_second"]) for line in lines] == [
+    assert [(line["event"], line["percent"], line["changelog_records"], line["records_per_second"]) for line in lines] == [
         ("restoring", 40, 300, 300),
         ("restoring", 80, 600, 300),
     ]
@@ -27,5 +27,5 @@ def test_a_restore_that_ended_has_read_everything_though_compaction_left_fewer_r
     assert (progress.read, progress.total, progress.facts()) == (
         1000,
         1000,
-        {"rows": 300, "seconds": 2.0, "rows_per_second": 150},
+        {"changelog_records": 300, "seconds": 2.0, "records_per_second": 150},
     )
