@@ -14,7 +14,7 @@ import msgspec
 from schemas.dead_letter import Reason
 from schemas.errors import DecodeError
 from schemas.events import Event
-from schemas.fields import MAX_EVENT_BYTES, USER_ID_PATTERN
+from schemas.fields import MAX_EVENT_BYTES, MAX_ID_CHARS, USER_ID_PATTERN
 from schemas.scoring import ScoreRequest
 from schemas.signals import Signal
 
@@ -58,9 +58,13 @@ def decode_keyed(struct: type[U], key: bytes | None, value: bytes | None) -> U:
     return message
 
 
-@lru_cache(maxsize=1 << 17)
 def user_of(key: bytes) -> str | None:
-    """Return the user id in a record key, or None if the key is not a valid user id."""
+    """Return the user id in a record key, or None if the key is not a valid user id; longer keys are never cached."""
+    return _user_of(key) if len(key) <= MAX_ID_CHARS else None
+
+
+@lru_cache(maxsize=1 << 17)
+def _user_of(key: bytes) -> str | None:
     return key.decode() if _is_user_id(key.decode("ascii", "replace")) else None
 
 

@@ -108,7 +108,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # the top of the command line: print what failed in one line
-        from schemas.errors import FootfallError, SettingsError
+        from schemas.errors import FootfallError, SettingsError, StartRefused
 
         if os.environ.get("FOOTFALL_LOG_LEVEL") == "debug":
             raise
@@ -118,7 +118,7 @@ def main() -> None:
             else f"{type(error).__name__}: {error} (FOOTFALL_LOG_LEVEL=debug shows where)"
         )
         sys.stderr.write(f"footfall: {what}\n")
-        sys.exit(EXIT_CONFIG if isinstance(error, SettingsError) else 1)
+        sys.exit(EXIT_CONFIG if isinstance(error, SettingsError | StartRefused) else 1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ patch_libraries.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
@@ -23,6 +24,9 @@ from faust.tables.manager import TableManager
 from mode.utils.queues import FlowControlEvent
 from msgspec import Struct
 
+from schemas.errors import StartRefused
+
+PATCHED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}  # whose internals were read
 LOOKUP_SECONDS = 3.0
 HUNG_SECONDS = 10.0  # the transaction timeout: within it, at most one lookup waits for the same broker
 LOOKUPS = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest)
@@ -44,8 +48,23 @@ class FetchedRecord(Struct, gc=False):
     headers: tuple[tuple[str, bytes], ...]
 
 
+def check_versions(installed: Callable[[str], str] = version) -> None:
+    """Compare the installed libraries with those that the patches were written for.
+
+    Raises:
+        StartRefused: a version differs, so a patch may no longer fit: records could be lost or counted twice.
+    """
+    found = {package: installed(package) for package in PATCHED}
+    if wrong := [f"{package} {found[package]}" for package in PATCHED if found[package] != PATCHED[package]]:
+        pins = " ".join(f"{package}=={expected}" for package, expected in PATCHED.items())
+        raise StartRefused(f"found {', '.join(wrong)}, expected the versions that Footfall patches: run `pip install {pins}`")
+
+
 def patch_libraries() -> None:
     """Install the patches; safe to call twice.
+
+    Raises:
+        StartRefused: the libraries have other versions than the patches were written for.
 
     Flow control: a second resume in Faust cleared queues that held events of the new assignment.
     Transactions: aiokafka treated one dropped connection during a coordinator lookup as fatal.
@@ -54,6 +73,7 @@ def patch_libraries() -> None:
     Heartbeats: aiokafka does not expose when the broker last answered one.
     Start: Faust waits a second for table declarations, but ours are declared when an app is built.
     """
+    check_versions()
     FlowControlEvent.resume = _resume_once
     PartitionRecords._consumer_record = _fetched_record
     Sender._find_coordinator = _find_coordinator

@@ -101,10 +101,10 @@ def resume_positions(
 ) -> dict[TopicPartition, int | None]:
     """Return the offset to resume from by source partition: the one committed with its rows, or None for the beginning.
 
-    The group's offset is only a copy for tools. The next barrier writes a missing copy again.
+    The group's offset is only a copy for tools. The next barrier writes it again where it is missing or behind.
 
     Raises:
-        StartRefused: the group's offset differs, so someone moved it; or it exists, but the rows do not.
+        StartRefused: the group's offset is ahead of the rows, so someone moved it; or it exists, but the rows do not.
     """
     group, positions = settings.group(role), dict[TopicPartition, int | None]()
     for tp, group_offset in committed.items():
@@ -112,11 +112,17 @@ def resume_positions(
             continue  # assigned by the next generation; its restore has not run yet
         partition = owned[tp.partition]
         rows = partition.offsets.get(tp.topic)
-        if (
-            group_offset is not None
-            and group_offset != _committed_offset(partition, tp.topic)
-            and not settings.ignore_group_offsets
-        ):
+        copied = _committed_offset(partition, tp.topic)
+        if group_offset is not None and copied is not None and group_offset < copied:
+            log.warning(
+                "group_offset_behind_rows",
+                topic=tp.topic,
+                partition=tp.partition,
+                group_offset=group_offset,
+                row_offset=rows,
+                action="reading resumes at the offset of the rows, so no record is folded twice",
+            )
+        elif group_offset is not None and group_offset != copied and not settings.ignore_group_offsets:
             found = f"found offset {group_offset} committed by group {group} for {tp.topic}/{tp.partition}, "
             if rows is None:
                 raise StartRefused(

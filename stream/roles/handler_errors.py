@@ -5,6 +5,7 @@ records folded since, except for the bad one. Start at fold_guarded.
 """
 
 import hashlib
+import re
 import traceback
 from collections.abc import Sequence
 from operator import length_hint
@@ -23,7 +24,9 @@ from stream.fold.undo import Undo
 if TYPE_CHECKING:  # only role scorer loads torch
     from models.serving.scorer import Scorer, Scores
 
-NO_REQUESTS_FAULT = (FloatingPointError, MemoryError, OSError, RuntimeError)  # torch raises RuntimeError for device faults
+NO_REQUESTS_FAULT = (FloatingPointError, MemoryError, OSError)
+DEVICE_ERRORS = frozenset({"AcceleratorError", "OutOfMemoryError", "DeferredCudaCallError"})  # torch's; it is not imported here
+DEVICE_WORDS = re.compile(r"\b(CUDA|cuDNN|cuBLAS\w*|NCCL|HIP|MPS|XPU)\b|out of memory|can't allocate memory", re.IGNORECASE)
 
 log = structlog.get_logger()
 
@@ -117,9 +120,22 @@ def score_isolating_errors(scorer: "Scorer", requests: Sequence[ScoreRequest]) -
     except NO_REQUESTS_FAULT:
         raise
     except Exception as error:  # any bug that one request triggers: the others are scored
+        if is_device_fault(error):
+            raise
         if len(requests) == 1:
             return [error]
         return [score for request in requests for score in score_isolating_errors(scorer, [request])]
+
+
+def is_device_fault(error: Exception) -> bool:
+    """Return whether a RuntimeError reports a broken device or missing memory.
+
+    torch raises RuntimeError for these and for a bug that one request triggers, such as tensors of unequal shapes. Newer
+    faults have classes of their own; older ones are told by their text.
+    """
+    if not isinstance(error, RuntimeError):
+        return False
+    return bool(DEVICE_ERRORS & {found.__name__ for found in type(error).__mro__} or DEVICE_WORDS.search(str(error)))
 
 
 def dead_letter_of_error(kind: str, record: Record, error: Exception, folded_ms: int) -> Output:

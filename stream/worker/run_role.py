@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
-from schemas.errors import RowVersionError, SettingsError
+from schemas.errors import RowVersionError, SettingsError, StartRefused
 from schemas.topics import dlq
 from stream.kafka.clients import admin_client
 from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
@@ -46,7 +46,7 @@ def run_role(settings: Settings, role: Role) -> int:
     try:
         arm(os.environ.get(FAULT, ""))
         asyncio.run(_run(settings, role))
-    except SettingsError as error:
+    except (SettingsError, StartRefused) as error:
         log.error("exit", reason=str(error), code=EXIT_CONFIG, action="correct the cause, then start the worker again")
         return EXIT_CONFIG
 

@@ -64,21 +64,24 @@ async def refused(deployment: Deployment, **environment: str) -> str:
     return worker.tail()
 
 
-async def test_group_offsets_that_were_moved_are_refused_and_may_be_ignored(deployment: Deployment) -> None:
-    await commit(deployment, 0)
+@pytest.mark.parametrize("moved_to", ["ahead", "behind"])
+async def test_group_offsets_ahead_of_the_rows_are_refused_and_those_behind_are_written_again(
+    deployment: Deployment, moved_to: str
+) -> None:
+    if moved_to == "behind":
+        await commit(deployment, 0)
+        await deployment.publish(clicks(400, 100))
+        await fold_all(deployment)
+        await same_as_replay(deployment, 500)
+        return
+    await commit(deployment, 1_000_000)
     text = await refused(deployment)
     assert "someone moved the group's offsets" in text and "ignore_group_offsets=true" in text
 
     deployment.settings = load_settings(**deployment.given, ignore_group_offsets=True)
     await deployment.publish(clicks(400, 100))
     await fold_all(deployment)
-
-    rows, totals = await deployment.committed("features")
-    replay = deployment.replay()
-    for _ in replay.fold(clicks(0, 500)):
-        pass
-    assert rows == folded_rows(replay)
-    assert (totals.events_in, totals.replay_skipped) == (500, 0)
+    await same_as_replay(deployment, 500)
 
 
 async def test_offsets_of_a_transaction_that_is_not_ended_yet_are_no_move(deployment: Deployment) -> None:
@@ -160,6 +163,15 @@ async def slice_ends(deployment: Deployment) -> dict[TopicPartition, int]:
         return found
     finally:
         await consumer.stop()
+
+
+async def same_as_replay(deployment: Deployment, count: int) -> None:
+    rows, totals = await deployment.committed("features")
+    replay = deployment.replay()
+    for _ in replay.fold(clicks(0, count)):
+        pass
+    assert rows == folded_rows(replay)
+    assert (totals.events_in, totals.replay_skipped) == (count, 0)
 
 
 async def commit(deployment: Deployment, offset: int) -> None:

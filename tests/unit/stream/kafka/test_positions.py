@@ -2,6 +2,7 @@
 
 import aiokafka
 import pytest
+from structlog.testing import capture_logs
 
 from schemas.errors import StartRefused
 from stream.kafka.positions import check_partition_count, resume_positions, stable_group_offsets
@@ -28,15 +29,22 @@ def test_without_rows_and_offsets_reading_begins_at_the_beginning() -> None:
     assert resume_positions(SETTINGS, "features", {CLICKS: None}, owned()) == {CLICKS: None}
 
 
-@pytest.mark.parametrize("moved", [0, 6, 8])
-def test_offsets_that_someone_moved_are_refused_unless_they_may_be_ignored(moved: int) -> None:
-    with pytest.raises(
-        StartRefused, match=rf"found offset {moved} .* expected 7, the offset of the rows: .*ignore_group_offsets"
-    ):
-        resume_positions(SETTINGS, "features", {CLICKS: moved}, owned(clicks=7))
+def test_offsets_that_someone_moved_ahead_are_refused_unless_they_may_be_ignored() -> None:
+    with pytest.raises(StartRefused, match=r"found offset 8 .* expected 7, the offset of the rows: .*ignore_group_offsets"):
+        resume_positions(SETTINGS, "features", {CLICKS: 8}, owned(clicks=7))
 
     settings = SETTINGS.model_copy(update={"ignore_group_offsets": True})
-    assert resume_positions(settings, "features", {CLICKS: moved}, owned(clicks=7)) == {CLICKS: 7}
+    assert resume_positions(settings, "features", {CLICKS: 8}, owned(clicks=7)) == {CLICKS: 7}
+
+
+@pytest.mark.parametrize("behind", [0, 6])
+def test_offsets_behind_the_rows_are_logged_and_reading_resumes_at_the_rows(behind: int) -> None:
+    with capture_logs() as lines:
+        assert resume_positions(SETTINGS, "features", {CLICKS: behind}, owned(clicks=7)) == {CLICKS: 7}
+
+    assert [(line["event"], line["group_offset"], line["row_offset"]) for line in lines] == [
+        ("group_offset_behind_rows", behind, 7)
+    ]
 
 
 def test_offsets_without_rows_are_refused_since_the_rows_are_lost() -> None:

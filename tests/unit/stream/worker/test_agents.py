@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from msgspec.structs import replace
 
 from models.features.spec import FEATURE_SPEC
@@ -88,6 +89,36 @@ def test_what_a_broken_device_raises_is_no_requests_fault(error: type[Exception]
 
     with pytest.raises(error):
         score_isolating_errors(scorer_of(fail), [SOUND])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["out of memory", "assert", "cudnn", "host memory"],
+)
+def test_a_runtime_error_of_the_device_is_no_requests_fault(error: RuntimeError) -> None:
+    def fail(requests: Sequence[ScoreRequest]) -> Any:
+        raise error
+
+    with pytest.raises(RuntimeError):
+        score_isolating_errors(scorer_of(fail), [SOUND, SOUND])
+
+
+def test_a_runtime_error_that_one_request_triggers_costs_that_request_alone() -> None:
+    def fail(requests: Sequence[ScoreRequest]) -> Any:
+        if any(request.user_id == "u-bug" for request in requests):
+            torch.zeros(2) + torch.zeros(3)  # raises RuntimeError
+        return scored(requests)
+
+    first, second = score_isolating_errors(scorer_of(fail), [SOUND, replace(SOUND, user_id="u-bug")])
+
+    assert not isinstance(first, Exception)
+    assert isinstance(second, RuntimeError)
 
 
 async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_same_requests_once_it_can() -> None:
