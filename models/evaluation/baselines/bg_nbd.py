@@ -68,7 +68,7 @@ def fit(repeats: Floats, last: Floats, tenure: Floats) -> Parameters:
     if not found.success or not np.isfinite(found.fun) or np.abs(found.x).max() > 9.99:
         raise CannotFit(
             f"BG/NBD does not converge on {len(repeats)} users ({found.message}, r {r:.3g}, alpha {alpha / scale:.3g}, "
-            f"a {a:.3g}, b {b:.3g}): often most users bought only once, or leave in ways that the model cannot describe"
+            f"a {a:.3g}, b {b:.3g}): a common cause is that most users bought only once"
         )
     return Parameters(float(r), float(alpha / scale), float(a), float(b))
 
