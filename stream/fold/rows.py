@@ -1,8 +1,8 @@
 """Hold the rows of one partition, with a memory limit for decoded rows and an age limit for all rows.
 
-A fold replaces the bytes of a row by the decoded row. At each barrier (commit), the decoded rows written least recently
-become bytes again if they exceed the memory limit, and rows that are too old are removed. A read costs the same as in a
-plain dictionary. This module knows neither Kafka nor shops. Start at Rows.evict.
+A fold replaces the bytes of a row by the decoded row. At each barrier (commit), decoded rows beyond the memory limit become
+bytes again, those written least recently first. The barrier also removes rows that are too old. A read costs the same as in
+a plain dictionary. This module knows neither Kafka nor shops. Start at Rows.evict.
 """
 
 from collections import OrderedDict

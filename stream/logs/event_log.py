@@ -1,8 +1,8 @@
 """Write and read event logs: directories of Parquet files that hold every record byte for byte.
 
-A log has one file per UTC day, with records in order of arrival. The manifest is written last, so a log without one is not
-complete. A record that a role would refuse is kept like any other. This module knows topic kinds, but not Kafka. Start at
-write_log and read_log.
+A log has one file per UTC day of arrival, with its records in order. The manifest is written last, so a log without one is
+not complete. A record that a role would refuse is kept like any other. This module knows topic kinds, but not Kafka. Start
+at write_log and read_log.
 """
 
 import shutil
