@@ -1,8 +1,8 @@
 """Measure events/s of the features role and of the same fold in other engines (`footfall bench features`).
 
 Every engine first runs once unmeasured. Each repeat then runs every engine once on a fresh load. Last, Footfall runs with
-several barrier intervals. For each, the rate, the cost of a barrier, the bytes written per event and the events to fold
-again after a kill -9 are measured. Start at bench_features.
+several barrier intervals. For each, the benchmark measures rate, barrier cost, bytes written per event, and events to fold
+again after a kill -9. Start at bench_features.
 """
 
 import asyncio

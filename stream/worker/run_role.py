@@ -108,7 +108,7 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if crashed.done():
             if isinstance(app.crash_reason, RowVersionError):
-                end_process(f"restore: {app.crash_reason}; nothing was written", code=EXIT_CONFIG)
+                end_process(f"restore: {app.crash_reason}; nothing was written to its partition", code=EXIT_CONFIG)
             end_process(f"Faust crashed: {app.crash_reason!r}")
     finally:
         for task in tasks:
