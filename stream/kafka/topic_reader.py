@@ -1,7 +1,7 @@
 """Read partitions of any topics between two offsets, without a consumer group and without commits.
 
-The only loop that reads topics to their end: for restores, changelogs, dead letters, recordings and benchmarks. Start at
-open_reader.
+All code that reads topics to their end uses this loop: restores, changelogs, dead letters, recordings and benchmarks. Start
+at open_reader.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping

@@ -1,7 +1,7 @@
 """Record topics of a running broker as an event log: every record with its partition, offset, timestamp and headers.
 
-Reads without a consumer group: commits nothing and causes no rebalance. Reads only committed records if the broker has
-transactions. Start at record.
+A recording uses no consumer group: it commits nothing and causes no rebalance. If the setting transactions is on, it reads
+only committed records. Start at record.
 """
 
 import asyncio
@@ -99,8 +99,8 @@ async def _write_until(
                 f"{tp.topic}/{tp.partition} (offset {reader.position[tp]}, end {reader.end[tp]})" for tp in reader.pending()
             ]
             raise BrokerError(
-                f"read no record for {STALL_SECONDS:g} s; not at the end: {', '.join(behind)}; a transaction is open or a "
-                "broker is down: try again"
+                f"read no record for {STALL_SECONDS:g} s, although these are not at their end: {', '.join(behind)}; a "
+                "transaction may be open or a broker down: try again"
             )
         if stop.is_set():
             return

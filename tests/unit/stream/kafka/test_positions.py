@@ -31,7 +31,7 @@ def test_without_rows_and_offsets_reading_begins_at_the_beginning() -> None:
 @pytest.mark.parametrize("moved", [0, 6, 8])
 def test_offsets_that_someone_moved_are_refused_unless_they_may_be_ignored(moved: int) -> None:
     with pytest.raises(
-        StartRefused, match=rf"found offset {moved} .* expected 7, the offset of the rows: .*ignore_group_offsets"
+        StartRefused, match=rf"found offset {moved} .* expected 7, the offset committed with the rows: .*ignore_group_offsets"
     ):
         resume_positions(SETTINGS, "features", {CLICKS: moved}, owned(clicks=7))
 
