@@ -1,7 +1,7 @@
-"""Decode a record's bytes into a struct and encode structs, or raise DecodeError with a closed reason.
+"""Decode the bytes of a record into a struct, or raise DecodeError with a reason code; encode structs as JSON.
 
-Readers ignore unknown fields; the writer refuses what a reader would refuse. Knows JSON and limits, neither Kafka nor
-features. Start at event_decoder.
+Decoding ignores unknown fields. `encode_event` refuses an event that `event_decoder` would refuse or change. This module
+knows JSON and the limits on messages. It knows neither Kafka nor features. Start at event_decoder.
 """
 
 import re
@@ -75,7 +75,7 @@ def _wrong_user(key: bytes | None, user_id: str) -> DecodeError:
     """Build the error for an invalid user id, or for a key that is not the event's user id."""
     if not _is_user_id(user_id):
         return DecodeError(
-            Reason.OUT_OF_RANGE, f"found user id {user_id[:80]!r}, expected 1 to 64 letters, digits and :._- - `$.user_id`"
+            Reason.OUT_OF_RANGE, f"found user id {user_id[:80]!r}, expected 1 to 64 letters, digits or `:._-` at `$.user_id`"
         )
     if not key:
         return DecodeError(Reason.MISSING_KEY, f"found no key, expected the user id {user_id!r}")
@@ -86,7 +86,7 @@ def refusal(error: Exception) -> DecodeError:
     """Map a msgspec error to one of our reasons; keep msgspec's text, which names the field."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
-        return DecodeError(Reason.BAD_JSON, text or "found nested or undecodable JSON, expected a JSON object")
+        return DecodeError(Reason.BAD_JSON, text or "found JSON nested too deeply or not UTF-8, expected a JSON object")
     if "missing required field" in text:
         return DecodeError(Reason.MISSING_FIELD, text)
     if "`array` of length <=" in text:
@@ -126,9 +126,11 @@ def encode_event(event: Event) -> bytes:
     try:
         value = encode(event)
     except (UnicodeEncodeError, TypeError, OverflowError, RecursionError) as error:
-        raise DecodeError(Reason.WRONG_TYPE, f"found a field that JSON cannot carry, {error}") from error
+        raise DecodeError(
+            Reason.WRONG_TYPE, f"found a value that JSON cannot represent ({error}), expected text, numbers or lists"
+        ) from error
     if event_decoder(type(event))(str(event.user_id).encode(), value) != event:
         raise DecodeError(
-            Reason.WRONG_TYPE, "found a value that JSON would change (NaN, infinity, bytes), expected plain fields"
+            Reason.WRONG_TYPE, "found a value that JSON would change (NaN, infinity, bytes), expected text and finite numbers"
         )
     return value

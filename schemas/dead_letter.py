@@ -1,7 +1,7 @@
-"""Convert a refused record to a dead letter and back: original bytes, plus headers with its reason and position.
+"""Define a dead letter (a refused record and why it was refused), and convert it to Kafka headers and back.
 
-The original headers come first, ours after them. Ours follow KIP-1034 (`__streams.errors.…`), plus a closed reason code.
-Start at Reason.
+The headers of the original record come first and our headers follow. Ours hold the reason code, the error, and the topic,
+partition, offset and timestamp of the record. Most have the names of KIP-1034 (`__streams.errors.…`). Start at Reason.
 """
 
 import hashlib

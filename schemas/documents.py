@@ -1,7 +1,7 @@
-"""Render the message contract as documents: one JSON Schema per topic and one AsyncAPI document of all topics.
+"""Render the message contract as documents: JSON Schemas of all messages, and one AsyncAPI document of all topics.
 
-Turns the structs and the topics table into file contents; equal input gives equal bytes. Knows neither the command line
-nor a broker. Start at documents.
+The input is the structs and the table of topics. The output is the content of files; equal input gives equal bytes.
+This module knows neither the command line nor a broker. Start at documents.
 """
 
 import inspect

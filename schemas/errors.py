@@ -1,6 +1,7 @@
-"""Define every error that Footfall raises on purpose, in one tree.
+"""Define Footfall's exception classes, in one tree.
 
-An error's text says what was found, what was expected and what to do next. Start at FootfallError.
+An error's text says what was found, what was expected and what to do next. Some functions raise ValueError for an invalid
+argument instead. Start at FootfallError.
 """
 
 from enum import StrEnum

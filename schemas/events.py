@@ -1,7 +1,7 @@
 """Define the seven source events that a shop sends: what a shopper did, when, and to which item.
 
-Each topic carries one struct as JSON. Readers ignore unknown fields and refuse wrong types. Fields are only ever added,
-with a default; a changed meaning needs a new topic version. Start at Event.
+Each topic carries one struct as JSON. Readers ignore unknown fields and refuse wrong types. A new field always has a
+default, and existing fields stay as they are. To change the meaning of a field, define a new topic version. Start at Event.
 """
 
 from typing import Annotated

@@ -1,7 +1,7 @@
-"""Define the constrained field types of wire structs, and with them every limit on a message.
+"""Define the field types of wire structs, with the limits on their values.
 
-Each limit is a `msgspec.Meta` on one of these types, so the decoder, the JSON Schemas and the documentation cannot
-disagree. Start at UserId.
+A limit on a field is a `msgspec.Meta` of its type, so the decoder, the JSON Schemas and the documentation cannot disagree.
+The codec checks two limits in code: the size of a message, and the pattern of an event's user id. Start at UserId.
 """
 
 from typing import Annotated

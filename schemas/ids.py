@@ -1,6 +1,6 @@
-"""Derive deterministic ids from a source event, equal after a crash, in a replay and at any speed.
+"""Derive ids from a source event, so that a restart or a replay gives the same ids again.
 
-Start at output_id.
+An id is a version 5 UUID: a hash of names, ids and positions, without a clock or a random number. Start at output_id.
 """
 
 import uuid

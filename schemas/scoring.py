@@ -1,7 +1,7 @@
 """Define the request that the features role sends to the scorer: one user's features, history and text at one event.
 
-`guard` holds, per source topic, the first and last offset of the user's records behind the features. Folding exactly
-those records gives the same features bit for bit. Start at ScoreRequest.
+`guard` holds, per topic, the offsets of the user's first and last record from which the features were computed. Applying
+the user's records in these ranges again gives the same features, bit for bit. Start at ScoreRequest.
 """
 
 from typing import Annotated, Literal

@@ -1,7 +1,7 @@
-"""Define what Footfall publishes: interest, churn risk, review sentiment, ad triggers and suppressions.
+"""Define what Footfall publishes: interest, churn risk, review sentiment, ad triggers, and suppressions (triggers not sent).
 
-Ids depend on the source event alone, so a consumer can drop records whose id it has already seen. Every signal names its
-model, its feature spec and its source event. Start at Interest.
+The id of a signal depends on its source event alone, that of a trigger also on the campaign. So a consumer can drop records
+whose id it has already seen. Every signal names its model, its feature spec and its source event. Start at Interest.
 """
 
 from enum import StrEnum

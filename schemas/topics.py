@@ -1,7 +1,8 @@
-"""Define every topic in one table: name, key, partitions, retention, cleanup and struct.
+"""Define all topics of events, score requests, signals, triggers and dead letters in one table.
 
-Roles, tools, documents and topic creation all read it. Names are defaults: `named_topics` applies a prefix and overrides
-once, at startup. Start at TABLE.
+A row gives a topic's name, key, partitions, retention, cleanup policy and struct. Roles, tools, documents and topic creation
+read the table. Its names, partitions and retentions are defaults: `named_topics` applies a deployment's own values, once
+at startup. The changelogs of the roles are not in the table. Start at TABLE.
 """
 
 from collections.abc import Mapping
@@ -97,7 +98,7 @@ def named_topics(
     """
     names = dict(names or {})
     if unknown := sorted(set(names) - set(TABLE)):
-        raise ValueError(f"no topic of kind {', '.join(unknown)}: expected {', '.join(TABLE)}")
+        raise ValueError(f"found no topic of kind {', '.join(unknown)}, expected one of {', '.join(TABLE)}")
     topics: dict[str, Topic] = {}
     for kind, topic in TABLE.items():
         base = kind.removesuffix(".dlq")

@@ -1,7 +1,8 @@
 """Write and read datasets: a directory with dataset.json, examples.parquet, reviews.parquet and perhaps categories.json.
 
-The manifest is written last, so a directory without one is no dataset. A request is kept as the JSON that the live
-role sends, which gives it back bit for bit; the columns beside it are for queries. Start at read_examples.
+The manifest dataset.json is written last, so a directory without it is not a complete dataset. Each example stores its
+score request as JSON, which decodes to exactly the same request. Further columns hold its labels, and some of the request's
+fields for queries. Start at read_examples.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

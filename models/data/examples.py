@@ -1,7 +1,7 @@
 """Define the labelled examples of a dataset: a model's input for a user or a review, and its labels.
 
-`footfall dataset` writes them; training, evaluation and baselines read them. Knows neither files nor models. Start at
-Example.
+A user's example has a landmark: the time that separates its input (before) from its labels (after). `footfall dataset`
+writes examples; training, evaluation and baselines read them. This module knows neither files nor models. Start at Example.
 """
 
 from enum import StrEnum

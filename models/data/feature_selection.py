@@ -1,8 +1,8 @@
 """Rank features for a label by mutual information, permutation importance and stability of selection.
 
-Mutual information is on the train slice. Permutation importance is the AUC that a gradient-boosted model loses on a later
-slice when a column is shuffled. Stability is the share of bootstrap samples of users in which a sparse logistic model
-keeps the column. The test slice is never read. Start at rank_features.
+Mutual information is measured on the train slice. Permutation importance is the AUC that a gradient-boosted model loses on
+a later slice when a column is shuffled. Stability is the share of bootstrap samples of users in which a sparse logistic
+model keeps the column. The test slice is never read. Start at rank_features.
 """
 
 from typing import NamedTuple
@@ -100,8 +100,8 @@ def _choose(table: FeatureTable, label: str | None) -> tuple[str, Slice]:
             if min(_rarer(_rows(table, name, Slice.TRAIN)), _rarer(_rows(table, name, later))) >= MIN_EACH:
                 return name, later
     raise ValueError(
-        f"found too few examples with a known {label or 'churn label'}, expected {MIN_EACH} of each class in the train "
-        "slice and in validation or calibration: make a dataset of more users or longer slices"
+        f"found too few examples with a known {label or 'churn label'}, expected {MIN_EACH} or more of each class in "
+        "the train slice, and in the validation or the calibration slice: make a dataset of more users or longer slices"
     )
 
 

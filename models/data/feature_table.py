@@ -1,6 +1,6 @@
 """Lay out examples as a table: one row per example, one column per feature, plus the labels.
 
-Unknown is NaN throughout. Start at table_of.
+An unknown value is NaN. Start at table_of.
 """
 
 from collections.abc import Sequence

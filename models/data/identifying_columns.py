@@ -1,7 +1,8 @@
 """Find feature columns that identify the user: from them a model would learn who churned rather than why.
 
-Such a column is constant for a user whose state changes, and differs between users. The evidence is its AUC for a label
-from the same user's other examples, compared with that from other users'. Start at memorised_columns.
+Such a column differs between users but stays constant for each user whose state changes. As evidence, nearest neighbours in
+the column predict a label twice: once among all examples, and once among those of other users. If the first AUC is much
+higher, the column identifies users. Start at memorised_columns.
 """
 
 from collections.abc import Iterator

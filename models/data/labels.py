@@ -2,9 +2,8 @@
 
 A label uses only activities after the landmark, after the request's events and before the end of the sample's slice. So
 no label reaches into a later slice, and no gap (embargo) between slices is needed. A return after the slice's end is
-censored. The time to a return counts from the newest event, or from the newest purchase if only purchases are returns; a
-user without a purchase then has no survival label.
-Pure. Start at label.
+censored. The time to a return counts from the newest event. If only purchases are returns, it counts from the newest
+purchase, and a user without a purchase has no survival label. Start at label.
 """
 
 from bisect import bisect_right

@@ -1,8 +1,8 @@
-"""Sample landmarks of users over the slices of a dataset, and choose which samples to keep.
+"""Draw landmarks (the times at which users are sampled) in the slices of a dataset, and choose which samples to keep.
 
-Landmarks are uniform over a slice's time and depend only on seed and user. Samples are kept by a priority from seed, user
-and time, so the choice does not depend on order, and memory grows with the sample, not with the log. Knows neither
-features nor labels. Start at periods_of and SampleReservoir.
+Random landmarks are uniform over a slice and depend only on seed, user and slices. A seeded hash ranks the samples, and the
+best ranked are kept. So the choice does not depend on the order of samples, and memory does not grow with the log. This
+module knows neither features nor labels. Start at periods_of and SampleReservoir.
 """
 
 import re
@@ -68,11 +68,12 @@ def periods_of(first_ms: int, ends_ms: Sequence[int], embargo_ms: int = 0) -> li
         ValueError: the ends are not in order, the train or test slice is empty, or an embargo covers a whole slice.
     """
     if len(ends_ms) != len(Slice):
-        raise ValueError(f"found {len(ends_ms)} ends of slices, expected {len(Slice)}: {', '.join(Slice)}")
+        raise ValueError(f"found {len(ends_ms)} ends of slices, expected {len(Slice)}, one each for {', '.join(Slice)}")
     if any(later < earlier for earlier, later in zip([first_ms, *ends_ms], ends_ms, strict=False)):
         order = ", ".join(map(to_the_minute, ends_ms))
         raise ValueError(
-            f"found a log from {to_the_minute(first_ms)} with slices ending {order}, expected them in order of time"
+            f"found a log that starts at {to_the_minute(first_ms)} and slices that end at {order}, "
+            "expected them in order of time: correct the dates"
         )
     periods: list[Period] = []
     start_ms = last_ms = first_ms
@@ -81,11 +82,13 @@ def periods_of(first_ms: int, ends_ms: Sequence[int], embargo_ms: int = 0) -> li
             periods.append(Period(name, end_ms, end_ms))
             continue
         if start_ms >= end_ms:
-            raise ValueError(f"found an embargo as long as slice {name}, expected a shorter one, or a longer slice")
+            raise ValueError(
+                f"found an embargo as long as slice {name} or longer, expected a shorter gap between slices or a longer slice"
+            )
         periods.append(Period(name, start_ms, end_ms))
         last_ms, start_ms = end_ms, end_ms + embargo_ms
     if periods[0].start_ms == periods[0].end_ms or periods[-1].start_ms == periods[-1].end_ms:
-        raise ValueError("found an empty train or test slice, expected time in both: choose other shares or dates")
+        raise ValueError("found an empty train or test slice, expected a time span for both: choose other shares or dates")
     return periods
 
 
@@ -106,7 +109,7 @@ def check_cuts(periods: Sequence[Period], cuts_ms: Sequence[int]) -> frozenset[S
         if period is None:
             spans = ", ".join(f"{p.slice} {to_the_minute(p.start_ms)} to {to_the_minute(p.end_ms)}" for p in periods)
             at = to_the_minute(cut_ms)
-            raise ValueError(f"found a cut at {at}, expected one inside a slice ({spans}): move it or the slices")
+            raise ValueError(f"found a cut at {at}, expected one inside a slice ({spans}): move the cut or the slices")
         found.add(period.slice)
     return frozenset(found)
 

@@ -1,9 +1,11 @@
-"""Search labelled examples for leaks, and report each by its column.
+"""Search labelled examples for leaks (inputs that a live model could not have), and report each leak by its column.
 
-Prefix: an example is rebuilt from the records that had arrived by its landmark, and labelled within its slice; it must
-equal the dataset's example in every bit. Overlap: no feature equals a label or ranks examples like one; no history entry
-is later than the landmark. Identity: no feature identifies the user. Split: slices share no example and no text, and each
-stays within its time. Knows neither logs nor files. Start at lint.
+- prefix: a sampled example must equal, bit for bit, one that is rebuilt from only what had arrived by its landmark
+- overlap: no feature may equal a label or rank examples like one, and no history entry may be later than the landmark
+- identity: no feature may identify the user
+- split: slices may share no example and no text, and each must stay within its time
+
+This module knows neither logs nor files. Start at lint.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Write rows that arrive one by one to Parquet files, one per table, in bounded memory.
 
-Rows go to part files, which are joined at the end; an error while rows are added leaves no file. Only this file writes Parquet.
-Start at ParquetFiles; copy_to_parquet writes what a database already holds.
+Rows go to part files, which are joined at the end. If an error occurs while rows are added, no file is left. All Parquet
+files are written by this module: `copy_to_parquet` writes the rows of a database query. Start at ParquetFiles.
 """
 
 import shutil

@@ -1,7 +1,7 @@
 """Label review texts with their author's stars, split them by time, and keep each text once.
 
-The stars are the author's rating of the same item at about the same time, before the slice ends. A text written before
-by any user is left out: otherwise a model would be tested on its training texts. Pure. Start at label_reviews.
+The stars are the author's rating of the same item at about the same time, before the slice ends. If any user wrote the same
+text before, the review is left out: otherwise a model would be tested on its training texts. Start at label_reviews.
 """
 
 import unicodedata

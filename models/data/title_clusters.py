@@ -1,7 +1,7 @@
 """Cluster items into categories by their titles, for shops whose events carry no category.
 
-Clusters are fitted with a fixed seed on the titles known at the end of the train slice; a later title joins the nearest
-cluster. A cluster is named after its heaviest words. Start at cluster_titles.
+Clusters are fitted, with a fixed seed, to the titles known at the end of the train slice. A title that appears later joins
+the nearest cluster. A cluster is named after its words with the highest TF-IDF weight. Start at cluster_titles.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Estimate the confidence interval of a metric by bootstrap over the users of a test slice.
 
-Whole users are drawn with replacement, because one user's examples are alike. A draw is a row of weights; row 0 is the
-original sample. Every statistic turns (R, N) weights into (R,) values, so two scorers under the same weights are compared
-pair by pair. Start at user_weights.
+Whole users are drawn with replacement, because one user's examples are alike. A draw is a row of weights, one per example;
+row 0 is the original sample. A statistic turns (R, N) weights into (R,) values. All scorers get the same weights, so two
+scorers can be compared draw by draw. Start at user_weights.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,7 @@
 """Measure churn predictions of test users against their outcomes: every horizon, the survival curve and lead times.
 
-Baselines are fitted on earlier slices and score the same users. Start at evaluate_churn.
+A lead time is how long before the end of a grace period an alert comes. Baselines are fitted on earlier slices and score the
+same users. Start at evaluate_churn.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Compare several scorers on the same examples: intervals, paired differences and the verdict.
 
-One scorer is served; the others are baselines or variants of it. Start at compare.
+One scorer is the model as it is served. The others are baselines, or variants of that model. Start at compare.
 """
 
 from collections.abc import Mapping, Sequence

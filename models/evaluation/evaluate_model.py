@@ -1,7 +1,7 @@
 """Measure a model and every baseline on the test slice of a dataset, head by head.
 
-Baselines are fitted on the earlier train and validation slices. All scorers are measured with the same bootstrap draws of
-users. Knows no model: predictions come as candidates. Start at evaluate.
+Baselines are fitted on the earlier train and validation slices. Within a head, all scorers are measured with the same
+bootstrap draws of users. This module runs no model: it takes predictions as candidates. Start at evaluate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,8 +63,9 @@ def evaluate(
             verdict[head.head] = judge([replicates], setup.served, _baselines(replicates, candidates), head.measures)
     if not heads:
         raise EvaluationError(
-            f"found {len(test)} test examples and {len(test_reviews)} test reviews, too few to measure any head: expected "
-            f"{MIN_OUTCOMES} users each who stayed away and returned, next categories or rated reviews; use a longer log"
+            f"found {len(test)} test examples and {len(test_reviews)} test reviews, too few to measure any head, expected "
+            f"{MIN_OUTCOMES} examples each of users who stayed away and who returned, or known next categories or items, or "
+            "rated reviews: use a longer log"
         )
     return Evaluated(heads, verdict)
 

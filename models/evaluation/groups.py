@@ -1,6 +1,6 @@
 """Group test examples by properties of users or texts, and measure a model in each group.
 
-Also summarises users for a report's lists of mistakes, without identifying them. Start at user_groups.
+This module also describes a user for a report's list of mistakes, without identifying the user. Start at user_groups.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Measure predicted next categories and items of test users against what followed.
+"""Measure predicted next categories and next items of test users against those that followed.
 
 Start at evaluate_categories and evaluate_items.
 """

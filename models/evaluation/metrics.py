@@ -1,7 +1,8 @@
 """Compute metrics of scores against outcomes, each as a statistic of example weights.
 
-A statistic takes (R, N) weights, so that one function gives the value (weights of 1) and its bootstrap. Knows neither models
-nor files; labels are 0 or 1, none unknown. Curves for plots are at the end. Start at binary_statistics.
+A statistic maps (R, N) weights to (R,) values. Weights of 1 give the metric itself, and the weights of bootstrap draws give
+its spread. Outcomes are never unknown here. The module also computes curves for plots. It knows neither models nor files.
+Start at binary_statistics.
 """
 
 from collections.abc import Sequence

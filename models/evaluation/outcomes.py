@@ -1,6 +1,7 @@
 """Turn examples into the outcomes that churn is measured by, as arrays; NaN is unknown.
 
-Times count from the landmark: the silence before it is subtracted from times since the last event. Start at stayed_away.
+Times count from the landmark. Examples count them from the user's newest event (or purchase), so the silence between that
+event and the landmark is subtracted. Start at stayed_away.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Score a dataset's examples at their landmarks with a checkpoint, for evaluation.
 
-Uses the production scorer, with its blend and its calibration. Start at predict.
+The scores come from the scorer of production, with its blend and its calibration. Start at predict.
 """
 
 from collections.abc import Sequence

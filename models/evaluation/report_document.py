@@ -1,6 +1,7 @@
 """Read and write report.json: the metrics of an evaluation, with intervals and numbers of examples.
 
-footfall evaluate writes it; footfall report diff, the model registry and the HTML page read it. Start at Report.
+footfall evaluate writes it, beside an HTML page of the same report. footfall report diff compares two of them. For
+promotion, verdict.py reads only the verdict. Start at Report.
 """
 
 from pathlib import Path
@@ -126,10 +127,12 @@ def read_report(path: Path) -> Report:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
     except OSError as error:
         raise EvaluationError(
-            f"found no report at {path} ({error}): create one with footfall evaluate MODEL DATASET --out"
+            f"found no report at {path} ({error}): create one with footfall evaluate MODEL DATASET --out FOLDER"
         ) from error
     except msgspec.DecodeError as error:
         raise EvaluationError(f"{path} is not a report ({error}): create it again with footfall evaluate") from error
     if report.format_version != FORMAT_VERSION:
-        raise EvaluationError(f"{path} has format {report.format_version}, expected {FORMAT_VERSION}: evaluate again")
+        raise EvaluationError(
+            f"{path} has format {report.format_version}, expected {FORMAT_VERSION}: run footfall evaluate again"
+        )
     return report

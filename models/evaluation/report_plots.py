@@ -1,6 +1,6 @@
 """Draw a report's curves as SVG that a page can embed, without scripts, fonts or external links.
 
-Text stays text, so that the reader's own fonts show every language. Start at draw_head.
+Text in a plot is not drawn as paths, so that the reader's own fonts show every language. Start at draw_head.
 """
 
 import re

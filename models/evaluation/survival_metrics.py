@@ -1,6 +1,6 @@
 """Measure predicted absences against actual ones: concordance, the Kaplan-Meier curve, and the lead time of alerts.
 
-Times count from the landmark in days; an absence whose end was not observed is censored. Start at concordance.
+An absence is the time until a return, in days. If its end was not observed, it is censored. Start at concordance.
 """
 
 import numpy as np

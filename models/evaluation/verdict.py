@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from schemas.errors import EvaluationError
 
-EVALUATE = "run footfall evaluate on it"
+EVALUATE = "run footfall evaluate on this model"
 
 
 class HeadVerdict(Struct, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ def read_verdict(path: Path, model_version: str) -> ReportVerdict | None:
     except msgspec.DecodeError as error:
         raise EvaluationError(f"{path}: {error}, expected a report with a verdict: {EVALUATE}") from error
     if not report.verdict:
-        raise EvaluationError(f"found no verdict in {path}, expected that of one head at least: {EVALUATE}")
+        raise EvaluationError(f"found no verdict in {path}, expected the verdict on at least one head: {EVALUATE}")
     if report.model_version not in (None, model_version):
         raise EvaluationError(f"{path} evaluates {report.model_version}, expected {model_version}: {EVALUATE}")
     return report

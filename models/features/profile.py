@@ -1,7 +1,7 @@
-"""Aggregate one user's topics over the last 30 days: items, categories and their weights, active half-hours.
+"""Combine one user's last 30 days over all source topics: items and categories seen, category weights, active half-hours.
 
-A profile derives from the topics' states, so it is never stored. The first snapshot builds it; later events update it
-until the user's newest day changes. Start at profile_of.
+A profile is computed from the states of the topics (user_state.py), so it is never stored. The first snapshot builds it and
+later events update it. It is rebuilt when the user's newest event falls on a new day. Start at profile_of.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,8 @@
 """Encode a user's state as the bytes of a row, and decode rows of this and of older versions.
 
 A row is a version byte and an LZ4 block of MessagePack. Each older version has a function that converts its values
-(lists, dictionaries, numbers, bytes) to the next version. The rows of role triggers use `upcast` too. Start at encode_row and
-decode_row.
+(lists, dictionaries, numbers, bytes) to the next version. The triggers role has rows of its own and uses `upcast` for them.
+Start at encode_row and decode_row.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ def upcast(packed: bytes, found: int, current: int, upcasts: Upcasts) -> bytes:
         for version in range(found, current):
             values = upcasts[version](values)
     except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
-        raise DamagedRowError(f"found a damaged row of version {found} and {len(packed)} bytes ({error})") from error
+        raise DamagedRowError(f"found a damaged row of version {found} with {len(packed)} bytes ({error})") from error
     return msgspec.msgpack.encode(values)
 
 

@@ -1,7 +1,7 @@
-"""Compute the feature vector, the history and the guard vector from a user's state.
+"""Compute the feature vector, the history and the guard vector (first and last offset per topic) from a user's state.
 
-A snapshot is as of the row's newest event time, so it depends only on the folded events, not on the clock. All divisions
-happen here, on integers whose sums do not depend on the order of events. Start at snapshot.
+Time is that of the user's newest event, so a snapshot depends on the events alone, not on a clock. Sums are integers and
+are divided only at the end, so rounding does not depend on the order of events. Start at snapshot.
 """
 
 from operator import attrgetter

@@ -1,6 +1,7 @@
 """Define each number of a feature vector (name, unit, window, when it is unknown) and one hash over all definitions.
 
-A vector is only ever read with the spec that wrote it; the hash changes when a definition does. Start at FEATURE_SPEC.
+The hash is the version of the feature spec: it changes when a definition changes. The scorer refuses a vector that was
+made with another version. Start at FEATURE_SPEC.
 """
 
 import hashlib

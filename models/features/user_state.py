@@ -1,7 +1,7 @@
-"""Fold one user's events into a compact state, one part per topic.
+"""Apply one user's events to a compact state that has one part per topic.
 
-Each part folds its own topic alone, so the interleaving of topics cannot change it; only `snapshot.py` reads several
-parts. Pure: time comes from the events. Start at TopicState.apply.
+A part depends only on the events of its own topic, so it does not matter how the topics interleave. `profile.py` and
+`snapshot.py` combine the parts. No code here reads a clock: times come from the events. Start at TopicState.apply.
 """
 
 from bisect import bisect_left, insort

@@ -1,4 +1,4 @@
-"""Fit L2-regularised linear models, and blend their probabilities with the network's.
+"""Fit L2-regularised linear models, and choose their share of a blend with the network.
 
 Start at fit_linear.
 """

@@ -1,6 +1,7 @@
-"""Blend a network's sentiment logit with a term model of the review's text, and store the terms in a checkpoint.
+"""Blend a network's sentiment logit with a TF-IDF model of the review's text, and store that model in a checkpoint.
 
-Serves the terms; does not know how they were chosen. Start at SentimentTerms.blend.
+The TF-IDF model weighs terms: the characters or words of a text, and pairs of them. This module serves a fitted model and
+does not know how its terms were chosen. Start at SentimentTerms.blend.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,9 @@ def read_terms(contents: Mapping[str, bytes]) -> SentimentTerms:
     columns = {term: column for column, term in enumerate(ordered)}
     shapes = {"idf": (len(columns),), "weights": (len(columns),), "bias": (1,), "network_share": (1,)}
     if cut not in CUTS or not 0 < len(columns) == len(ordered) <= MAX_TERMS:
-        raise ModelError(f"found {len(ordered)} terms cut by {cut!r}, expected 1 to {MAX_TERMS} distinct ones by {set(CUTS)}")
+        raise ModelError(
+            f"found {len(ordered)} terms cut by {cut!r}, expected 1 to {MAX_TERMS} distinct terms cut by {' or '.join(CUTS)}"
+        )
     if found.keys() != shapes.keys():
         raise ModelError(f"found tensors {sorted(found)} in {TERM_WEIGHTS}, expected {sorted(shapes)}")
     for name, shape in shapes.items():
@@ -86,9 +89,9 @@ def read_terms(contents: Mapping[str, bytes]) -> SentimentTerms:
         if not np.isfinite(found[name]).all():
             raise ModelError(f"found {name} of terms with values that are not finite, expected finite numbers")
     if not (found["idf"] > 0).all():
-        raise ModelError(f"found an idf of {found['idf'].min()} among terms, expected all above 0")
+        raise ModelError(f"found an idf of {found['idf'].min()} among the terms, expected only values above 0")
     share = float(found["network_share"][0])
     if not 0 <= share < 1:
-        raise ModelError(f"found the network's share {share} of a blend with terms, expected 0 to below 1")
+        raise ModelError(f"found the network's share {share} in the blend with terms, expected at least 0 and less than 1")
     terms = Terms(CUTS[cut], columns, found["idf"], found["weights"][None], found["bias"], np.array([0, 1]))
     return SentimentTerms(terms, share)

@@ -1,7 +1,7 @@
 """Classify texts by logistic regression on the TF-IDF of their terms.
 
-Fits with scikit-learn, predicts with numpy alone: the model is a table of terms and three arrays. Shapes: N texts, V terms,
-C classes, R rows of weights. Start at best_terms.
+scikit-learn fits the model, and numpy alone predicts with it: a fitted model is a table of terms and a few arrays. Shapes:
+N texts, V terms, C classes, R rows of weights. Start at best_terms.
 """
 
 import re
@@ -130,7 +130,9 @@ def _vectorised(texts: list[str], cut: Cut) -> tuple[Any, Any]:
     try:
         return vectoriser, vectoriser.fit_transform(texts)
     except ValueError as error:
-        raise CannotFit(f"found no term that {MIN_TEXTS} of {len(texts)} training texts share ({error})") from error
+        raise CannotFit(
+            f"found no term that {MIN_TEXTS} of {len(texts)} training texts share ({error}), expected one: use more texts"
+        ) from error
 
 
 def _all_classes(probabilities: Floats, present: Indices, count: int) -> Floats:

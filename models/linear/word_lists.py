@@ -29,7 +29,7 @@ def stop_words(language: str) -> frozenset[str]:
     if not (FOLDER / f"stop_{language}.txt").is_file():
         known = ", ".join(sorted(path.stem.removeprefix("stop_") for path in FOLDER.glob("stop_*.txt")))
         raise TrainingError(
-            f"found language {language!r}, expected one with stop words ({known}): drop the option that leaves out stop words"
+            f"found language {language!r}, expected one with a list of stop words ({known}): run without --ablations"
         )
     return word_list(f"stop_{language}")
 

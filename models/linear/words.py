@@ -1,7 +1,8 @@
-"""Split texts into words for bag-of-words baselines, optionally without stop words or by parts of speech, as ablations.
+"""Split texts into words for augmentation and for bag-of-words baselines.
 
-rjieba splits Chinese; other languages split at every character that is not a letter or digit. The encoder uses its own
-tokenizer instead. Start at words.
+To compare ways of splitting (ablations), words can be left out: stop words, or some parts of speech. The package rjieba
+splits Chinese. In other languages a word is a run of letters and digits, with apostrophes inside. The encoder has its own
+tokenizer and does not use this module. Start at words.
 """
 
 import re
@@ -69,9 +70,7 @@ def tagged(text: str, language: str) -> list[tuple[str, Part]]:
             raise TrainingError("found no package textblob, expected it for parts of speech: pip install textblob") from error
         found = [(word, ENGLISH_PARTS.get(tag[:2], Part.OTHER)) for word, tag in tag_english(text)]
     else:
-        raise TrainingError(
-            f"found language {language!r}, expected en or zh for parts of speech: drop the option that selects parts of speech"
-        )
+        raise TrainingError(f"found language {language!r}, expected en or zh for parts of speech: run without --ablations")
     return [(word.lower(), part) for word, part in found if WORD.search(word)]
 
 

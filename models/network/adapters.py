@@ -159,7 +159,9 @@ def insert_adapters(model: Any, width: int) -> None:
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ADAPTER_PLACES.fullmatch(name)
     ]
     if not places:
-        raise TrainingError(f"found a {model.config.model_type} model, expected BERT's layers for adapters: use lora")
+        raise TrainingError(
+            f"found a {model.config.model_type} model, expected one of the BERT family for adapters: use --peft lora"
+        )
     for name in places:
         above, _, last = name.rpartition(".")
         setattr(model.get_submodule(above), last, BottleneckAdapter(model.get_submodule(name), width))

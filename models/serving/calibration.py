@@ -1,7 +1,7 @@
 """Fit the scales and biases that turn logits into calibrated probabilities.
 
-The calibration slice is later than the training slice. A prior pulls every fit towards the identity, so few examples
-change little. Start at fit_calibration.
+The fit uses the calibration slice, which is later than the training slice. A prior pulls each fit towards scale 1 and bias
+0, so a few examples change the probabilities only a little. Start at fit_calibration.
 """
 
 import numpy as np

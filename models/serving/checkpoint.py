@@ -1,8 +1,9 @@
-"""Save a trained network as a checkpoint folder, and load it; refuse one with any altered byte.
+"""Save a trained network as a checkpoint folder, and load it; refuse a folder whose files or contract were altered.
 
 The folder holds model.safetensors and manifest.json, which lists every file. Optional files: a tuned encoder (`encoder/`),
-the item head's items and counts, item categories, sentiment terms. Knows a checkpoint's contract (feature spec, encoder,
-labels, calibration), not how it was trained. Nothing is unpickled. Start at load_checkpoint.
+the item head's items and counts, item categories, sentiment terms. The contract says what determines the scores beside the
+weights: feature spec, encoder, labels, calibration. The provenance says how the model was trained; no hash protects it.
+Nothing is unpickled. Start at load_checkpoint.
 """
 
 import hashlib
@@ -205,7 +206,8 @@ def read_manifest(folder: Path) -> Manifest:
     name = manifest.model_version.rpartition("-")[0]
     if manifest.model_version != (expected := _model_version(name, manifest.files, manifest.contract)):
         raise ModelError(
-            f"{path} names {manifest.model_version}, expected {expected} from its content: it was edited, {RETRAIN}"
+            f"{path} names model version {manifest.model_version}, expected {expected} by the hash of its content: "
+            f"it was edited, {RETRAIN}"
         )
     return manifest
 
@@ -213,11 +215,11 @@ def read_manifest(folder: Path) -> Manifest:
 def _check_sizes(folder: Path, contract: Contract) -> None:
     network, numbers = contract.network, len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
     if contract.rhythm != list(RHYTHM_NAMES):
-        raise ModelError(f"{folder} reads rhythms {contract.rhythm}, expected {list(RHYTHM_NAMES)}: {RETRAIN}")
+        raise ModelError(f"{folder} reads rhythm features {contract.rhythm}, expected {list(RHYTHM_NAMES)}: {RETRAIN}")
     for what, found, expected in (
-        ("numbers", network.numbers, numbers),
-        ("number means", len(contract.normalisation.mean), numbers),
-        ("number deviations", len(contract.normalisation.std), numbers),
+        ("input features", network.numbers, numbers),
+        ("means of input features", len(contract.normalisation.mean), numbers),
+        ("deviations of input features", len(contract.normalisation.std), numbers),
         ("labels", len(contract.labels), network.labels),
         ("horizons", len(contract.horizons_days), network.horizons),
         ("calibrated horizons", len(contract.calibration.hazards), network.horizons),
@@ -232,8 +234,10 @@ def _check_encoder(folder: Path, manifest: Manifest) -> None:
     found = encoder_files(folder) if expected else {}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
-            is_now, was = (files[name].sha256[:16] if name in files else "nothing" for files in (found, expected))
-            raise ModelError(f"{folder / name} has SHA-256 {is_now}, expected {was}: download the checkpoint again")
+            is_now, was = (
+                f"SHA-256 {files[name].sha256[:16]}" if name in files else "no such file" for files in (found, expected)
+            )
+            raise ModelError(f"{folder / name}: found {is_now}, expected {was}: download the checkpoint again")
 
 
 def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
@@ -247,7 +251,10 @@ def _read_catalogue(folder: Path, manifest: Manifest) -> Catalogue | None:
     except (msgspec.DecodeError, safetensors.SafetensorError, TypeError) as error:
         raise ModelError(f"{folder} holds items that cannot be read ({error}): {RETRAIN}") from error
     if not len(items) == len(prior.popularity) == len(prior.indptr) - 1 == size:
-        raise ModelError(f"{folder} names {len(items)} items, expected {size}: {RETRAIN}")
+        raise ModelError(
+            f"{folder} has {len(items)} items, {len(prior.popularity)} popularities and {len(prior.indptr) - 1} rows of "
+            f"co-occurrences, expected {size} of each: {RETRAIN}"
+        )
     return Catalogue(items, prior)
 
 

@@ -1,6 +1,7 @@
-"""Read and write a checkpoint's files; refuse any with the wrong hash, name or shape.
+"""Read and write a checkpoint's files; refuse any with the wrong hash, and weights of the wrong name, shape or type.
 
-Knows which files a checkpoint may have, not what they mean. Nothing is unpickled. Start at checked_content.
+This module knows which files an encoder may have, but not what the files of a checkpoint mean. Nothing is unpickled.
+Start at checked_content.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
-"""Check a model's scores of the golden users against their expectations: passed, failed or skipped.
+"""Compare a model's scores of the golden users (scripted shoppers) with their expectations: passed, failed or skipped.
 
-Knows neither the fold nor the network. Start at check_stories.
+An expectation is skipped if the model was not trained on the data that it is about. This module neither folds events nor
+runs the network: it takes scores. Start at check_stories.
 """
 
 import math

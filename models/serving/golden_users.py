@@ -1,6 +1,7 @@
 """Read golden_users.yaml: scripted shoppers, and the scores that any sensible model must give them.
 
-Turns a script of steps into events. Knows neither the fold nor a model: golden_checks.py compares. Start at Golden.
+This module turns each script of steps into events. It neither folds nor scores them: golden_checks.py compares the scores.
+Start at Golden.
 """
 
 from pathlib import Path
@@ -109,13 +110,15 @@ def load_golden(path: Path = GOLDEN_USERS) -> Golden:
     for order in golden.orders:
         for name in (order.lower.story, order.higher.story):
             if name not in golden.stories:
-                raise EvaluationError(f"golden users {path}: found no story {name!r}, which order {order.about!r} needs")
+                raise EvaluationError(
+                    f"golden users {path}: found no story {name!r}, expected it for the entry {order.about!r} of orders"
+                )
     for name, story in golden.stories.items():
         theirs = [kind for kind, event in events_of(story) if event.user_id == SHOPPER]
         if not theirs or theirs[-1] == "rating" or (story.sentiment and theirs[-1] != "review"):
             last = "review" if story.sentiment else "step of the shopper other than a rating"
             raise EvaluationError(
-                f"golden users {path}: found another end of story {name!r}, expected a {last} as its last step"
+                f"golden users {path}: found another last step in story {name!r}, expected a {last} as its last"
             )
     return golden
 

@@ -1,7 +1,7 @@
 """Predict next items by counting (co-occurrence, popularity, a user's own items), and mix this prior with the network.
 
-The mixture with the best validation ranking is kept. Items are rows 0..V-1 of the vocabulary; other items are left out.
-Shapes: N users, V items, T events. Start at fit_item_prior.
+The mixture is the one that ranks the validation slice best. Items are rows 0..V-1 of the vocabulary; other items are left
+out. Shapes: N users, V items, T events. Start at fit_item_prior.
 """
 
 from collections.abc import Iterable, Sequence

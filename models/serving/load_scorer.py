@@ -18,7 +18,7 @@ def load_scorer(folder: Path, *, threads: int | None = None, encoder: Encoder | 
     scorer = Scorer.load(folder, threads=threads, encoder=encoder)
     if CHURN_HORIZON_DAYS not in scorer.horizons_days:
         raise ModelError(
-            f"model {scorer.model_version} has horizons {list(scorer.horizons_days)}, expected {CHURN_HORIZON_DAYS} days "
-            "among them, which churn-risk events report: train it on a longer log"
+            f"model {scorer.model_version} has horizons of {list(scorer.horizons_days)} days, expected "
+            f"{CHURN_HORIZON_DAYS} days among them, as churn-risk events report that horizon: train it on a longer log"
         )
     return scorer

@@ -1,7 +1,8 @@
 """Keep checkpoints in a folder, and record in production.json which one serves.
 
 `<model_version>/` is a checkpoint folder. production.json holds the current version and every change with its time and
-command; it is replaced by renaming, so it is never partially written. Does not judge a model's quality. Start at Registry.
+command. It is replaced by renaming, so it is never partially written. This module does not judge a model's quality.
+Start at Registry.
 """
 
 import fcntl
@@ -90,7 +91,7 @@ class Registry:
             raise RegistryError(f"{path}: {error}, expected what footfall models promote writes: {MOVE}") from error
         if production.format_version != FORMAT_VERSION or not production.history:
             found = f"format {production.format_version} and {len(production.history)} changes"
-            raise RegistryError(f"{path} has {found}, expected format {FORMAT_VERSION} and a history: {MOVE}")
+            raise RegistryError(f"{path} has {found}, expected format {FORMAT_VERSION} and at least 1 change: {MOVE}")
         if production.current != (last := production.history[-1].model_version):
             raise RegistryError(f"{path} names {production.current}, expected {last}, the last of its history: {MOVE}")
         return production
@@ -148,7 +149,9 @@ class Registry:
             production = self.production()
             former = None if production is None else production.former()
             if production is None or former is None:
-                raise RegistryError(f"found no former model in {self.folder}, expected two promotions: promote another model")
+                raise RegistryError(
+                    f"found no former model in {self.folder} to go back to, expected two promotions: promote another model"
+                )
             self._check(self.checkpoint(former), former)
             change = Change(action="rollback", model_version=former, at=at, command=command)
             return self._write([*production.history, change])

@@ -1,7 +1,7 @@
-"""Score requests: calibrated probabilities of interest and return, next items, and a review's sentiment.
+"""Compute scores from score requests: calibrated probabilities of interest and return, next items, a review's sentiment.
 
-Blocks, and knows nothing of Kafka. A request's scores depend on the rest of its batch only by rounding error. Start at
-Scorer.score.
+Scoring blocks the calling thread. A request's scores depend on the other requests of its batch only by rounding error. This
+module knows nothing of Kafka. Start at Scorer.score.
 """
 
 from collections.abc import Sequence
@@ -127,8 +127,8 @@ class Scorer:
         survival = self._survival(requests, probabilities.hazards)
         if not all(np.isfinite(found).all() for found in (probabilities.interest, survival, probabilities.positive)):
             raise FloatingPointError(
-                f"found NaN or infinity in scores of model {self.model_version}, expected finite numbers: restart; if it "
-                "repeats, use another device"
+                f"found NaN or infinity in scores of model {self.model_version}, expected finite numbers: restart "
+                "the worker; if it happens again, use another machine"
             )
         return [
             Scores(
@@ -200,12 +200,12 @@ class Scorer:
             if request.spec_version != self.spec_version:
                 raise ModelError(
                     f"model {self.model_version} needs feature spec {self.spec_version}, request {request.request_id} "
-                    f"carries {request.spec_version}: redeploy features or load a model of that spec"
+                    f"carries {request.spec_version}: redeploy the features role, or load a model of that spec"
                 )
             if len(request.features) != width:
                 raise ModelError(
                     f"feature spec {self.spec_version} has {width} features, request {request.request_id} "
-                    f"carries {len(request.features)}: redeploy features"
+                    f"carries {len(request.features)}: redeploy the features role"
                 )
 
 

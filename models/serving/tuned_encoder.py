@@ -1,7 +1,7 @@
-"""Save a fine-tuned encoder and its heads as a folder, and load it; refuse one with any altered file.
+"""Save a fine-tuned encoder and its heads as a folder, and load it; refuse one whose encoder or heads were altered.
 
-The folder holds encoder/, heads.safetensors and manifest.json with all hashes. `encoder/` is an ordinary encoder folder that
-Encoder.load reads. Start at load_tuned.
+The folder holds encoder/, heads.safetensors, and manifest.json with the hashes of the other files. `encoder/` is an ordinary
+encoder folder that Encoder.load reads. Start at load_tuned.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Change training reviews at random into texts with the same rating, from a seeded generator.
 
-Words are swapped, deleted, inserted or replaced by neighbours. Negations, the words that they negate and opinion words stay
-where they are, and none is added. Knows no model: neighbours and translations are arguments. Start at augment_reviews.
+Words are swapped or deleted, and similar words (neighbours) replace or precede them. Opinion words, negations and the words
+next to a negation are never changed. No opinion word or negation is added. Neighbours and the translation function are
+arguments, so this module knows no model. Start at augment_reviews.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -134,6 +135,6 @@ def load_translation(name: str) -> Translate:
     except (ImportError, AttributeError, ValueError) as error:
         raise TrainingError(f"found no {name!r} ({error}), expected module:function: install the module") from error
     if not callable(found):
-        raise TrainingError(f"{name!r} is not a function, expected one that takes a text and returns a text")
+        raise TrainingError(f"{name!r} is not a function, expected one that takes a text and returns its back-translation")
     translate: Translate = found
     return translate

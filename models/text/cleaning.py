@@ -1,7 +1,7 @@
 """Clean review texts, drop those not worth training on, and count changes and drops by reason.
 
-Every function is pure: text in, text and reasons out. Nothing that carries an opinion is removed. Knows no model. Start at
-clean_reviews.
+Every function is pure: it takes texts and returns texts and reasons. Nothing that carries an opinion is removed. This module
+knows no model. Start at clean_reviews.
 """
 
 import html

@@ -1,6 +1,6 @@
-"""Measure a tuned encoder on the test slice of reviews, head by head, beside the baselines and their blend.
+"""Measure a tuned encoder on the test slice of reviews, head by head, beside baselines and its blend with TF-IDF.
 
-All choices are made on the validation slice. Start at evaluate_text.
+All choices, such as the share of the blend, are made on the validation slice. Start at evaluate_text.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Measure how the encoder and TF-IDF improve with more training reviews: what a label is worth.
 
-The sizes are nested: a larger set contains every smaller one. Start at few_labels_curve.
+The training sets are nested: a larger set contains every smaller one. Start at few_labels_curve.
 """
 
 from collections.abc import Callable, Sequence

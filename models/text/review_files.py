@@ -51,7 +51,9 @@ def _from_parquet(file: Path) -> list[ReviewExample]:
     try:
         rows = duckdb.execute(f"SELECT {columns} FROM read_parquet(?)", [str(file)]).fetchall()
     except duckdb.Error as error:
-        raise TrainingError(f"found no reviews in {file} ({error}), expected {columns}: create the dataset again") from error
+        raise TrainingError(
+            f"found no reviews in {file} ({error}), expected columns {columns}: create the dataset again"
+        ) from error
     return [msgspec.convert(dict(zip(ReviewExample.__struct_fields__, row, strict=True)), ReviewExample) for row in rows]
 
 

@@ -1,7 +1,7 @@
 """Find the nearest words of each word in an encoder's own word embeddings, without a dictionary.
 
-Only words that are one token have neighbours. Knows nothing of opinions: models.text.augmentation leaves opinion words
-alone. Start at word_neighbours.
+Only words that are one token have neighbours. This module does not know which words carry an opinion:
+models.text.augmentation leaves those alone. Start at word_neighbours.
 """
 
 from collections.abc import Iterable

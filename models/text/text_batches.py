@@ -1,7 +1,7 @@
 """Turn review examples into token ids, labels and batches of similar length.
 
-Every text is tokenised once. The batches of an epoch depend only on its number and the seed. Knows no network. Start at
-prepare.
+Every text is tokenised once. The batches of an epoch depend only on its number and the seed. This module knows no network.
+Start at prepare.
 """
 
 from collections import Counter
@@ -70,13 +70,15 @@ def prepare(examples: Sequence[ReviewExample], parts: Parts, max_tokens: int) ->
     }
     for part in (Slice.TRAIN, Slice.VALIDATION, Slice.TEST):
         if not len(slices[part]):
-            raise TrainingError(f"found no {part} reviews, expected some: use a longer log, or other split times")
+            raise TrainingError(f"found no {part} reviews, expected at least one: use a longer log, or other split times")
     counts = Counter(examples[row].category for row in slices[Slice.TRAIN])
     categories = tuple(sorted(name for name, count in counts.items() if name is not None and count >= MIN_CATEGORY_EXAMPLES))
     categories = categories if len(categories) > 1 else ()
     labels = _labels(examples, categories)
     if all((column[slices[Slice.TRAIN]] == UNKNOWN).all() for column in labels):
-        raise TrainingError("found reviews without stars, sentiment and category, expected one of them: use a log with ratings")
+        raise TrainingError(
+            "found training reviews without stars, sentiment and category, expected one of the three: use a log with ratings"
+        )
     parts.tokenizer.enable_truncation(max_tokens)
     encoded = parts.tokenizer.encode_batch_fast([parts.prefix + example.text for example in examples])
     return ReviewRows(

@@ -1,6 +1,7 @@
 """Define named presets for fine-tuning an encoder on reviews.
 
-`article` is the recipe of the requirements article; the others are sized for a machine without a GPU. Start at PRESETS.
+`article` is the recipe of the article that the project's requirements name: all weights are trained with AdamW. The others
+are sized for a machine without a GPU. Start at PRESETS.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Fit the linear heads after the network: the plain models that it is blended with, and sentiment.
+"""Fit linear models after the network: those whose scores are blended with the network's, and the sentiment head.
 
-The validation slice chooses their penalty and their share of the blend. If the network does not beat a plain model, the
-plain model's scores are used. Start at blend.
+The validation slice chooses the penalty of each model and the network's share of the blend. A share of 0 means that the
+plain model's scores are used alone. Start at blend.
 """
 
 from typing import Any

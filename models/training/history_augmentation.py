@@ -1,6 +1,6 @@
 """Change a user's history at random into another that the same user might have had, from a seeded generator.
 
-Entries stay sorted by time; none is invented. Knows no model. Start at changed_copies.
+Entries stay sorted by time, and no entry is added. This module knows no model. Start at changed_copies.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Count the items of training examples, initialise the item head from them, and choose the mixture that ranks items.
+"""Count the items of training examples, initialise the item head from the counts, and choose how to mix both.
 
-Start at count_items.
+The mixture of network and counts that ranks the validation slice's items best is kept. Start at count_items.
 """
 
 from collections import Counter

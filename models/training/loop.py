@@ -1,7 +1,7 @@
 """Train a network on numbered batches, and keep the weights of the best validation; a resumed run gives the same weights.
 
 No random state passes from step to step: the order of an epoch follows from (seed, epoch) and dropout from (seed, step). So
-a resumed run takes the same steps as an uninterrupted one. Knows neither texts nor users. Start at fit.
+a resumed run takes the same steps as an uninterrupted one. This module knows neither texts nor users. Start at fit.
 """
 
 import contextlib

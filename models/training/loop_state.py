@@ -1,7 +1,7 @@
 """Save the state of a training run, and load it so that another process resumes with the very next step.
 
-Tensors are in one safetensors file, numbers in one JSON file. The JSON is written last and names the hash of the tensors, so
-that a partial save is detected. Start at save_state.
+Tensors are in one safetensors file, numbers in one JSON file. The JSON file is written last and holds the hash of the tensor
+file, so that a partial save is detected. Start at save_state.
 """
 
 import hashlib
@@ -113,14 +113,17 @@ def load_state(
     numbers = msgspec.json.decode((folder / NUMBERS).read_bytes(), type=_Numbers)
     content = (folder / TENSORS).read_bytes()
     if hashlib.sha256(content).hexdigest() != numbers.tensors_sha256:
-        raise TrainingError(f"found {folder / TENSORS} newer than {NUMBERS}, expected one save: delete {folder} to start over")
+        raise TrainingError(
+            f"found {folder / TENSORS} and {NUMBERS} of different saves, expected one save: delete {folder} to start over"
+        )
     tensors = safetensors.torch.load(content)
     now = _under("now.", tensors)
     trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
     shapes = {name: tensor.shape for name, tensor in trained.items()}
     if shapes != {name: tensor.shape for name, tensor in now.items()}:
         raise TrainingError(
-            f"found {len(now)} trained tensors in {folder}, expected {len(shapes)} of this run: delete it to start over"
+            f"found {len(now)} trained tensors in {folder} whose names or shapes differ, expected {len(shapes)} of this run: "
+            "delete the folder to start over"
         )
     with torch.no_grad():
         for name, tensor in now.items():

@@ -1,6 +1,6 @@
-"""Compute the few metrics of the test slice that a trained model's checkpoint carries.
+"""Compute the few test metrics that a trained model's checkpoint carries.
 
-footfall evaluate makes the report with baselines and intervals. Start at measure.
+They have neither baselines nor intervals: those are in the report of footfall evaluate. Start at measure.
 """
 
 from collections.abc import Sequence

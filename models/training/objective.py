@@ -1,8 +1,8 @@
 """Compute the loss of a batch for one objective: heads or decoder.
 
-Heads predict once, after the newest event: the next categories, the return and the next items. A decoder predicts the next
-event at every event, as the product of its kind, category, time until it and item, in nats. Shapes: B rows, T events, W width,
-K labels, H horizons, V items, J next items. Start at Objective.loss.
+The heads predict once, after the newest event: the next categories, the return and the next items. A causal network also
+predicts the item of every event from the events before it. The decoder also predicts each event's kind, category and time.
+Losses are in nats. Shapes: B rows, T events, W width, K labels, H horizons, V items, J next items. Start at Objective.loss.
 """
 
 from typing import NamedTuple

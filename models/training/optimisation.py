@@ -1,7 +1,7 @@
-"""Build an optimiser for a network, with the weight decay and learning rate schedule of the formulas below.
+"""Build an optimiser for a network, and set its learning rate at each step.
 
-Biases and the weights of layer norms do not decay; the rate warms up linearly, then falls. Knows no data and no loss. Start
-at build_optimiser.
+Biases, layer norms and other parameters of fewer than two dimensions have no weight decay. The rate warms up linearly, then
+falls or stays. This module knows no data and no loss. Start at build_optimiser.
 
 AdamW, at step t with gradient g, rate r, decay d:   w ← w (1 - r d);  m ← b1 m + (1 - b1) g;  v ← b2 v + (1 - b2) g²;
     w ← w - r (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + 1e-8)

@@ -1,6 +1,6 @@
-"""Write the run card of a training run, one JSON file with settings, data, duration and metrics, and its curves.
+"""Write a training run's card (one JSON file with settings, data, duration and metrics) and its curves for TensorBoard.
 
-Knows no particular model. Start at write_run_card.
+This module works for every model. Start at write_run_card.
 """
 
 import platform

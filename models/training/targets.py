@@ -66,8 +66,8 @@ def choose_labels(examples: Sequence[Example], *, at_most: int, least: int) -> l
     labels = sorted(category for category in _most_frequent(counts, at_most) if counts[category] >= least)
     if not labels:
         raise TrainingError(
-            f"found no category that follows {least} training examples, expected some: use a longer log, or create the "
-            "dataset with --cluster-categories if its items have titles but no category"
+            f"found no category that follows {least} or more training examples, expected one: use a longer log, or create "
+            "the dataset with --cluster-categories if its items have titles but no category"
         )
     return labels
 
@@ -97,8 +97,8 @@ def choose_horizons(examples: Sequence[Example]) -> list[int]:
         horizons.append(days)
     if not horizons:
         raise TrainingError(
-            f"found {observed[0]} training examples observed over the first horizon, expected {MIN_HORIZON_EXAMPLES}: "
-            "use a longer log"
+            f"found {observed[0]} training examples observed within {HORIZONS_DAYS[0]} day of the newest event or purchase, "
+            f"expected {MIN_HORIZON_EXAMPLES} or more: use a longer log"
         )
     return horizons
 

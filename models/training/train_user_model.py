@@ -1,8 +1,8 @@
 """Train a user model on a dataset's examples and reviews; blend, calibrate and measure it, ready to be saved.
 
 The text encoder stays frozen: every distinct text is encoded once, then the user model trains on cached vectors. The train
-slice fits the weights, the validation slice stops training and chooses the blend, the calibration slice calibrates, and the
-test slice is only measured. Start at train.
+slice fits the weights. The validation slice stops training and chooses the blend. The calibration slice calibrates the
+scores. The test slice is only measured. Start at train.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,9 @@ def train(
         examples = [replace(example, request=request) for example, request in zip(examples, requests, strict=True)]
     training = [example for example in examples if example.slice is Slice.TRAIN]
     if not training:
-        raise TrainingError("found no training examples, expected some: use more --landmarks or a longer log")
+        raise TrainingError(
+            "found no training examples, expected some: create the dataset with more --landmarks or from a longer log"
+        )
     labels, horizons = (
         choose_labels(training, at_most=config.max_labels, least=config.least_label_examples),
         choose_horizons(training),

@@ -1,7 +1,7 @@
 """Search hyperparameters for a preset on a dataset, trial by trial; the study is a file from which the next run resumes.
 
-Optuna's TPE draws each trial from earlier ones; a trial that is worse than their median is pruned. Uses only the train and
-validation slices. Start at tune.
+Optuna's TPE sampler draws each trial from the results of earlier ones. A trial that is worse than their median is pruned.
+Only the train and validation slices are used. Start at tune.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +93,7 @@ def tune(
         found.optimize(value, n_trials=left, timeout=minutes * 60, callbacks=callbacks)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in found.trials)
     if not any(trial.state == optuna.trial.TrialState.COMPLETE for trial in found.trials):
-        raise ValueError(f"found no finished trial after {minutes:g} minutes, expected one: increase --minutes")
+        raise ValueError(f"found no completed trial after {minutes:g} minutes, expected one: increase --minutes")
     best = found.best_trial
     return Tuned(settings=draw(best, start), loss=best.values[0], trials=len(found.trials), ended_early=pruned)
 

@@ -72,7 +72,9 @@ async def _read(given: Published) -> Run:
         figures = chunk_figures(await asyncio.to_thread(worker.metrics), given.count)
     requests = await read_requests(settings)
     if requests.distinct != given.due:
-        raise RunError(f"backlog: found {requests.distinct} distinct score requests, expected the {given.due} of a fold")
+        raise RunError(
+            f"backlog: found {requests.distinct} distinct score requests, expected the {given.due} of an offline fold"
+        )
     return Run(seconds, figures, held, skew)
 
 

@@ -1,7 +1,7 @@
 """Create a benchmark's topics, publish its load, read committed offsets and score requests, and delete the topics.
 
-Every run has a random prefix, so that runs share nothing and all topics of a run can be deleted by prefix. Start at
-published.
+Every published load has a random prefix for its topics. Each run on it has its own group, changelog and score-request topic.
+All these names contain the prefix, so that one call deletes the topics. Start at published.
 """
 
 import asyncio

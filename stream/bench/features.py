@@ -1,7 +1,8 @@
 """Measure events/s of the features role and of the same fold in other engines (`footfall bench features`).
 
-Each repeat runs every engine once on a fresh load, after one unmeasured run of each. Then, for some barrier intervals, it
-measures rate, barrier cost, bytes written per event, and events to fold again after a kill -9. Start at bench_features.
+Every engine first runs once unmeasured. Each repeat then runs every engine once on a fresh load. Last, Footfall runs with
+several barrier intervals. For each, the benchmark measures rate, barrier cost, bytes written per event, and events to fold
+again after a kill -9. Start at bench_features.
 """
 
 import asyncio
@@ -200,7 +201,10 @@ async def _crash(given: Published, interval: int) -> Figures:
         await measure([running], given.count, seconds=120 + given.count / 500)
     requests = await read_requests(settings)
     if requests.distinct != given.due:
-        raise RunError(f"after {KILLS} kills: found {requests.distinct} distinct score requests, expected {given.due}")
+        raise RunError(
+            f"after {KILLS} kills: found {requests.distinct} distinct score requests, expected the {given.due} of an "
+            "offline fold"
+        )
     return {"uncommitted_at_kill": uncommitted, "repeated_requests": len(requests.found) - requests.distinct}
 
 

@@ -1,4 +1,4 @@
-"""Compute a benchmark's statistics: spreads of repeats, latency percentiles, and the machine and versions.
+"""Compute a benchmark's statistics (spreads of repeats, latency percentiles), and describe machine, commit and versions.
 
 Start at spread and percentiles.
 """

@@ -1,8 +1,8 @@
 """Measure latency from an event's scheduled send time to the receipt of its score request (`footfall bench latency`).
 
 The load is open: a sender process follows a fixed schedule and never waits for a response. Every latency counts from the
-scheduled time, so neither a slow worker nor a late sender hides waiting (no coordinated omission). Receipt is when our own
-consumer returns the record. Start at bench_latency.
+scheduled time, so neither a slow worker nor a late sender hides waiting (no coordinated omission). A request is received when
+our own consumer returns it. Start at bench_latency.
 """
 
 import asyncio

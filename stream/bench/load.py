@@ -1,8 +1,8 @@
 """Generate the load of every benchmark: seven event types over a day of event time, as JSON of about 200 bytes.
 
-Two shapes: `sessions` are 40 events of one user, ten seconds apart, users by Zipf(1.1); `independent` draws the user of
-each event by Zipf(1.1) and spreads events over the day. A seed gives the same events everywhere, so that a sender in
-another process can regenerate them. Start at load.
+In shape `sessions`, a session is 40 events of one user, about ten seconds apart. In shape `independent`, the user and time of
+each event are drawn independently. Users are drawn by Zipf(1.1). Equal seeds give equal events, so that a sender in another
+process can generate them again. Start at load.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Measure restore time from a changelog of many rows, and recovery time from a kill -9 (`footfall bench restore`).
 
-The rows come from a real fold: a few thousand of them, written repeatedly under new user ids. The worker first runs on the
-empty changelog, so that it writes the meta row itself. Start at bench_restore.
+A few thousand rows of a real fold are written repeatedly under new user ids. The worker first runs on the empty changelog, so
+that it writes the meta row (totals and offsets) itself. Start at bench_restore.
 """
 
 import asyncio

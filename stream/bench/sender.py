@@ -1,7 +1,8 @@
 """Send an open load from its own process: event i is sent at start + i / rate, without waiting for earlier events.
 
 Run as `python -m stream.bench.sender ORDER` with the settings in the environment; ORDER is JSON with seed, count, shape and
-rate. Prints one JSON object on stdout: when sending began, and how late it was. Start at main.
+rate. The result is one JSON object on stdout: when sending began (epoch s), and how late events were sent (ms). Start at
+main.
 """
 
 import asyncio

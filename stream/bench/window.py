@@ -1,8 +1,8 @@
 """Measure one run between two commits: events/s, and busy cores of the workers and the machine.
 
 The first tenth of the events is warm-up, and the last twentieth is left out. Both ends of the window are commits in the
-broker (or a recovery store), so that rounding does not penalise an engine that commits once per second against one that
-commits five times. Start at measure.
+broker (or in a recovery store). Otherwise an engine that commits once per second could look slower than one that commits
+five times per second. Start at measure.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Print a command's result as one JSON object on stdout, or bad input as one line on stderr with exit code 2."""
+"""Print a command's result as one JSON object on stdout, or bad input as one line on stderr with exit code 2.
+
+Start at print_json and fail.
+"""
 
 import sys
 from typing import NoReturn

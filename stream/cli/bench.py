@@ -1,6 +1,6 @@
 """Define `footfall bench …`, whose commands benchmark this machine and can record the result in a RESULTS.md.
 
-Only parses options: stream/bench defines what is measured, and how. Start at features.
+stream/bench/ defines what is measured, and how. Start at features.
 """
 
 import asyncio

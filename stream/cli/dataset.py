@@ -1,7 +1,7 @@
 """Define `footfall dataset LOG`, which cuts a log into labelled examples, and `footfall dataset lint`, which finds leaks.
 
-Only parses options. The summary goes to stderr, and with --json the manifest goes to stdout. Bad input exits with code 2,
-a leak with code 3. Start at cut_command.
+stream/offline/build_dataset.py cuts the log, models/data/leakage.py finds leaks. The summary goes to stderr, and with --json
+the manifest or the verdict goes to stdout. Bad input exits with code 2, a leak with code 3. Start at cut_command.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""Exit at once on Ctrl-C or SIGTERM while a long-running command is still being imported. Start at exit_on_signal.
+"""Exit at once on Ctrl-C or SIGTERM while a long-running command is still being imported.
 
-Nothing runs yet, so no shutdown is needed. Imports nothing heavy, because it is imported before everything else.
+Nothing runs yet, so no shutdown is needed. This module imports nothing slow, because it is imported before everything else.
+Start at exit_on_signal.
 """
 
 import os

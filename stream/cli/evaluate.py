@@ -1,7 +1,7 @@
 """Define `footfall evaluate`, which compares a model with every baseline and writes report.json and report.html.
 
-Only parses options. Progress and a summary go to stderr, and with --json the verdict goes to stdout. Start at
-evaluate_command.
+models/evaluation/evaluate_model.py does the comparison. Progress and a summary go to stderr, and with --json the verdict goes
+to stdout. Start at evaluate_command.
 """
 
 import shlex

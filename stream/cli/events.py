@@ -1,6 +1,6 @@
 """Define `footfall send`, which publishes a log to Kafka, and `footfall tail`, which prints a topic's records.
 
-Only parses options and prints. Start at send_command.
+stream/operate/ sends and reads the records; this module parses options and prints. Start at send_command.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """Define `footfall features select`, which ranks features by how well they predict a label, as a table, CSV and plot.
 
-Only parses options. The table goes to stderr, and with --json the ranking goes to stdout. Start at select_command.
+models/data/feature_selection.py computes the ranking. The table goes to stderr, and with --json the ranking goes to stdout.
+Start at select_command.
 """
 
 import sys

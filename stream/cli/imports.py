@@ -1,7 +1,7 @@
 """Define `footfall import …`, which reads external files into an event log.
 
-Only parses options. Counts go to stderr, and with --json the result goes to stdout. Bad input exits with code 2 and writes
-nothing. Start at app.
+stream/logs/importers/ reads the files. Counts go to stderr, and with --json the result goes to stdout. Bad input exits with
+code 2 and leaves no log behind. Start at app.
 """
 
 from collections import deque

@@ -1,7 +1,7 @@
 """Run the command `footfall`: dispatch to a subcommand, and turn an exception into one line and an exit code.
 
 A subcommand's module is imported only when it is used, so that --help is fast. Exit codes: 0 done, 1 failed, 2 wrong
-usage, 3 refused, 75 restart the process, 78 a setting is wrong, 130 interrupted. Start at main.
+usage, 3 refused, 75 restart the process, 78 correct a setting or the state first, 130 interrupted. Start at main.
 """
 
 import logging

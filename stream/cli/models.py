@@ -1,6 +1,7 @@
-"""Define `footfall models ls|show|check|add|promote|rollback`, the commands of the model registry. Start at app.
+"""Define `footfall models ls|show|check|add|promote|rollback`, the commands of the model registry.
 
-Results go to stdout, as tables or with --json as JSON; notes go to stderr. Exit code 2: wrong input; 3: refused.
+Results go to stdout, as tables or with --json as JSON; notes go to stderr. Wrong input exits with code 2, a refused model
+with code 3. Start at app.
 """
 
 import sys

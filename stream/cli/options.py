@@ -1,7 +1,7 @@
-"""Give a command every setting as a flag: `--barrier-ms 100` besides FOOTFALL_BARRIER_MS and footfall.toml.
+"""Give a command every setting as a flag, such as `--barrier-ms 100`, as well as FOOTFALL_BARRIER_MS and footfall.toml.
 
-Flags are parsed as text and validated with all settings, so that a bad value gets the same error wherever it came from.
-A password has no flag, because every user of a machine can read its command lines: use a file instead. Start at
+Flags are parsed as text and validated together with all settings. A bad value therefore gets the same error wherever it came
+from. A password has no flag, because every user of a machine can read its command lines: use a file instead. Start at
 with_settings.
 """
 

@@ -1,6 +1,6 @@
 """Define `footfall replay LOG --out DIR`, which runs a log through all roles offline, or verifies recorded outputs.
 
-Only parses options and prints the summary. Start at replay_command.
+stream/offline/ does the work; this module parses options and prints the summary. Start at replay_command.
 """
 
 import time

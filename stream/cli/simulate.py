@@ -1,6 +1,6 @@
-"""Define `footfall simulate`, which writes the event log of a simulated shop. Start at simulate_command.
+"""Define `footfall simulate`, which writes the event log of a simulated shop.
 
-Bad input exits with code 2 before anything is written.
+Bad input exits with code 2 before anything is written. Start at simulate_command.
 """
 
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Define `footfall state reset` and `footfall state rebuild`, which fold a role's rows again. Start at app."""
+"""Define `footfall state reset` and `footfall state rebuild`, which fold a role's source records again. Start at app."""
 
 import asyncio
 import sys

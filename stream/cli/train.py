@@ -1,7 +1,7 @@
 """Define `footfall train users`, which trains a user model on a dataset and writes a checkpoint folder and a run card.
 
-Only parses options. Progress and a summary go to stderr, and with --json the result goes to stdout. Start at
-train_command.
+models/training/train_user_model.py trains the model. Progress and a summary go to stderr, and with --json the result goes to
+stdout. Start at train_command.
 """
 
 import shlex

@@ -1,7 +1,7 @@
 """Define `footfall train texts`, which fine-tunes a text encoder on reviews and compares it with TF-IDF.
 
-Only parses options. Progress and a summary go to stderr, and with --json the result goes to stdout. Start at
-train_text_command.
+models/text/train_text_encoder.py does the work. Progress and a summary go to stderr, and with --json the result goes to
+stdout. Start at train_text_command.
 """
 
 import shlex

@@ -1,4 +1,7 @@
-"""Count what the demo shows, from the roles' /metrics and their output topics. Pure; start at Watched.see."""
+"""Compute the figures that the demo shows, from the roles' /metrics and their output topics.
+
+This module does no I/O. Start at Watched.see.
+"""
 
 from collections import Counter, deque
 from collections.abc import Iterable

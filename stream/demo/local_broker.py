@@ -1,7 +1,7 @@
-"""Run a Kafka-compatible broker in a child process, without installing one. For development only.
+"""Run a Kafka-compatible broker in a child process, without an installation of Kafka. For development only.
 
-It keeps everything in memory, and has no transactions and no authentication. It listens on a free loopback port, is ready
-within a second and dies with this process. Start at LocalBroker.
+The broker keeps everything in memory, and has no transactions and no authentication. It listens on a free loopback port. On
+Linux, it dies with this process. Start at LocalBroker.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Run the whole system on one machine: embedded broker, simulated shop, three roles and metrics; then clean up.
 
-Events are sent at a steady rate. Their timestamps are the simulated shop's: months pass in minutes and never reach the
-present. Knows nothing about terminals. Start at run_demo.
+Events are sent at a steady rate, but keep their timestamps: months of the simulated shop pass in minutes. They end before
+the present. This module knows nothing about terminals. Start at run_demo.
 """
 
 import asyncio
@@ -156,7 +156,7 @@ def events_of(options: DemoOptions, now_ms: int) -> AbstractContextManager[Itera
         return SimulatedYear(options.seed, options.shoppers, now_ms)
     last_ms = read_manifest(options.log).last_record_ms
     if last_ms is not None and last_ms > now_ms + HOUR_MS:
-        raise RunError(f"{options.log} has timestamps in the future, expected only past ones: choose another log")
+        raise RunError(f"{options.log} has timestamps more than 1 h in the future, which Kafka refuses: choose another log")
     return nullcontext(read_log(options.log))
 
 

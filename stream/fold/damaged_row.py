@@ -1,6 +1,6 @@
-"""Replace a row that cannot be decoded by a new state, and keep its bytes under a key of its own in the changelog.
+"""Replace a row that cannot be decoded by a new state, and keep its bytes under a separate key of the changelog.
 
-The bytes are committed together with the user's new row. Compaction keeps them.
+The damaged bytes are committed together with the user's new row. Compaction keeps the last damaged row of each user.
 Start at state_of_row.
 """
 

@@ -1,6 +1,7 @@
 """Order records of several topics by record timestamp, then topic, then offset.
 
-Live alignment and replay use the same order, so both fold the same sequence. Start at order_keys and aligned.
+Live alignment and replay sort by the same keys, so that a replay can repeat the order of a live run. Start at order_keys
+and aligned.
 """
 
 from collections import defaultdict

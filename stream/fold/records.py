@@ -1,6 +1,7 @@
 """Define what a fold reads and returns: records, messages to send, and counts of records by outcome.
 
-Knows neither Kafka nor shops. Start at Record.
+A fold applies the records of one partition to its rows, one row per key. This module knows neither Kafka nor shops. Start
+at Record.
 """
 
 from collections.abc import Iterable, Sequence

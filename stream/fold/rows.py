@@ -1,7 +1,8 @@
-"""Hold the rows of one partition in bounded memory: decode rows on first use, evict and expire them at a barrier.
+"""Hold the rows of one partition, with a memory limit for decoded rows and an age limit for all rows.
 
-At a barrier, the least recently written decoded rows become bytes again, and the least recently written rows are checked for
-expiry. Nothing is counted per event. Knows neither Kafka nor shops. Start at Rows.evict.
+A fold replaces the bytes of a row by the decoded row. At each barrier (commit), decoded rows beyond the memory limit become
+bytes again, those written least recently first. The barrier also removes rows that are too old. A read costs the same as in
+a plain dictionary. This module knows neither Kafka nor shops. Start at Rows.evict.
 """
 
 from collections import OrderedDict

@@ -1,8 +1,8 @@
-"""Merge the fetched records of several topics, per partition, into one stream ordered by time.
+"""Merge the fetched records of several topics into one stream per partition number, ordered by time.
 
-Records are ordered by record timestamp, then topic, then offset, and released once no topic can still deliver an earlier
-one. Only a topic with unread records on the broker holds the others back, so live traffic is released at once. Knows neither
-Faust nor shops. Start at Alignment.release.
+The order is record timestamp, then topic, then offset. A record is released once no topic can still deliver an earlier one.
+By default, only a topic with unread records on the broker holds the others back, so live traffic is released at once. This
+module knows neither Faust nor shops. Start at Alignment.release.
 """
 
 import time

@@ -1,7 +1,8 @@
 """Commit rows, totals and source offsets of a partition in one Kafka transaction, then acknowledge the folded chunks.
 
-The fold continues while a flush is in flight, up to a limit. P1 and P2 are the step numbers of
-docs/explanation/guarantees.md. Encodes rows but never reads what is in them. Start at Barrier.flush.
+Totals are counts of records by outcome. The fold continues while a flush is in flight, up to a limit. The barrier encodes
+rows by a function that its caller passes in, and never reads their fields. P1 and P2 are steps in
+docs/explanation/guarantees.md. Start at Barrier.flush.
 """
 
 import asyncio
@@ -176,8 +177,8 @@ class Barrier:
                     await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows, offsets: one transaction
             except TimeoutError:
                 raise BrokerError(
-                    f"found no acknowledgement of rows and outputs within {self._timeout:g} s, expected one: check the broker, "
-                    "and that the changelog and the dead-letter topics exist"
+                    f"found no acknowledgement of rows and outputs within {self._timeout:g} s (barrier_timeout_seconds), "
+                    "expected one: check the broker, and that the changelog and all output topics exist"
                 ) from None
             for pending in taken.values():
                 for event in pending.events:

@@ -1,7 +1,7 @@
-"""Patch functions of Faust, mode and aiokafka in place, to fix defects, shorten waits and make records smaller.
+"""Patch functions of Faust, mode (Faust's service library) and aiokafka in place: fix defects, wait less, use less memory.
 
-tests/unit/stream/kafka/test_transport.py fails if a new library version changes a patched function. Start at
-patch_libraries.
+docs/explanation/library-patches.md gives the reason for each patch. tests/unit/stream/kafka/test_transport.py fails if a new
+library version changes a patched function. Start at patch_libraries.
 """
 
 import asyncio

@@ -32,7 +32,8 @@ def check_partition_count(partition: Partition, partitions: int) -> None:
     if partition.partitions not in (0, partitions):
         raise StartRefused(
             f"found rows of partition {partition.number} folded from {partition.partitions} partitions, the topics have "
-            f"{partitions}: users moved between partitions; rebuild under another app_id, from topics of {partitions}"
+            f"{partitions}: keys now map to other partitions; use topics with {partition.partitions} partitions, or set "
+            "another app_id and send the records again"
         )
 
 
@@ -56,8 +57,8 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
         for tp, offset in resume_at.items():
             if end[tp] < offset:
                 raise StartRefused(
-                    f"found end offset {end[tp]} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset of the "
-                    f"rows: the topic was recreated or truncated; {_reset_hint(role)}"
+                    f"found end offset {end[tp]} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset "
+                    f"committed with the rows: the topic was recreated or truncated; {_reset_hint(role)}"
                 )
             if begin[tp] > offset:
                 _count_lost(settings, partitions[tp.partition], tp, offset, begin[tp])
@@ -66,8 +67,8 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
             expected_ms = partitions[tp.partition].times.get(tp.topic)
             if expected_ms is not None and found_ms != expected_ms:
                 raise StartRefused(
-                    f"found timestamp {found_ms} at {tp.topic}/{tp.partition}@{last[tp]}, expected {expected_ms} of the record "
-                    f"last folded: the topic was recreated; {_reset_hint(role)}"
+                    f"found timestamp {found_ms} ms at {tp.topic}/{tp.partition}@{last[tp]}, expected {expected_ms} ms, the "
+                    f"timestamp of the record last folded: the topic was recreated; {_reset_hint(role)}"
                 )
     finally:
         await consumer.stop()
@@ -130,8 +131,8 @@ def resume_positions(
                     f"emptied; {_reset_hint(role)}"
                 )
             raise StartRefused(
-                f"{found}expected {rows}, the offset of the rows: someone moved the group's offsets; start once with "
-                f"ignore_group_offsets=true to resume from the rows, or {_reset_hint(role)}"
+                f"{found}expected {rows}, the offset committed with the rows: someone moved the group's offsets; start once "
+                f"with ignore_group_offsets=true to resume from the rows, or {_reset_hint(role)}"
             )
         positions[tp] = rows
     return positions
@@ -151,16 +152,17 @@ def _count_lost(settings: Settings, partition: Partition, tp: TopicPartition, of
     lost = begin - offset
     if not settings.accept_lost_records:
         raise StartRefused(
-            f"found first offset {begin} in {tp.topic}/{tp.partition}, expected at most {offset}, the offset of the rows: "
-            f"retention deleted {lost} unread records; start once with accept_lost_records=true to count them as lost"
+            f"found first offset {begin} in {tp.topic}/{tp.partition}, expected at most {offset}, the offset committed "
+            f"with the rows: retention deleted {lost} unread records; start once with accept_lost_records=true to count them "
+            "as lost"
         )
     log.error(
         "records_lost",
         topic=tp.topic,
         partition=tp.partition,
-        offsets=lost,
+        lost_offsets=lost,
         cause="retention deleted them before they were read",
-        action="counted as lost; reading on at the oldest retained record; increase the topic's retention",
+        action="counting them as lost and resuming at the oldest retained record; increase the topic's retention",
     )
     partition.totals.lost += lost
     partition.offsets[tp.topic] = begin
@@ -191,6 +193,6 @@ async def _times_at(consumer: object, offsets: Mapping[TopicPartition, int]) -> 
             partition=tp.partition,
             offset=offsets[tp],
             waited_seconds=PROBE_SECONDS,
-            action="resumed; could not check whether the topic was recreated",
+            action="resuming without checking whether the topic was recreated: no record arrived in time",
         )
     return times

@@ -1,7 +1,7 @@
-"""Keep a role's rows in memory; on partition assignment, fence the previous owner and restore rows from the changelog.
+"""Keep a role's rows in memory; on assignment, fence the previous owner of a partition and restore its rows.
 
-It is the store of a Faust table; Faust controls assignment and lifecycle. It takes a partition's transactional id before
-it reads the changelog, so the broker rejects all later writes of the previous owner. P4 and P5 are the step numbers of
+RowStore is the store of a Faust table, so Faust calls it at every rebalance. It takes a partition's transactional id before
+it reads the changelog. From then on, the broker rejects all writes of the previous owner. P4 and P5 are steps in
 docs/explanation/guarantees.md. Start at RowStore.take_over.
 """
 
@@ -187,7 +187,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         gc.freeze()  # restored rows live until their partition is revoked: exclude them from collections
         if new:
             partitions = sorted(tp.partition for tp in new)
-            action = "all rows are restored; next, reading the source topics"
+            action = "all rows are restored; the worker reads the source topics next"
             log.info("restored", partitions=partitions, **self.progress.facts(), action=action)
 
     def _complete(self, partition: Partition) -> None:

@@ -1,6 +1,7 @@
 """Compare the broker's topics with the settings, and create or alter the topics that differ.
 
-Never deletes a topic and never adds a partition: keys would map to other partitions than their rows. Start at plan.
+This module never deletes a topic. It never adds a partition, because keys would then map to other partitions than their
+rows. Start at plan and apply.
 """
 
 import asyncio
@@ -188,9 +189,7 @@ def _compare(
             if all_have is not None
             else f"copy it into a new topic of {topic.partitions} partitions and set that name in topic_names"
         )
-        return change(
-            "refused", f"found {partitions} partitions, expected {topic.partitions} as in every other topic: {remedy}"
-        )
+        return change("refused", f"found {partitions} partitions, expected {topic.partitions}, as the settings say: {remedy}")
     if configs is None:
         return change("ok", "retention and cleanup not checked: this broker does not report them")
     differing = {name: value for name, value in topic.configs.items() if configs.get(name, ("", False))[0] != value}
@@ -281,7 +280,7 @@ async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list
             now[change.topic].get(name, ("", False))[0] == value for change in changes for name, value in change.configs.items()
         )
 
-    await _wait_until(visible, "changed settings")
+    await _wait_until(visible, "changed configs")
     return list(changes)
 
 
@@ -290,5 +289,7 @@ async def _wait_until(visible: Callable[[], Awaitable[bool]], what: str) -> None
     deadline = time.monotonic() + VISIBLE_SECONDS
     while not await visible():
         if time.monotonic() > deadline:
-            raise BrokerError(f"found no {what} within {VISIBLE_SECONDS:g} s, expected them: check the broker's log")
+            raise BrokerError(
+                f"found no {what} on the brokers {VISIBLE_SECONDS:g} s after they accepted the request: check their logs"
+            )
         await asyncio.sleep(0.05)

@@ -1,7 +1,7 @@
 """Read partitions of any topics between two offsets, without a consumer group and without commits.
 
-The only loop that reads topics to their end: for restores, changelogs, dead letters, recordings and benchmarks. Start at
-open_reader.
+All code that reads topics to their end uses this loop: restores, changelogs, dead letters, recordings and benchmarks. Start
+at open_reader.
 """
 
 import time
@@ -61,8 +61,8 @@ class TopicReader:
     def _stalled(self, pending: Iterable[TopicPartition], end: Mapping[TopicPartition, int]) -> str:
         behind = ", ".join(f"{tp.topic}/{tp.partition} (offset {self.position[tp]}, end {end[tp]})" for tp in pending)
         return (
-            f"read no record for {STALL_SECONDS:g} s; not at the end: {behind}; a transaction is open or a broker is down: "
-            "check the leaders of these partitions, then try again"
+            f"read no record for {STALL_SECONDS:g} s, although these are not at their end: {behind}; a transaction may be open "
+            "or a broker down: check the leaders of these partitions, then try again"
         )
 
     async def records(self) -> AsyncIterator[ConsumerRecord]:

@@ -1,7 +1,7 @@
-"""Make Faust's consumer deliver chunks: one message per group of records, acknowledged strictly in order.
+"""Make Faust's consumer deliver chunks: groups of records, each delivered and acknowledged as one message, in order.
 
 docs/explanation/library-patches.md lists every use of Faust's internals, with reasons and measurements.
-tests/unit/stream/kafka/test_transport.py fails if a new Faust changes what is overridden. Start at install.
+tests/unit/stream/kafka/test_transport.py fails if a new Faust changes an overridden method. Start at install.
 """
 
 import asyncio
@@ -313,7 +313,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
                 code=EXIT_CONFIG,
             )
         if error is not None and not error.retriable:
-            end_process(f"consumer group {self.app.conf.id}: found {error!r}, expected to join")
+            end_process(f"consumer group {self.app.conf.id}: the worker could not join: {error!r}")
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         self.delivered = self._positions()  # Faust calls this after it delivered all records of the last fetch

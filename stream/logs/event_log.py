@@ -1,7 +1,8 @@
 """Write and read event logs: directories of Parquet files that hold every record byte for byte.
 
-One file per UTC day of arrival, rows in order of arrival, and a manifest that is written last. Knows the names of
-topics, nothing of Kafka; a refused record is kept as faithfully as a good one. Start at write_log and read_log.
+A log has one file per UTC day of arrival, with its records in order. The manifest is written last, so a log without one is
+not complete. A record that a role would refuse is kept like any other. This module knows topic kinds, but not Kafka. Start
+at write_log and read_log.
 """
 
 import shutil
@@ -228,8 +229,8 @@ def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[
                     yield LoggedEvent(kind, record_ms, key, value, partition, offset, named)
     if count != expected:
         raise LogError(
-            f"{directory} found {count} events of {', '.join(wanted)}, expected {expected} as {MANIFEST} says: a file was "
-            "added or is missing; restore it or write the log again"
+            f"{directory}: found {count} events of {', '.join(wanted)}, expected {expected} as {MANIFEST} says: a file was "
+            "added or is missing; undo that or write the log again"
         )
 
 

@@ -1,7 +1,7 @@
-"""Turn an event log into labelled examples: fold it, sample users at landmarks, label from later events.
+"""Turn an event log into labelled examples: fold it, sample users at landmarks, label the samples by later events.
 
-Makes one pass over the log. A sample at a landmark is the request that the features role would have sent from what had
-arrived by then. A sample at an event is the request that the live role sends for that event. Start at cut_dataset.
+The log is read once. A landmark is a time at which a user is sampled. Its sample is the request that the live role would have
+sent at that time. A sample at an event is the request that the live role sends for that event. Start at cut_dataset.
 """
 
 import hashlib

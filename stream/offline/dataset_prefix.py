@@ -1,7 +1,8 @@
 """Rebuild some of a dataset's examples from only the records that had arrived by their landmark.
 
-The live fold starts from an empty row and folds the user's records up to the landmark. Labels use only events before
-the end of the slice. If the dataset's example differs from the rebuilt one, it has a leak. Start at rebuild_examples.
+A landmark is the time at which a user was sampled. The live fold starts from an empty row and folds the user's records up to
+the landmark. Labels use only events before the end of the slice. An example that differs from its rebuilt copy shows a leak
+in the dataset. Start at rebuild_examples.
 """
 
 import hashlib

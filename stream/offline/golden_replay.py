@@ -1,7 +1,7 @@
 """Check a model against the stories of golden users: fold their events, score the requests, compare with expectations.
 
-The fold and the scorer are those of production. Replays every story also in ways that must not change its scores: with
-duplicates, among other users, topic after topic, a day later. Needs neither broker nor clock. Start at check_golden.
+The fold and the scorer are those of production. Each story is also replayed in variants that must not change its scores: with
+duplicates, among other users, topic after topic, a day later. No broker and no clock are needed. Start at check_golden.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,7 @@
 """Promote a checkpoint to serve in production, or refuse with a named reason.
 
-A model must be intact, beat every baseline of its evaluation report, and pass the golden users' checks. Start at promote.
+A model must be intact, beat every baseline in its evaluation report, and pass the checks of golden users. Golden users are
+invented shoppers whose correct scores are obvious. Only a stated reason replaces a report. Start at promote.
 """
 
 from enum import StrEnum

@@ -1,8 +1,8 @@
-"""Replay a recorded log, without a broker, into the same rows, score requests, signals and decisions as the live roles.
+"""Replay an event log, without a broker, into the same rows, score requests, signals and decisions as the live roles.
 
-Recorded events keep their partition and offset; others get those that `footfall send` gives them in empty topics. Events
-are folded in the order of aligned topics: by arrival time, then topic, then offset. Time comes from the events; no clock
-is read. Start at Replay.
+Recorded events keep their partition and offset. Other events get those that `footfall send` would give them in empty topics.
+Events are folded as aligned topics are: by record timestamp, then topic, then offset. All times come from the events; no
+clock is read. Start at Replay.
 """
 
 from collections import defaultdict

@@ -1,7 +1,7 @@
-"""Verify a recorded live run: write one row per score request to verification.parquet, and sum up the verdicts.
+"""Verify a recorded live run: write one row per score request to verification.parquet, and count the verdicts.
 
-Reads the log once per share of its users, so that memory grows with PASS_RECORDS and not with the log. Start at
-write_verification.
+The log is read several times, each time for some of its users. Memory therefore depends on PASS_RECORDS, not on the length
+of the log. Start at write_verification.
 """
 
 from collections import Counter, defaultdict

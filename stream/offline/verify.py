@@ -1,7 +1,8 @@
-"""Verify a recorded score request: refold the events its guard names, and compare the request that results.
+"""Verify a recorded score request: fold the events that its guard names again, and compare the resulting request.
 
-The live fold folds one user's records, kind after kind, up to the guard's offsets. Equal results therefore also show that
-the interleaving of topics does not matter. Pure. Start at UserFold.check.
+The guard names, per topic, the first and the last offset folded into the user's row. The live role's code folds these records
+here topic after topic. If the requests are equal, the interleaving of topics did not matter either. This module does no I/O.
+Start at UserFold.check.
 """
 
 from bisect import bisect_left, bisect_right

@@ -1,7 +1,7 @@
-"""Score recorded requests again and measure how far the new scores differ from the recorded signals.
+"""Score recorded requests again, and measure how far the new scores differ from the recorded signals.
 
-Each request is scored in batches of two sizes, since in a forward pass the other rows of a batch change the last bits.
-Blocks while scoring; knows no log. Start at score_differences.
+Each request is scored in batches of two sizes, because the other rows of a batch change the last bits of a score. Scoring
+blocks. This module knows no log. Start at score_differences.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Start child processes that never outlive their parent, and end them.
+"""Make child processes end together with their parent, and end them on request.
 
-Knows nothing of Kafka or roles. On Linux the kernel kills a child when its parent dies, however it dies. Elsewhere
-children end only if the parent ends in order. Start at die_with_parent.
+On Linux, the kernel kills a child when its parent dies, even if the parent was killed. On other systems, children end only
+if the parent stops them before it ends. This module knows neither Kafka nor roles. Start at die_with_parent.
 """
 
 import ctypes

@@ -1,7 +1,8 @@
 """Count and list dead letters, and send their original records to the source topics again.
 
-Reads the committed records of every partition up to its current end, without a consumer group and without commits.
-Records that are refused again during a send are past that end and are not read again. Start at letters.
+A command reads the committed records of every partition up to the current end, without a consumer group and without
+commits. A record that is refused again during a send lands after that end, so the same command does not read it again.
+Start at letters.
 """
 
 import time
@@ -33,7 +34,7 @@ OUTCOME_TEXTS: Mapping[Outcome, str] = {
     "expired": "left in the dead-letter topic: older than the retention of their source topic",
     "foreign": "left in the dead-letter topic: they name a source topic that their dead-letter topic does not belong to",
 }
-MAX_IN_FLIGHT = 1000  # in_flight without an acknowledgement, before the oldest is awaited
+MAX_IN_FLIGHT = 1000  # sends without an acknowledgement, before the oldest is awaited
 
 
 class FoundLetter(Struct, frozen=True):

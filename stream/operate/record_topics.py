@@ -1,7 +1,7 @@
 """Record topics of a running broker as an event log: every record with its partition, offset, timestamp and headers.
 
-Reads without a consumer group: commits nothing and causes no rebalance. Reads only committed records if the broker has
-transactions. Start at record.
+A recording uses no consumer group: it commits nothing and causes no rebalance. If the setting transactions is on, it reads
+only committed records. Start at record.
 """
 
 import asyncio

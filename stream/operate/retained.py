@@ -1,6 +1,6 @@
-"""Survey which offsets of a role's source topics the broker still retains, and which folded offsets are lost.
+"""Find out which offsets of a role's source topics the broker still retains, and which folded offsets are lost.
 
-Retained offsets can be folded into a state again, lost ones cannot. Start at survey.
+Retained records can be folded into new rows; lost records cannot. Start at survey.
 """
 
 from collections.abc import Iterable, Mapping

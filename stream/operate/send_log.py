@@ -1,7 +1,7 @@
 """Send logged events as Kafka records, in order of arrival, at a chosen pace.
 
 Each record keeps its bytes, headers, timestamp and its order within a partition. Kafka's default partitioner chooses the
-partition. Header `sent-at-ms` holds the time of the actual send. Start at send_events.
+partition. Header `sent-at-ms` is set to the time of the actual send, in epoch ms. Start at send_events.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
-"""Rebuild a role's state from its retained source topics, into the next generation's changelog, while the old one serves.
+"""Fold a role's retained source records into the changelog of its next generation, while the current generation serves.
 
-Runs the role itself: its rows, totals and offsets are committed as usual. Its messages are not sent, since the serving
-generation has sent them or will. After an interruption it continues from its last commit. Start at rebuild.
+A generation is one version of a role's group and changelog (setting generations). The rebuild runs the role's own app. It
+commits rows, totals and offsets as usual, but sends no outputs, because the serving generation has sent them or will. An
+interrupted rebuild continues from its last commit. Start at rebuild.
 """
 
 import asyncio
@@ -107,15 +108,17 @@ async def rebuild(settings: Settings, role: Role, on_progress: Callable[[int, in
     found = await read_changelog(new, new.changelog(role), wait=True)
     if (read_back := _all_rows(found)) != rows:
         raise BrokerError(
-            f"changelog {new.changelog(role)} holds {len(read_back)} rows, which differ from the {len(rows)} folded: stop "
-            f"the other process that writes to it"
+            f"changelog {new.changelog(role)} holds {len(read_back)} rows, which differ from the {len(rows)} rows folded: "
+            "stop the other process that writes to it"
         )
     totals, serving = Totals(), await read_changelog(settings, settings.changelog(role))
     for partition in found.values():
         totals.add(partition.totals.events)
     counted = totals.applied + totals.replay_skipped + totals.dead_lettered + totals.declared_dropped
     if counted != totals.events_in:
-        raise BrokerError(f"totals do not add up: {totals.events_in} in, {counted} accounted for: report this as a defect")
+        raise BrokerError(
+            f"totals do not add up: {totals.events_in} events in, {counted} with an outcome: report this as a defect"
+        )
     old = _all_rows(serving)
     return Rebuilt(
         role=role,
@@ -138,14 +141,15 @@ async def _fold_to(
 ) -> dict[bytes, bytes]:
     """Run the app until all records retained at the start are committed; return its rows, encoded."""
     if app.store is None:
-        raise BrokerError(f"role {app.role} has no rows, expected one that has: rebuild features or triggers")
+        raise BrokerError(f"role {app.role} has no rows, expected a role with rows: rebuild features or triggers")
     await app.outbox_producer.start()
     starting = asyncio.create_task(app.start())
     try:
         while not (starting.done() and len(app.store.owned) == partitions and not app.rebalancing and _reached(app, sources)):
             if app._crashed.is_set() or (starting.done() and starting.exception() is not None):
                 raise BrokerError(
-                    f"found the fold ended by {app.crash_reason or starting.exception()!r}: run the rebuild again, it continues"
+                    f"the fold ended with {app.crash_reason or starting.exception()!r}: run the rebuild again; it continues "
+                    "from its last commit"
                 )
             on_progress(sum(_done(app, tp, sources) for tp in sources.end), sources.retained)
             await asyncio.sleep(POLL_SECONDS)

@@ -1,8 +1,8 @@
 """Delete a role's rows and reset its offsets, so that the role folds its sources again from the earliest retained record.
 
-One transaction per partition writes a tombstone for every row, a meta row with zero totals and the earliest retained
-offsets, and the same offsets for the group. It uses the transactional id of the partition's worker, so the broker fences
-a worker that was only disconnected. Start at plan_reset.
+Each partition is reset in one transaction. It writes a tombstone for every row, and a meta row with zero totals and the
+earliest retained offsets. It commits the same offsets for the group. It uses the transactional id of the partition's worker,
+so the broker fences a worker that was only disconnected. Start at plan_reset.
 """
 
 import time
@@ -61,7 +61,7 @@ async def apply_reset(settings: Settings, plan: ResetPlan) -> None:
         BrokerError: the role's group has members, the broker has no transactions, or it refused a write.
     """
     if plan.members:
-        raise BrokerError(f"group {plan.group} has {plan.members} workers, expected none: stop the role, then run it again")
+        raise BrokerError(f"group {plan.group} has {plan.members} workers, expected none: stop the role, then reset it again")
     if not settings.transactions:
         raise BrokerError("the embedded broker has no transactions and persists nothing: restart it to reset every role")
     try:

@@ -1,7 +1,7 @@
 """Run the roles as child processes: start them, restart those that die, and end all of them on stop.
 
-A role that exits with 0 (asked to stop) or 78 (wrong settings) is not restarted. No child outlives this process. Knows
-roles by name only. Start at Supervisor.
+A role that exits with 0 (asked to stop) or 78 (a person must act first) is not restarted. On Linux, no child outlives this
+process. The supervisor knows a role only by its name. Start at Supervisor.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Follow every partition of some topics without a consumer group and without commits. Start at follow."""
+"""Yield the records of some topics as they arrive, without a consumer group and without commits. Start at follow."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

@@ -1,6 +1,6 @@
 """Read one user's row from a changelog and render it: features by name, recent events, guard vector.
 
-Start at read_user.
+The guard vector names, per topic, the first and the last offset folded into the row. Start at read_user.
 """
 
 from typing import Any

@@ -32,7 +32,7 @@ def end_stopped(role: str, fact: str) -> NoReturn:
 
     It does not wait for threads: those of a model, or of a client whose broker does not respond, cannot be stopped.
     """
-    log.info("stopped", role=role, fact=fact, action="exit with 0; a new worker resumes from the last commit")
+    log.info("stopped", role=role, fact=fact, action="exiting with code 0; the next worker resumes from the last commit")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -46,8 +46,13 @@ async def crash_only(what: str, work: Awaitable[None]) -> None:
         end_process(f"{what}: {error}", code=EXIT_CONFIG)
     except ProducerFenced:
         end_process(
-            f"{what}: fenced by another worker, which took over the partition while this one was stalled (ProducerFenced)"
+            f"{what}: the broker fenced this worker (ProducerFenced): another process took over the partition, or the "
+            "transaction timed out"
         )
     except Exception as error:  # the top of a worker: no caller can recover
-        log.exception("unexpected_error", part=what, action="ending the process; report the traceback as a bug")
+        log.exception(
+            "unexpected_error",
+            part=what,
+            action="ending the process; unless the broker caused the error, report this traceback as a bug",
+        )
         end_process(f"{what}: {error!r}")

@@ -1,7 +1,8 @@
 """Kill or stop this process at a named point of the commit protocol, for chaos tests; does nothing unless armed.
 
-FOOTFALL_FAULT=kill@P2.sent:3>/tmp/fired writes /tmp/fired at the third arrival at P2.sent, then sends itself SIGKILL; `stop`
-sends SIGSTOP. Points are reached once per chunk or barrier, never per event; P1 to P5 are steps in guarantees.md. Start at
+With FOOTFALL_FAULT=kill@P2.sent:3>/tmp/fired, the process writes /tmp/fired at its third arrival at P2.sent, then sends
+itself SIGKILL. With `stop` instead of `kill`, it sends itself SIGSTOP. The process reaches a point once per chunk, per
+barrier and partition, or per rebalance, never per event. P1 to P5 are steps in docs/explanation/guarantees.md. Start at
 reach.
 """
 
@@ -53,7 +54,7 @@ def arm(text: str) -> None:
         return
     found = re.fullmatch(r"(\w+)@([\w.]+):([1-9]\d*)>(.+)", text)
     if found is None or found[1] not in ACTIONS or found[2] not in POINTS:
-        expected = f"{'|'.join(ACTIONS)}@POINT:ARRIVAL>FILE with a point of {', '.join(POINTS)}"
+        expected = f"{'|'.join(ACTIONS)}@POINT:ARRIVAL>FILE, where POINT is one of {', '.join(POINTS)}"
         raise SettingsError(f"{FAULT}: found {text!r}, expected {expected}")
     _armed.append(Fault(found[1], found[2], int(found[3]), Path(found[4])))
 

@@ -1,7 +1,8 @@
-"""Write all log lines, ours and those of libraries, in one form: event name, facts, action; never a message value.
+"""Write all log lines, ours and those of libraries, in one format, and keep the keys and values of records out of them.
 
-Lines go to stderr, as JSON on a pipe and as text on a terminal. Library lines are scrubbed, because some carry keys and
-values of records, and rate-limited, because they repeat while a broker is down. Start at configure_logging.
+Lines go to stderr, by default as JSON on a pipe and as text on a terminal. Library lines that may contain keys or values
+of records are scrubbed or dropped. The same library line passes at most once a second, because it repeats while a broker is
+down. Start at configure_logging.
 """
 
 import logging

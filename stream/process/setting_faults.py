@@ -1,4 +1,7 @@
-"""Describe invalid settings and unknown variables. Knows no setting. Start at unknown_variables and explain."""
+"""Describe invalid settings and unknown environment variables as error texts.
+
+The caller passes the names of all settings, or an error of pydantic. Start at unknown_variables and explain.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -29,7 +32,7 @@ def unknown_variables(environment: Mapping[str, str], settings: Iterable[str]) -
 def _nearest(name: str, known: Iterable[str]) -> str:
     without = name.removeprefix(PREFIX)  # for FOOTFALL_ written before KAFKA_
     near = get_close_matches(name, known, 1, 0.0) if without not in known else [without]
-    return f", the nearest is {near[0]}; `footfall settings` lists them"
+    return f", the nearest is {near[0]}; `footfall settings --help` lists the settings"
 
 
 def explain(problem: Any) -> str:
@@ -38,10 +41,10 @@ def explain(problem: Any) -> str:
     name = name.lower()
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"setting {name}: no such setting; `footfall settings` lists them"
+        return f"setting {name}: no such setting; `footfall settings --help` lists the settings"
     if not name:
         return f"setting {message}"
-    found = "a secret" if "password" in name else repr(problem["input"])
+    found = "a hidden value" if "password" in name else repr(problem["input"])
     variable = name.upper() if name.startswith("kafka_") else f"FOOTFALL_{name.upper()}"
     place = f", at {'.'.join(inner)}" if inner else ""
     return f"setting {name} ({variable}){place}: found {found}, expected: {message}"

@@ -219,11 +219,11 @@ class Settings(BaseSettings):
         changelogs = [self.changelog(role) for role in ("features", "triggers")]
         if wrong := [name for name in (*names, *changelogs) if not TOPIC_NAME.fullmatch(name) or name in (".", "..")]:
             raise ValueError(
-                f"topic_prefix, topic_names or app_id make the topic name {wrong[0][:300]!r}, "
-                "expected 1 to 249 letters, digits and ._-"
+                f"topic_prefix, topic_names or app_id result in the topic name {wrong[0][:300]!r}, "
+                "expected 1 to 249 characters: letters, digits, '.', '_' or '-'"
             )
         if both := sorted({*names} & {*changelogs}):
-            raise ValueError(f"topic_names: found {both[0]}, expected another name: a changelog has this one")
+            raise ValueError(f"topic_names: found {both[0]}, expected another name: a changelog already has this name")
 
     def group(self, role: str) -> str:
         """Name a role's consumer group; its transactional ids begin with it."""

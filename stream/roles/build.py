@@ -1,4 +1,4 @@
-"""Build the fold of each role with rows from the settings. Start at features_fold."""
+"""Build the folds of roles features and triggers from the settings. Start at features_fold."""
 
 from models.features.spec import KINDS
 from schemas.errors import SettingsError

@@ -1,7 +1,7 @@
 """Run role features: fold source events and review sentiment into user rows, and emit score requests.
 
-The same code runs live, in replay and in training. A record is anything with the attributes of Record, rows are a
-dictionary, and messages are values. It never blocks, reads a clock or knows its caller. Start at FeaturesFold.fold.
+The same code runs in the live worker, in a replay and when a dataset is cut. It gets records, a dictionary of rows and the
+time as arguments, and returns messages. It never blocks and reads no clock. Start at FeaturesFold.fold.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -203,7 +203,9 @@ class FeaturesFold:
 
 
 def _from_future(at: int, arrived: int) -> DecodeError:
-    return DecodeError(Reason.FROM_FUTURE, f"found event time {at}, expected at most 5 minutes after arrival at {arrived}")
+    return DecodeError(
+        Reason.FROM_FUTURE, f"found event time {at} ms, expected at most 5 minutes after arrival at {arrived} ms"
+    )
 
 
 def sent_ms(record: Record) -> int:

@@ -1,7 +1,8 @@
-"""Turn a record that raises an error in our code into a dead letter, and rebuild its row without that record.
+"""Turn a record on which our code raises into a dead letter, and rebuild its row without that record.
 
-For speed, the fold changes rows in place and copies none. A half-changed row is rebuilt from its last encoded bytes and the
-records folded since, except for the bad one. Start at fold_guarded.
+For speed, the fold changes rows in place, so an error can leave a row half-changed. The row is rebuilt from its last encoded
+bytes and the good records folded since. Role scorer has no rows: it refuses only the request that raises. Start at
+fold_guarded and score_isolating_errors.
 """
 
 import hashlib
@@ -158,7 +159,7 @@ def log_once(record: Record, error: Exception, logged: set[str]) -> None:
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            action="sent the record to the dead letters; the same error of later records may not be logged",
+            action="sending the record to its dead-letter topic; more with this error_code may follow without a log line",
         )
 
 

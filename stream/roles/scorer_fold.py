@@ -1,4 +1,4 @@
-"""Run role scorer around the model: decode score requests, and render scores as signals.
+"""Decode score requests, and render their scores as signals: role scorer without its model.
 
 Start at decode_requests and render_signals.
 """
@@ -96,5 +96,5 @@ def _check_request(request: ScoreRequest, record: Record) -> None:
     if request.source.partition != record.partition:
         raise DecodeError(
             Reason.OUT_OF_RANGE,
-            f"found source partition {request.source.partition}, expected {record.partition} as in the record",
+            f"found source partition {request.source.partition}, expected {record.partition}, the partition of the record",
         )

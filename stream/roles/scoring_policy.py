@@ -1,7 +1,7 @@
-"""Decide which events are scored, purely on event time.
+"""Decide which events are scored, without a clock.
 
-ScoringPolicy reads only an event and its own topic's state in the user's row. The same events are therefore scored at any
-speed and in any interleaving of topics. Start at ScoringPolicy.is_due.
+ScoringPolicy reads an event, its record timestamp, and the state of the event's own topic in the user's row. The same events
+are therefore scored at any speed and in any interleaving of topics. Start at ScoringPolicy.is_due.
 """
 
 from msgspec import Struct

@@ -1,4 +1,4 @@
-"""List the roles: which topics each one reads and sends, by topic kind. Start at ROLE_TOPICS."""
+"""List the topics that each role reads and writes, by topic kind. Start at ROLE_TOPICS."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Decide which signals trigger an advertisement of a shop's campaigns, purely on event time.
+"""Decide which signals trigger an advertisement of a shop's campaigns, on event time and without a clock.
 
 TriggerPolicy reads only a signal and the last firing of each campaign for that user. Start at TriggerPolicy.decide.
 """

@@ -1,7 +1,8 @@
 """Run each chunk through one step of its role: the main path of all roles.
 
-Roles with rows pass them to the barrier, which acknowledges a chunk once it is durable. The scorer acknowledges a chunk once
-its signals are. An unexpected error ends the process before that, because Faust would skip the chunk. Start at fold_agent.
+Roles features and triggers pass changed rows to the barrier, which acknowledges a chunk once its rows are committed. Role
+scorer acknowledges a chunk once the broker has acknowledged its signals. An unexpected error ends the process before the
+chunk is acknowledged, because Faust would skip the chunk. Start at fold_agent.
 """
 
 import asyncio
@@ -62,9 +63,15 @@ class Contiguity:
         """End the process at a break, before the chunk is folded."""
         if found := self.find_break(generation, chunk, folded):
             gap = found.found > found.expected
-            reason = "gap in a partition" if gap else "records of a partition come twice"
-            topic, partition = found.tp
-            end_process(reason, topic=topic, partition=partition, expected=found.expected, found=found.found)
+            end_process(
+                "gap in a partition: a chunk does not start at the offset where the previous one ended"
+                if gap
+                else "records of a partition come twice: a chunk starts before the offset where the previous one ended",
+                topic=found.tp.topic,
+                partition=found.tp.partition,
+                expected_offset=found.expected,
+                found_offset=found.found,
+            )
 
 
 async def fold_agent(
@@ -119,7 +126,8 @@ async def score_agent(
         requests = [request for _, request in accepted]
         while other := {request.spec_version for request in requests} - {(scorer := model.scorer).spec_version}:
             needs = f"model {scorer.model_version} needs feature spec {scorer.spec_version}"
-            limit.pause(f"{needs}, requests carry {', '.join(sorted(other))}: restart with a checkpoint of that feature spec")
+            carried = ", ".join(sorted(other))
+            limit.pause(f"{needs}, requests carry {carried}: restart with a checkpoint of the requests' feature spec")
             await limit.wait_while_paused()  # the requests stay on the broker: they are not at fault
         scores = await asyncio.to_thread(score_isolating_errors, scorer, requests)
         scored_ms = int(time.time() * 1000)

@@ -1,7 +1,7 @@
-"""Pause a role if too many records become dead letters, so that no topic is drained into its dead-letter topic.
+"""Pause a role if too many records become dead letters, so that a topic is not drained into its dead-letter topic.
 
-It counts the last records, not the last minutes, so the same stream pauses at the same record at any speed. Knows no clock.
-Start at DeadLetterLimit.count.
+The limits count a topic's last records, not the last minutes, so the speed of the stream does not matter. This module reads
+no clock. Start at DeadLetterLimit.count.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class DeadLetterLimit:
         if not self.paused:
             self.paused = why
             self._running.clear()
-            action = "reading stopped; fix the cause, then run `footfall dlq resume`, or restart this worker"
+            action = "the role stopped reading; fix the cause, then run `footfall dlq resume URL` or restart the worker"
             log.error("paused", reason=why, action=action)
 
     async def wait_while_paused(self) -> None:

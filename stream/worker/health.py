@@ -101,7 +101,7 @@ class Health:
         was = "" if self.app is None else self.app.limit.paused
         if was:
             self.app.limit.resume()
-            log.warning("resumed", pause_reason=was, action="reading continues; the pause limit counts from zero")
+            log.warning("resumed", pause_reason=was, action="reading continues; the dead-letter limit counts from zero")
         return web.json_response({"role": self.role, "was": was})
 
     async def _metrics(self, _: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
-"""Define every metric of /metrics with name, help and labels, and read its value from the running app on a scrape.
+"""Define every metric of /metrics with name, help and labels, and read its value from the running app on each scrape.
 
-The hot path counts nothing for metrics: values are integers that the pipeline needs anyway. Start at role_metrics.
+Metrics add no work per record: the app keeps their values for other reasons, or per chunk, flush or dead letter. Start at
+role_metrics.
 """
 
 from collections.abc import Iterator

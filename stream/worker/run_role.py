@@ -1,6 +1,7 @@
-"""Run one role in this process, from start to exit code. Start at run_role.
+"""Run one role in this process, from start to exit code.
 
-Exit codes: 0 stopped on request, 75 restart (the group resumes from the last commit), 78 a setting or topic is wrong.
+The exit code is 0 after a stop request. It is 75 if the process must be restarted, and then resumes from the last commit. It
+is 78 if a person must first correct a setting, a topic or the stored state. Start at run_role.
 """
 
 import asyncio
@@ -68,7 +69,7 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
-            end_stopped(role, "stopped before start: no partition was owned")
+            end_stopped(role, "the worker stopped before it joined the consumer group")
         partitions, model = preparing.result()
         app = health.app = build_app(settings, role, partitions=partitions, model=model)
         health_url = f"http://{settings.http_host}:{port}"
@@ -77,7 +78,7 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
         await _stop(app, settings.drain_seconds)
     finally:
         await health.close()
-    end_stopped(role, "everything processed is committed")
+    end_stopped(role, "all chunks in flight are finished and committed")
 
 
 async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
@@ -100,14 +101,14 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
     try:
         await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done() and not starting.cancelled() and starting.exception() is not None:
-            end_process(f"could not start: {starting.exception()!r}")
+            end_process(f"the worker could not start: {starting.exception()!r}")
         tasks.append(asyncio.create_task(collect_garbage(app)))
         if app.model is not None:
             tasks.append(asyncio.create_task(app.model.watch()))
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if crashed.done():
             if isinstance(app.crash_reason, RowVersionError):
-                end_process(f"restore: {app.crash_reason}; nothing was written", code=EXIT_CONFIG)
+                end_process(f"restore: {app.crash_reason}; nothing was written to its partition", code=EXIT_CONFIG)
             end_process(f"Faust crashed: {app.crash_reason!r}")
     finally:
         for task in tasks:
@@ -148,7 +149,7 @@ async def _stop(app: FootfallApp, drain_seconds: float) -> None:
     except TimeoutError:
         if not app.has_pending_work():
             end_stopped(app.role, f"no chunks in flight; the broker did not respond within {seconds} s")
-        end_process(f"chunks in flight not durable within {seconds} s after the stop request (drain_seconds)")
+        end_process(f"the chunks in flight were not durable within {seconds} s after the stop request (drain_seconds)")
 
 
 async def equal_partitions(settings: Settings, role: Role) -> int:
@@ -173,8 +174,8 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     if missing := [name for name in names if name not in found]:
         raise SettingsError(f"topics: found none named {', '.join(missing)}, expected them: run `footfall topics apply`")
     if len(set(found.values())) > 1:
-        counts = ", ".join(f"{count} of {name}" for name, count in found.items())
-        raise SettingsError(f"topics: found partition counts {counts}, expected equal ones: run `footfall topics plan`")
+        counts = ", ".join(f"{name} has {count}" for name, count in found.items())
+        raise SettingsError(f"topics: found partition counts {counts}; expected equal counts: run `footfall topics plan`")
     return next(iter(found.values()))
 
 

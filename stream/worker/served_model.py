@@ -1,7 +1,8 @@
-"""Load the model of role scorer from a checkpoint folder or a registry, and reload it when another one is promoted.
+"""Load the model of role scorer from a checkpoint folder or a registry, and load another one when it is promoted.
 
-The new model is loaded and warmed up in a thread while the old one scores. The swap is one assignment on the event loop,
-which score_agent reads once per chunk: no request waits, is lost or is scored twice. Start at ServedModel.watch.
+A thread loads and warms up the new model while the old one scores. Then one assignment on the event loop replaces the
+model. score_agent reads the model once per chunk, so no request waits, is lost or is scored twice. Start at
+ServedModel.watch.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ class ServedModel:
                 "model_refused",
                 reason=str(error) or repr(error),
                 in_use=was.model_version,
-                action="still scoring with the model in use; promote a model that loads, or roll back, before a restart",
+                action="the model in use keeps scoring; promote one that loads, or roll back, before you restart the worker",
             )
             return
         if scorer is not None:
@@ -68,7 +69,7 @@ class ServedModel:
                 model_version=scorer.model_version,
                 previous_version=was.model_version,
                 load_seconds=seconds,
-                action="scoring with it from the next chunk",
+                action="scoring with the new model from the next chunk",
             )
 
     def _load(self) -> Scorer | None:

@@ -67,7 +67,7 @@ def test_a_model_without_a_report_is_promoted_for_a_stated_reason_alone(registry
     promoted = ask(registry, tmp_path / "a", without_report="the first model")
 
     assert reason == RefusalReason.NO_REPORT
-    assert "run footfall evaluate on it, or promote it with --force REASON" in text
+    assert "run footfall evaluate on this model, or promote it with --force REASON" in text
     assert promoted.production.history[-1].without_report == "the first model"
 
 

@@ -1,8 +1,9 @@
-"""Predict churn with the BG/NBD model, from how often and until when users bought.
+"""Predict churn with the BG/NBD model, from the number of a user's purchases and the times of the first and the last.
 
-Purchases are Poisson with gamma rates, and after each a user may leave with a beta probability: Fader, Hardie and Lee,
-"Counting your customers the easy way", Marketing Science 24 (2005), equations 6 and 10. Users are ranked by expected
-purchases, never by 1 - P(alive), because P(alive) is 1 for every one-time buyer. Start at bg_nbd.
+In this model, purchases are Poisson with gamma-distributed rates. After each purchase a user may leave, with a probability
+that is beta-distributed over users. Source: Fader, Hardie and Lee, "Counting your customers the easy way", Marketing Science
+24 (2005), equations 6 and 10. Users are ranked by expected purchases, never by 1 - P(alive), because P(alive) is 1 for
+every one-time buyer. Start at bg_nbd.
 """
 
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def fit(repeats: Floats, last: Floats, tenure: Floats) -> Parameters:
     if not found.success or not np.isfinite(found.fun) or np.abs(found.x).max() > 9.99:
         raise CannotFit(
             f"BG/NBD does not converge on {len(repeats)} users ({found.message}, r {r:.3g}, alpha {alpha / scale:.3g}, "
-            f"a {a:.3g}, b {b:.3g}): most users bought only once, or leave in ways the model cannot describe"
+            f"a {a:.3g}, b {b:.3g}): a common cause is that most users bought only once"
         )
     return Parameters(float(r), float(alpha / scale), float(a), float(b))
 

@@ -1,7 +1,8 @@
 """Predict churn with simple baselines: majority, recency, RFM logistic regression and gradient boosting.
 
-Each is fitted on examples whose outcome at the horizon is known, and returns (N,) churn probabilities of the test users.
-For a user without purchases, all events count as purchases. Start at rfm_features.
+Each is fitted on examples whose outcome at the horizon is known, and returns (N,) churn probabilities of the test examples.
+RFM stands for recency, frequency and monetary value. If a user has no purchases, the features about purchases count all
+events instead. Start at rfm_features.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ def known_outcomes(train: Sequence[Example], horizon_days: int) -> tuple[list[Ex
     """Return the examples whose outcome at the horizon is known, and those outcomes: 1 is churn.
 
     Raises:
-        CannotFit: fewer than MIN_OUTCOMES users stayed away, or returned.
+        CannotFit: users stayed away, or returned, in fewer than MIN_OUTCOMES examples.
     """
     away = stayed_away(train, horizon_days)
     known = ~np.isnan(away)
@@ -63,8 +64,8 @@ def known_outcomes(train: Sequence[Example], horizon_days: int) -> tuple[list[Ex
     back = int(known.sum()) - gone
     if min(gone, back) < MIN_OUTCOMES:
         raise CannotFit(
-            f"found {gone} training users who stayed away for {horizon_days} days and {back} who returned, expected "
-            f"{MIN_OUTCOMES} of each: the training slices are too short for this horizon, use a longer log"
+            f"found {gone} training examples of users who stayed away for {horizon_days} days and {back} of users who "
+            f"returned, expected {MIN_OUTCOMES} of each: the training slices are too short for this horizon, use a longer log"
         )
     return [example for example, is_known in zip(train, known, strict=True) if is_known], away[known]
 

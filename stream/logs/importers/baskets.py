@@ -1,4 +1,4 @@
-"""Group order lines, one item each, into purchases of up to MAX_LINES lines, optionally with the visit each implies.
+"""Group order lines, one item each, into purchases of up to MAX_LINES lines, optionally with a derived visit before each.
 
 Start at Baskets.
 """

@@ -1,8 +1,8 @@
 """Import Best Buy queries and clicks (CSV, each line wrapped in quotes) as searches and clicks.
 
-Input columns: user, sku (train only), category, query, click_time, query_time. Each line has a search and a click 3 to
-299 s later; a search repeated in several lines becomes one event. Times are read as UTC; result counts are not known.
-Start at import_best_buy.
+Input columns: user, sku (train only), category, query, click_time, query_time. Each line has a search, and a click 3 to
+299 s later. A search that is repeated in several lines becomes one event. Times are read as UTC. The files do not say how
+many results a search had. Start at import_best_buy.
 """
 
 import csv

@@ -1,7 +1,8 @@
 """Import any shop's table as an event log, by a map of its columns.
 
-Drops a row that cannot become an event. The reason is that of its dead letter, or one of: column_count, unmapped_kind,
-left_out (excluded by the map), unmapped_value, unreadable_time, unreadable_number. Start at import_csv.
+A row that cannot become an event is dropped and counted by reason. The reason is that of its dead letter, or one of:
+column_count, unmapped_kind, left_out (excluded by the map), unmapped_value, unreadable_time, unreadable_number. Start at
+import_csv.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """Load a mapping file (YAML) that says what each column of a shop's table means, and check it.
 
-Knows the source events, not the table's rows. See example-map.yaml for an example. Start at load_map.
+The check compares the map with the fields of the source events, before a row is read. example-map.yaml is an example. Start
+at load_map.
 """
 
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def _faults(found: CsvMap) -> Iterator[str]:
     yield from _source_faults("kind", found.kind)
     given = found.kind.values.values() if found.kind.values is not None else [found.kind.constant]
     if found.kind.column is not None and found.kind.values is None:
-        yield "kind has a column without values, expected the kind of each value"
+        yield "kind has a column but no values, expected values that give a kind for each text of the column"
     elif lost := sorted({str(kind) for kind in given if kind is not None} - set(found.kinds)):
         yield f"kind gives {', '.join(lost)}, expected one described under kinds ({', '.join(found.kinds)})"
     for kind in found.kinds:

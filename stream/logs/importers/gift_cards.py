@@ -1,7 +1,7 @@
 """Import Amazon reviews of gift cards (JSON lines, gzipped) as reviews and ratings with real user ids.
 
-Times have a resolution of one day, at midnight UTC; lines of one day keep their order. Review summaries are not imported:
-most only repeat the stars in words, which the reviewer did not write. Start at import_gift_cards.
+Times have a resolution of one day, at midnight UTC; lines of one day keep their order. The summaries of reviews are not
+imported: most are a default text such as "Five Stars", which the reviewer did not write. Start at import_gift_cards.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
 """Import Footfall's own events, written as JSON lines, as an event log.
 
-A line is an event of the contract plus its `kind` and optionally `record_ms`, its arrival time (default: its event time).
-A line that a role would refuse is dropped with the reason its dead letter would have. Start at import_jsonl.
+A line holds an event's fields (schemas/events.py), its `kind`, and optionally `record_ms`, its arrival time (default: its
+event time). A line that a role would refuse is dropped, with the reason that its dead letter would have. Start at
+import_jsonl.
 """
 
 from collections.abc import Iterator

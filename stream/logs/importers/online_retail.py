@@ -1,8 +1,8 @@
 """Import UCI Online Retail day files (CSV, CC BY 4.0) as visits and purchases.
 
-Input columns: InvoiceNo, StockCode, Description, Quantity, InvoiceDate, UnitPrice, CustomerID, Country. Each invoice and
-customer is one purchase, at the minute of its first line (read as UTC), preceded by a derived visit. A credit note (`C…`)
-has a visit too. Start at import_online_retail.
+Input columns: InvoiceNo, StockCode, Description, Quantity, InvoiceDate, UnitPrice, CustomerID, Country. The lines of one
+customer on one invoice become a purchase at the time of the first line (read as UTC). The files have no visits, so one
+is derived before each purchase, credit notes (`C…`) included. Start at import_online_retail.
 """
 
 import csv

@@ -1,7 +1,4 @@
-"""Read the rows of a delimited text file, each with the number of its first line.
-
-Knows nothing of shops. Start at open_table.
-"""
+"""Read the rows of a delimited text file, each with the line number at which it starts. Start at open_table."""
 
 import csv
 import gzip

@@ -1,8 +1,9 @@
 """Import Taobao's UserBehavior.csv as browses, clicks and purchases.
 
 Input lines, without a heading: user, item, category, behaviour, unix seconds. `pv` is a browse, `cart` and `fav` are
-clicks, `buy` is a purchase. The file has no prices or quantities, so each purchase is one piece at 0 CNY. Money features
-are meaningless, and the reporting currency must be CNY or have a rate for it. Start at import_taobao.
+clicks, `buy` is a purchase. The file has no prices or quantities, so each purchase is one piece at 0 CNY. Features of money
+are meaningless. The setting reporting_currency must be CNY, or currency_rates must hold a rate for CNY. Start at
+import_taobao.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Import a table of customer, date and optionally item, amount and quantity as purchases and derived visits.
 
-Needs no mapping: detects the delimiter, the columns and the date format, unless an option names them. Lines of one
-customer at one time are one purchase. Start at import_transactions.
+No mapping file is needed: the delimiter, the columns and the date format are detected, unless an option names them. Lines of
+one customer at one time become one purchase. Start at import_transactions.
 """
 
 import hashlib

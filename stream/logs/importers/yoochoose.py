@@ -1,8 +1,9 @@
 """Import Yoochoose sessions by day (Parquet, as prepared for Transformers4Rec) as clicks and derived visits.
 
-Each file is a day and part, `day178_valid.parquet`; each row is a session, its items in order, padded with zeros to 20.
-The files have no users or times of day: each session is a user, `178-valid-3227` names day, part and session, and times
-are made up. Start at import_yoochoose.
+A file holds one day and part (train, valid or test), such as `day178_valid.parquet`. A row holds one session: its items in
+order, padded with zeros to 20. The files have no users and no times of day. So each session becomes a user of its own, such
+as `178-valid-3227` (day, part, session), and the times are made up. The files have no visits either: one is derived per
+session. Start at import_yoochoose.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Import Chinese shopping reviews of ten categories (CSV: cat, label, review) as reviews and ratings.
 
-The file has no users, items or times: each review has a user and an item of its own. A positive label is five stars, a
-negative one is one star. Times are made up from a hash of the text, so that a split by time is a fixed random split.
-Start at import_zh_reviews.
+The file has no users, items or times. Each review gets a user and an item of its own. A positive label is five stars, a
+negative one is one star. Times are made up from a hash of the text, so that a split by time is a random split that never
+changes. Start at import_zh_reviews.
 """
 
 import csv

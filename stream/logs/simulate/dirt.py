@@ -1,7 +1,7 @@
 """Add late, duplicate and malformed records to clean ones, each with a label that names the fault.
 
-Returns the records in order of arrival. A late record is a clean one with a later arrival; duplicates and malformed
-records are added. The clean events themselves never change. Start at add_dirt.
+A late record is a clean one that arrives later. Duplicates and malformed records are added to the clean ones. No clean event
+changes its content. The result is in order of arrival. Start at add_dirt.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Simulate a shop's events: sessions of visits, searches, browses and clicks, then purchases, reviews, ratings, returns.
 
-Turns a configuration into records in order of arrival; equal configurations give equal bytes. Pure: no clock, no files,
-no Kafka. The plan of each shopper is in shopper.py. Start at simulate.
+A configuration becomes records in order of arrival, and equal configurations give equal bytes. The simulation uses no clock,
+no files and no Kafka. The plan of each shopper is in shopper.py. Start at simulate.
 """
 
 from operator import attrgetter

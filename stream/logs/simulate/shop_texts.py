@@ -1,6 +1,6 @@
-"""Write the texts of the simulated shop: a catalogue of titled items, search queries, and reviews that match their stars.
+"""Write the texts of the simulated shop: a catalogue of titled items, search queries, and reviews that suit their stars.
 
-Needs a seeded generator and an item, writes English; knows neither shoppers nor time. Start at catalogue.
+The texts are English and are drawn by a seeded generator. This module knows neither shoppers nor time. Start at catalogue.
 """
 
 from itertools import accumulate

@@ -1,7 +1,7 @@
 """Plan the ground truth of a simulated shop: each shopper's interests, rhythm, satisfaction and churn.
 
-Turns a configuration into one Shopper per person; knows no events. What the model should learn is decided here, before
-any event is drawn. Start at plan_shoppers.
+A configuration becomes one Shopper per person. What a model should learn is decided here, before any event is drawn. Start
+at plan_shoppers.
 """
 
 from bisect import bisect_right
@@ -54,9 +54,9 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True):
             ("item_exponent", 0, 5),
         ):
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"found {name} {getattr(self, name)}, expected {low} to {high}: correct the simulation")
+                raise ValueError(f"found {name} {getattr(self, name)}, expected {low} to {high}: correct this value")
         if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha() and self.currency.isupper()):
-            raise ValueError(f"found currency {self.currency!r}, expected an ISO 4217 code such as GBP: correct the simulation")
+            raise ValueError(f"found currency {self.currency!r}, expected an ISO 4217 code such as GBP: correct it")
 
     @property
     def end_ms(self) -> int:

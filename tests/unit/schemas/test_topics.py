@@ -30,7 +30,7 @@ def test_dead_letters_can_be_named_themselves() -> None:
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"no topic of kind clicks: expected visit, browse, click"):
+    with pytest.raises(ValueError, match=r"found no topic of kind clicks, expected one of visit, browse, click"):
         named_topics(names={"clicks": "web-clicks"})
 
 

@@ -68,7 +68,7 @@ def test_majority_gives_everybody_the_training_share(examples: list[Example]) ->
 
 def test_a_horizon_longer_than_the_training_slices_is_refused_with_what_was_found(examples: list[Example]) -> None:
     train, test = split(examples)
-    with pytest.raises(CannotFit, match="found 0 training users who stayed away for 360 days"):
+    with pytest.raises(CannotFit, match="found 0 training examples of users who stayed away for 360 days"):
         rfm_logistic(train, test, 360)
 
 

@@ -234,9 +234,9 @@ def test_a_tuned_encoder_is_part_of_the_checkpoint_to_the_byte(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("encoder/tokenizer.json", "altered", r"tokenizer\.json has SHA-256 \w{16}, expected \w{16}: download"),
-        ("encoder/model.safetensors", None, r"model\.safetensors has SHA-256 nothing, expected"),
-        ("encoder/added.json", "{}", r"added\.json has SHA-256 \w{16}, expected nothing"),
+        ("encoder/tokenizer.json", "altered", r"tokenizer\.json: found SHA-256 \w{16}, expected SHA-256 \w{16}: download"),
+        ("encoder/model.safetensors", None, r"model\.safetensors: found no such file, expected SHA-256"),
+        ("encoder/added.json", "{}", r"added\.json: found SHA-256 \w{16}, expected no such file"),
         ("encoder/code.py", "import os", "expected only files of a Hugging Face encoder there"),
     ],
 )

@@ -30,7 +30,9 @@ def test_without_rows_and_offsets_reading_begins_at_the_beginning() -> None:
 
 
 def test_offsets_that_someone_moved_ahead_are_refused_unless_they_may_be_ignored() -> None:
-    with pytest.raises(StartRefused, match=r"found offset 8 .* expected 7, the offset of the rows: .*ignore_group_offsets"):
+    with pytest.raises(
+        StartRefused, match=r"found offset 8 .* expected 7, the offset committed with the rows: .*ignore_group_offsets"
+    ):
         resume_positions(SETTINGS, "features", {CLICKS: 8}, owned(clicks=7))
 
     settings = SETTINGS.model_copy(update={"ignore_group_offsets": True})

@@ -115,7 +115,7 @@ def test_the_risk_of_a_silence_is_a_ratio_of_survival_also_within_a_bin_and_beyo
         ("stories: {a: {about: '', script: []}}", "length >= 1"),
         ("stories: {a: {about: '', script: [{do: visit, at: soon}]}}", "matching regex"),
         ("stories: {a: {about: '', script: [{do: dance, at: 0d}]}}", "dance"),
-        ("stories: {a: {about: '', script: [{do: rating, at: 0d}]}}", "no rating as its last"),
+        ("stories: {a: {about: '', script: [{do: rating, at: 0d}]}}", "other than a rating as its last"),
         ("stories: {a: {about: '', script: [{do: visit, at: 0d}], sentiment: negative}}", "a review as its last"),
         ("stories: {a: {about: '', script: [{do: visit, at: 0d}], ending: bad}}", "ending"),
         (

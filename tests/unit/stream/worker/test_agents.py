@@ -149,7 +149,9 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     limit.resume()
     await asyncio.wait([working])
 
-    assert paused == "model m-1 needs feature spec new, requests carry old: restart with a checkpoint of that feature spec"
+    assert paused == (
+        "model m-1 needs feature spec new, requests carry old: restart with a checkpoint of the requests' feature spec"
+    )
     assert before == []
     assert taken == ["old"]
     assert (totals.events.events_in, totals.events.dead_lettered) == (1, 0)
