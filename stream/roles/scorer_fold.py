@@ -3,7 +3,7 @@
 Start at decode_requests and render_signals.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from models.features.spec import FEATURE_SPEC
@@ -83,6 +83,23 @@ def decode_requests(
             totals.events.dead_lettered += 1
             dead.append(dead_letter("score-request", record, error, received_ms))
     return accepted, dead
+
+
+def readable_in_order(
+    waiting: Sequence[tuple[Record, ScoreRequest]], spec_version: str
+) -> tuple[list[tuple[Record, ScoreRequest]], list[tuple[Record, ScoreRequest]]]:
+    """Split requests into those that a model of `spec_version` scores now and those that wait, each in order.
+
+    A partition is scored in order: its first request of another feature spec holds back the later ones.
+    """
+    readable: list[tuple[Record, ScoreRequest]] = []
+    held: list[tuple[Record, ScoreRequest]] = []
+    held_partitions = set[int]()
+    for record, request in waiting:
+        if request.spec_version != spec_version:
+            held_partitions.add(record.partition)
+        (held if record.partition in held_partitions else readable).append((record, request))
+    return readable, held
 
 
 def _check_request(request: ScoreRequest, record: Record) -> None:

@@ -7,20 +7,22 @@ chunk is acknowledged, because Faust would skip the chunk. Start at fold_agent.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stream.fold.records import Fold, PartitionTotals
+from schemas.scoring import ScoreRequest
+from stream.fold.records import Fold, Output, PartitionTotals, Record
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.store import RowStore
 from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
 from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, log_once, score_isolating_errors
-from stream.roles.scorer_fold import decode_requests, render_signals
+from stream.roles.scorer_fold import decode_requests, readable_in_order, render_signals
 from stream.worker.dead_letter_limit import DeadLetterLimit
 
 if TYPE_CHECKING:  # only role scorer loads torch
+    from models.serving.scorer import Scorer
     from stream.worker.served_model import ServedModel
 
 
@@ -114,7 +116,11 @@ async def score_agent(
     limit: DeadLetterLimit,
     generation: Callable[[], int],
 ) -> None:
-    """Run role scorer: score each chunk as a batch of one model, and acknowledge it once its signals are acknowledged."""
+    """Run role scorer: score each chunk as a batch of one model, and acknowledge it once its signals are acknowledged.
+
+    A partition is scored in order, up to the first request of a feature spec that the model does not read. The rest of the
+    chunk waits, unacknowledged, until a model reads it.
+    """
     contiguity, logged = Contiguity(), set[str]()
     async for event in stream:
         if event.message.generation_id != generation():
@@ -122,33 +128,45 @@ async def score_agent(
         chunk: Chunk = event.value
         contiguity.check(event.message.generation_id, chunk, {})
         received_ms = int(time.time() * 1000)
-        accepted, outputs = decode_requests(chunk.records, totals, received_ms)
-        requests = [request for _, request in accepted]
-        while other := {request.spec_version for request in requests} - {(scorer := model.scorer).spec_version}:
-            needs = f"model {scorer.model_version} needs feature spec {scorer.spec_version}"
-            carried = ", ".join(sorted(other))
-            limit.pause(f"{needs}, requests carry {carried}: restart with a checkpoint of the requests' feature spec")
+        waiting, outputs = decode_requests(chunk.records, totals, received_ms)
+        posted: list[Output] = []
+        while True:
+            scorer = model.scorer  # one model per batch
+            accepted, waiting = readable_in_order(waiting, scorer.spec_version)
+            requests = [request for _, request in accepted]
+            scores = await asyncio.to_thread(score_isolating_errors, scorer, requests) if requests else []
+            scored_ms = int(time.time() * 1000)
+            for (record, request), score in zip(accepted, scores, strict=True):
+                if isinstance(score, Exception):
+                    totals.events.dead_lettered += 1
+                    log_once(record, score, logged)
+                    outputs.append(dead_letter_of_error("score-request", record, score, received_ms))
+                    continue
+                totals.events.applied += 1
+                outputs += render_signals(
+                    request,
+                    score,
+                    horizons_days=list(scorer.horizons_days),
+                    model_version=scorer.model_version,
+                    received_ms=received_ms,
+                    scored_ms=scored_ms,
+                )
+            await outbox.post(outputs)
+            for output in outputs:
+                totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
+            posted, outputs = posted + outputs, []
+            if not waiting:
+                break
+            limit.pause(_needs_spec(scorer, waiting))
             await limit.wait_while_paused()  # the requests stay on the broker: they are not at fault
-        scores = await asyncio.to_thread(score_isolating_errors, scorer, requests)
-        scored_ms = int(time.time() * 1000)
-        for (record, request), score in zip(accepted, scores, strict=True):
-            if isinstance(score, Exception):
-                totals.events.dead_lettered += 1
-                log_once(record, score, logged)
-                outputs.append(dead_letter_of_error("score-request", record, score, received_ms))
-                continue
-            totals.events.applied += 1
-            outputs += render_signals(
-                request,
-                score,
-                horizons_days=list(scorer.horizons_days),
-                model_version=scorer.model_version,
-                received_ms=received_ms,
-                scored_ms=scored_ms,
-            )
-        await outbox.post(outputs)
-        for output in outputs:
-            totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
         event.ack()
-        limit.count(chunk, outputs)
+        limit.count(chunk, posted)
         await limit.wait_while_paused()
+
+
+def _needs_spec(scorer: "Scorer", waiting: Sequence[tuple[Record, ScoreRequest]]) -> str:
+    carried = ", ".join(sorted({request.spec_version for _, request in waiting} - {scorer.spec_version}))
+    return (
+        f"model {scorer.model_version} needs feature spec {scorer.spec_version}, requests carry {carried}: {len(waiting)} "
+        "requests wait; promote or configure a model of that spec, then restart the scorer or resume it"
+    )

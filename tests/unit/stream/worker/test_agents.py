@@ -14,7 +14,7 @@ from schemas.codec import encode
 from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
 from stream.fold.records import PartitionTotals
-from stream.kafka.alignment import Chunk, TopicPartition
+from stream.kafka.alignment import Alignment, Chunk, Limits, TopicPartition
 from stream.kafka.barrier import Outbox
 from stream.offline.replay_log import LogRecord
 from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_isolating_errors
@@ -150,11 +150,53 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
     await asyncio.wait([working])
 
     assert paused == (
-        "model m-1 needs feature spec new, requests carry old: restart with a checkpoint of the requests' feature spec"
+        "model m-1 needs feature spec new, requests carry old: 1 requests wait; promote or configure a model of that spec, "
+        "then restart the scorer or resume it"
     )
     assert before == []
     assert taken == ["old"]
     assert (totals.events.events_in, totals.events.dead_lettered) == (1, 0)
+
+
+async def test_a_chunk_of_two_feature_specs_is_scored_in_order_per_partition_by_one_model_after_the_other() -> None:
+    calls: list[tuple[Any, ...]] = []
+    aligned = Alignment({}, ["requests"], Limits(chunk_records=64, buffer_records=512))
+    tps = [TopicPartition("requests", partition) for partition in range(2)]
+    for tp, specs in zip(tps, (["old", "old", "new"], ["new", "old"]), strict=True):
+        made = [replace(SOUND, spec_version=spec, source=source_position(partition=tp.partition)) for spec in specs]
+        aligned.add(tp, [LogRecord(*tp, n, NOW_MS, one.user_id.encode(), encode(one)) for n, one in enumerate(made)])
+    [chunk] = aligned.release(tps, lambda tp: True, unaligned_chunks=1)
+    event = FakeEvent("chunk", chunk, calls)
+    event.message = SimpleNamespace(generation_id=1)
+    taken: list[list[tuple[str, int]]] = []
+
+    def score(requests: Sequence[ScoreRequest]) -> list[Any]:
+        taken.append([(request.spec_version, request.source.partition) for request in requests])
+        return scored(requests)
+
+    scorer, totals = scorer_of(score, "old"), PartitionTotals()
+    limit = DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
+    working = asyncio.create_task(
+        score_agent(
+            stream_of(event),
+            model=SimpleNamespace(scorer=scorer),  # type: ignore[arg-type]
+            outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
+            totals=totals,
+            limit=limit,
+            generation=lambda: 1,
+        )
+    )
+    for spec in ("new", "old"):
+        while not limit.paused:
+            await asyncio.sleep(0.001)
+        assert ("ack", "chunk") not in calls
+        scorer.spec_version = spec
+        limit.resume()
+    await working
+
+    assert taken == [[("old", 0), ("old", 0)], [("new", 0), ("new", 1)], [("old", 1)]]
+    assert calls[-1] == ("ack", "chunk")
+    assert (totals.events.events_in, totals.events.applied, totals.events.dead_lettered) == (5, 5, 0)
 
 
 # ------------------------------------------------------------------------------------------- offsets that do not continue
