@@ -172,9 +172,17 @@ class Deployment:
             await admin.close()
 
     async def publish(
-        self, events: Iterable[LoggedEvent], *, per_second: float = 0.0, hurry: asyncio.Event | None = None
+        self,
+        events: Iterable[LoggedEvent],
+        *,
+        per_second: float = 0.0,
+        hurry: asyncio.Event | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Publish events in order to the partitions of a replay, at `per_second` until `hurry` is set, or at full speed."""
+        """Publish events in order to the partitions of a replay, at `per_second` until `hurry` is set, or at full speed.
+
+        Until then it also pauses while `may_send` returns false.
+        """
         replay = self.replay()
         names = {kind: topic.name for kind, topic in self.settings.topics().items()}
         producer = output_producer(self.settings)
@@ -183,6 +191,9 @@ class Deployment:
         try:
             sends = []
             for count, event in enumerate(events):
+                while per_second and not (hurry and hurry.is_set()) and not may_send():
+                    await asyncio.sleep(0.05)
+                    started += 0.05
                 paced = per_second and not (hurry and hurry.is_set())
                 if paced and (ahead := count / per_second - (time.monotonic() - started)) > 0.01:
                     await asyncio.sleep(ahead)

@@ -101,18 +101,35 @@ class Scene:
         await until("no lag", done, seconds=seconds, worker=self.deployment.workers[-1])
 
     @asynccontextmanager
-    async def publishing(self, events: Iterable[LoggedEvent], *, per_second: float) -> AsyncIterator[asyncio.Task[None]]:
-        """Publish in the background during a scene, and the rest at full speed when it is over."""
-        hurry = asyncio.Event()
-        task = asyncio.create_task(self.deployment.publish(events, per_second=per_second, hurry=hurry))
+    async def publishing(
+        self, events: Iterable[LoggedEvent], *, per_second: float, unread: int | None = None
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """Publish in the background during a scene, and the rest at full speed when it is over.
+
+        With `unread`, publishing pauses while the role lags by more records. The events then outlast the scene, however
+        slow the machine is.
+        """
+        hurry, lag = asyncio.Event(), 0
+
+        async def watch() -> None:
+            nonlocal lag
+            while True:
+                lag = await self.deployment.lag("features", KINDS)
+                await asyncio.sleep(0.2)
+
+        tasks = [] if unread is None else [asyncio.create_task(watch())]
+        may_send = (lambda: True) if unread is None else (lambda: lag < unread)
+        publishing = asyncio.create_task(self.deployment.publish(events, per_second=per_second, hurry=hurry, may_send=may_send))
+        tasks.append(publishing)
         try:
-            yield task
+            yield publishing
             hurry.set()
-            await task
+            await publishing
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
 
     @asynccontextmanager
     async def kept(self, count: int, **environment: str) -> AsyncIterator[list[Worker]]:

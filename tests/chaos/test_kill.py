@@ -53,7 +53,7 @@ async def test_twenty_kills_over_a_million_events_lose_and_double_nothing(scene:
 
 async def test_both_workers_killed_at_once_lose_and_double_nothing(scene: Scene, events: list[LoggedEvent]) -> None:
     workers = [scene.start(), scene.start()]
-    async with scene.publishing(events[:10_000], per_second=500):
+    async with scene.publishing(events[:10_000], per_second=500, unread=1000):
         for worker in workers:
             await scene.committed(worker)
         for worker in workers:
@@ -69,7 +69,7 @@ async def test_sigterm_of_a_busy_worker_exits_with_0_in_time_and_nothing_is_repe
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
     took = []
-    async with scene.publishing(events[:16_000], per_second=1000):
+    async with scene.publishing(events[:16_000], per_second=1000, unread=1000):
         for number in range(2):
             worker = scene.start()
             before = await committed_events(scene)
@@ -90,8 +90,8 @@ async def test_sigterm_of_a_busy_worker_exits_with_0_in_time_and_nothing_is_repe
     assert max(took) <= 10
 
 
-async def killed_at_random(scene: Scene, events: list[LoggedEvent], *, times: int, per_second: float) -> None:
-    async with scene.publishing(events, per_second=per_second):
+async def killed_at_random(scene: Scene, events: list[LoggedEvent], *, times: int, per_second: int) -> None:
+    async with scene.publishing(events, per_second=per_second, unread=2 * per_second):
         for _ in range(times):
             before = await committed_events(scene)
             worker = scene.start()

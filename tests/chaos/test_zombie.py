@@ -66,7 +66,7 @@ async def test_one_worker_stopped_and_the_other_killed_at_once_lose_and_double_n
     scene: Scene, events: list[LoggedEvent]
 ) -> None:
     stopped, killed = scene.start(MID_BARRIER), scene.start()
-    async with scene.publishing(events[:COUNT], per_second=1000):
+    async with scene.publishing(events[:COUNT], per_second=1000, unread=1000):
         await scene.committed(killed)
         await scene.fires(stopped)
         scene.kill(killed)
