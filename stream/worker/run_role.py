@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
 
-from schemas.errors import RowVersionError, SettingsError, StartRefused
+from schemas.errors import BrokerError, RowVersionError, SettingsError, StartRefused
 from schemas.topics import dlq
 from stream.kafka.clients import admin_client
+from stream.kafka.topic_admin import topic_configs
 from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
@@ -166,6 +168,8 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     try:
         await admin.start()
         described = await admin.describe_topics(names)
+        if role != "scorer" and settings.transactions:
+            await _check_changelog(admin, settings.changelog(role))
     except KafkaConnectionError:
         end_process(f"no broker answers at {settings.kafka_bootstrap_servers} (kafka_bootstrap_servers)")
     finally:
@@ -177,6 +181,25 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
         counts = ", ".join(f"{name} has {count}" for name, count in found.items())
         raise SettingsError(f"topics: found partition counts {counts}; expected equal counts: run `footfall topics plan`")
     return next(iter(found.values()))
+
+
+async def _check_changelog(admin: AIOKafkaAdminClient, name: str) -> None:
+    """Refuse a changelog from which retention would delete rows.
+
+    Raises:
+        SettingsError: its cleanup policy is not compaction alone.
+    """
+    try:
+        configs = await topic_configs(admin, [name]) or {}
+    except BrokerError as error:
+        log.warning("changelog_policy_unchecked", topic=name, reason=str(error), action="starting without this check")
+        return
+    policy = configs.get(name, {}).get("cleanup.policy", ("compact", False))[0]
+    if policy != "compact":
+        raise SettingsError(
+            f"topic {name}: found cleanup.policy {policy}, expected compact, since retention would delete rows: run "
+            "`footfall topics apply`"
+        )
 
 
 def _load_model(settings: Settings) -> Any:

@@ -8,6 +8,7 @@ import aiokafka
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from schemas.codec import encode
@@ -163,6 +164,21 @@ async def slice_ends(deployment: Deployment) -> dict[TopicPartition, int]:
         return found
     finally:
         await consumer.stop()
+
+
+@pytest.mark.parametrize("policy", ["delete", "compact,delete"])
+async def test_a_changelog_whose_rows_retention_would_delete_is_refused(deployment: Deployment, policy: str) -> None:
+    admin = admin_client(deployment.settings)
+    await admin.start()
+    changelog = deployment.settings.changelog("features")
+    try:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, changelog, {"cleanup.policy": policy})])
+    finally:
+        await admin.close()
+
+    text = await refused(deployment)
+
+    assert f"{changelog}: found cleanup.policy {policy}, expected compact" in text and "footfall topics apply" in text
 
 
 async def same_as_replay(deployment: Deployment, count: int) -> None:
