@@ -1,7 +1,8 @@
-"""Measure a model and every baseline on the test slice of a dataset, head by head.
+"""Measure models and every baseline on the test slice of a dataset, head by head, and judge who wins.
 
 Baselines are fitted on the earlier train and validation slices. Within a head, all scorers are measured with the same
-bootstrap draws of users. This module runs no model: it takes predictions as candidates. Start at evaluate.
+bootstrap draws of users. This module runs no model: each candidate (a model, or a variant of one) comes with its
+predictions. Start at evaluate.
 """
 
 from collections.abc import Mapping, Sequence

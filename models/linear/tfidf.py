@@ -1,7 +1,8 @@
 """Classify texts by logistic regression on the TF-IDF of their terms.
 
-scikit-learn fits the model, and numpy alone predicts with it: a fitted model is a table of terms and a few arrays. Shapes:
-N texts, V terms, C classes, R rows of weights. Start at best_terms.
+scikit-learn fits the model, and numpy alone predicts with it: a fitted model is a table of terms and a few arrays. How
+texts are split into terms, and the strength of the regression, are chosen on held-out texts. Shapes: N texts, V terms,
+C classes, R rows of weights. Start at best_terms.
 """
 
 import re

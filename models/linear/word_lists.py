@@ -1,6 +1,7 @@
 """Look up stop words, negations and opinion words (good, broken) in the files of lists/.
 
-A Chinese word is a negation or an opinion word if it contains a character that this module lists. Start at is_negation.
+A Chinese word is a negation or an opinion word if it contains a character that this module lists.
+A word with a digit counts as an opinion word. Start at is_negation.
 """
 
 from functools import cache

@@ -161,7 +161,12 @@ class Alignment:
         self._arrived_at[tp] = now
         if tp in self._unreachable:
             self._unreachable.discard(tp)
-            log.info("partition_reachable", topic=tp.topic, partition=tp.partition, action="other topics wait for it again")
+            log.info(
+                "partition_reachable",
+                topic=tp.topic,
+                partition=tp.partition,
+                action="nothing to do: its partition number is read in order of time across all topics again",
+            )
         self._released.setdefault(tp, records[0].offset)
         rank = self._order.get(tp.topic)
         if rank is None:

@@ -91,7 +91,10 @@ class DeadLetterLimit:
         if not self.paused:
             self.paused = why
             self._running.clear()
-            action = "the role stopped reading; fix the cause, then run `footfall dlq resume URL` or restart the worker"
+            action = (
+                "the role stopped reading; fix the cause, then run `footfall dlq resume URL` or restart the worker; URL is "
+                "`health` in the line `started` of this worker"
+            )
             log.error("paused", reason=why, action=action)
 
     async def wait_while_paused(self) -> None:
