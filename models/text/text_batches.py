@@ -1,7 +1,7 @@
 """Turn review examples into token ids, labels and batches of similar length.
 
-Every text is tokenised once. The batches of an epoch depend only on its number and the seed. Knows no network. Start at
-prepare.
+Every text is cleaned and tokenised once. The batches of an epoch depend only on its number and the seed. Knows no network.
+Start at prepare.
 """
 
 from collections import Counter
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.clean_text import clean_text
 from models.data.examples import ReviewExample, Slice
 from models.network.encoder import padded
 from models.network.encoder_parts import Parts
@@ -78,9 +79,10 @@ def prepare(examples: Sequence[ReviewExample], parts: Parts, max_tokens: int) ->
     if all((column[slices[Slice.TRAIN]] == UNKNOWN).all() for column in labels):
         raise TrainingError("found reviews without stars, sentiment and category, expected one of them: use a log with ratings")
     parts.tokenizer.enable_truncation(max_tokens)
-    encoded = parts.tokenizer.encode_batch_fast([parts.prefix + example.text for example in examples])
+    texts = [clean_text(example.text) for example in examples]
+    encoded = parts.tokenizer.encode_batch_fast([parts.prefix + text for text in texts])
     return ReviewRows(
-        texts=[example.text for example in examples],
+        texts=texts,
         ids=[encoding.ids for encoding in encoded],
         labels=labels,
         categories=categories,
