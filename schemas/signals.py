@@ -57,11 +57,23 @@ class ChurnRisk(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True)
     probability: Probability
 
 
+class Unread(StrEnum):
+    """Why a model cannot read a text: nothing is left of it, it has no words, or its encoder does not know its language."""
+
+    BLANK = "blank"
+    NO_WORDS = "no_words"
+    UNKNOWN_TOKENS = "unknown_tokens"
+
+
 class ReviewSentiment(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A review's sentiment, from -1 (negative) to 1 (positive); `event_time_ms` is the review's own time."""
+    """A review's sentiment, from -1 (negative) to 1 (positive); `event_time_ms` is the review's own time.
+
+    It is null if the model cannot read the text, and `unread` says why.
+    """
 
     review_id: Id
-    sentiment: Annotated[float, Meta(ge=-1.0, le=1.0)]
+    sentiment: Annotated[float, Meta(ge=-1.0, le=1.0)] | None
+    unread: Unread | None = None
 
 
 class Decision(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from models.data.examples import Example, ReviewExample, Slice
+from models.data.examples import Example, Purchases, ReviewExample, Slice
 from models.features.snapshot import snapshot
 from models.features.spec import FEATURE_SPEC
 from models.features.user_state import PURCHASE, new_topic, new_user
@@ -58,7 +58,10 @@ def examples_of(purchases: Mapping[str, Sequence[Purchase]], landmark_ms: int, u
             continue
         state = new_user()
         topic = state.topics[PURCHASE] = new_topic(PURCHASE, 0, bought[0].event_time_ms)
+        counted = Purchases()
         for offset, event in enumerate(bought[:seen]):
+            if not all(line.returned for line in event.lines):
+                counted = counted.with_one_at(event.event_time_ms)
             topic.apply(PURCHASE, event, offset, {"EUR": 1.0, "GBP": 1.0})
         shot = snapshot(state)
         request = score_request(
@@ -81,6 +84,7 @@ def examples_of(purchases: Mapping[str, Sequence[Purchase]], landmark_ms: int, u
                 items=tuple(dict.fromkeys(line.item_id for line in lines)) or None,
                 observed_ms=until_ms - shot.at_ms,
                 absent_ms=after[0].event_time_ms - shot.at_ms if after else None,
+                purchases=counted,
             )
         )
     return found

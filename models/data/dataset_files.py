@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from models.data.examples import Example, ReviewExample, Slice
+from models.data.examples import Example, Purchases, ReviewExample, Slice
 from models.data.labels import Labelling
 from models.data.landmarks import Period, Sampling
 from models.data.parquet_files import ParquetFiles
@@ -30,6 +30,9 @@ _EXAMPLE_COLUMNS = {
     "since_ms": "BIGINT",
     "observed_ms": "BIGINT",
     "absent_ms": "BIGINT",
+    "purchases": "BIGINT",
+    "first_purchase_ms": "BIGINT",
+    "last_purchase_ms": "BIGINT",
     "categories": "VARCHAR[]",
     "items": "VARCHAR[]",
     "event_time_ms": "BIGINT",
@@ -38,6 +41,7 @@ _EXAMPLE_COLUMNS = {
     "request_id": "VARCHAR",
     "request": "VARCHAR",
 }
+_PURCHASES = ("purchases", "first_purchase_ms", "last_purchase_ms")  # columns that older datasets do not have
 _REVIEW_COLUMNS = {
     "slice": "VARCHAR",
     "user_id": "VARCHAR",
@@ -130,7 +134,7 @@ def read_examples(directory: Path, slices: Sequence[Slice] | None = None) -> lis
         DatasetError: there is no dataset.
     """
     read_manifest(directory)
-    columns = ("request", "landmark_ms", "slice", "categories", "items", "observed_ms", "absent_ms", "since_ms")
+    columns = ("request", "landmark_ms", "slice", "categories", "items", "observed_ms", "absent_ms", "since_ms", *_PURCHASES)
     return [
         Example(
             request=_decode_request(request),
@@ -141,8 +145,9 @@ def read_examples(directory: Path, slices: Sequence[Slice] | None = None) -> lis
             observed_ms=observed_ms,
             absent_ms=absent_ms,
             since_ms=since_ms,
+            purchases=None if bought[0] is None else Purchases(*bought),
         )
-        for request, landmark_ms, name, categories, items, observed_ms, absent_ms, since_ms in _rows(
+        for request, landmark_ms, name, categories, items, observed_ms, absent_ms, since_ms, *bought in _rows(
             directory / EXAMPLES, columns, slices
         )
     ]
@@ -167,7 +172,8 @@ def read_categories(directory: Path) -> dict[str, str]:
 
 
 def _example_row(example: Example) -> tuple[Any, ...]:
-    request = example.request
+    request, purchases = example.request, example.purchases
+    bought = (None, None, None) if purchases is None else msgspec.structs.astuple(purchases)
     row = {
         "slice": str(example.slice),
         "user_id": request.user_id,
@@ -175,6 +181,7 @@ def _example_row(example: Example) -> tuple[Any, ...]:
         "since_ms": example.since_ms,
         "observed_ms": example.observed_ms,
         "absent_ms": example.absent_ms,
+        **dict(zip(_PURCHASES, bought, strict=True)),
         "categories": None if example.categories is None else list(example.categories),
         "items": None if example.items is None else list(example.items),
         "event_time_ms": request.event_time_ms,
@@ -191,7 +198,9 @@ def _rows(path: Path, columns: Sequence[str], slices: Sequence[Slice] | None) ->
 
     with duckdb.connect() as database:
         database.execute("SET threads = 1")
+        found = {row[0] for row in database.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()}
+        wanted = (f"NULL AS {name}" if name in _PURCHASES and name not in found else name for name in columns)
         return database.execute(
-            f"SELECT {', '.join(columns)} FROM read_parquet(?) WHERE list_contains(?, slice)",
+            f"SELECT {', '.join(wanted)} FROM read_parquet(?) WHERE list_contains(?, slice)",
             [str(path), [str(name) for name in (tuple(Slice) if slices is None else slices)]],
         ).fetchall()

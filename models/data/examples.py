@@ -23,6 +23,23 @@ class Slice(StrEnum):
     TEST = "test"
 
 
+class Purchases(Struct, frozen=True):
+    """A user's purchases until a sample: their number, and the times of the first and the last; 0 and 0 without any.
+
+    A purchase event counts if one of its lines is kept. A pure return, whose lines are all returned, does not count.
+    """
+
+    count: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+
+    def with_one_at(self, at_ms: int) -> "Purchases":
+        """Return these purchases and one more, in any order of time."""
+        if not self.count:
+            return Purchases(1, at_ms, at_ms)
+        return Purchases(self.count + 1, min(self.first_ms, at_ms), max(self.last_ms, at_ms))
+
+
 class Example(Struct, frozen=True, kw_only=True):
     """The scorer's input for a user at a landmark, and the labels; a label of None is unknown and adds no loss.
 
@@ -30,6 +47,7 @@ class Example(Struct, frozen=True, kw_only=True):
     of the next interactions, `items` the next distinct items, both in order. `observed_ms` is the observation time and
     `absent_ms` the time until the return (None: censored). Both run from `since_ms`, the start of the silence. That is
     the newest event in the request (also if None), or the newest purchase where only purchases count as a return.
+    `purchases` are over the whole log until the landmark; None in a dataset written before they were counted.
     """
 
     request: ScoreRequest
@@ -40,6 +58,7 @@ class Example(Struct, frozen=True, kw_only=True):
     observed_ms: int = 0
     absent_ms: int | None = None
     since_ms: int | None = None
+    purchases: Purchases | None = None
 
 
 class ReviewExample(Struct, frozen=True, kw_only=True):

@@ -73,7 +73,8 @@ def label(
     from_ms = max(sample.landmark_ms, newest_ms)
     future = activities[bisect_right(activities, from_ms, key=_time) : _before(activities, until_ms)]
     observed_ms = until_ms - from_ms
-    since_ms = sample.since_ms if how.returns == "purchase" else newest_ms
+    bought_ms = sample.purchases.last_ms if sample.purchases.count else None
+    since_ms = bought_ms if how.returns == "purchase" else newest_ms
     return_ms = None
     if since_ms is not None:
         earliest_ms = since_ms + RETURN_AFTER_MS
@@ -88,6 +89,7 @@ def label(
         observed_ms=0 if since_ms is None else until_ms - since_ms,
         absent_ms=None if return_ms is None or since_ms is None else return_ms - since_ms,
         since_ms=newest_ms if since_ms is None else since_ms,
+        purchases=sample.purchases,
     )
 
 

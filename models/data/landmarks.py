@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import xxhash
 from msgspec import Struct
 
-from models.data.examples import Slice
+from models.data.examples import Purchases, Slice
 from schemas.scoring import ScoreRequest
 
 DEFAULT_SHARES = (0.5, 0.1, 0.15, 0.25)
@@ -56,7 +56,7 @@ class Sample(NamedTuple):
     request: ScoreRequest
     landmark_ms: int
     slice: Slice
-    since_ms: int | None
+    purchases: Purchases
 
 
 def periods_of(first_ms: int, ends_ms: Sequence[int], embargo_ms: int = 0) -> list[Period]:

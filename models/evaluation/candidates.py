@@ -1,8 +1,11 @@
 """Hold one scorer's predictions for the test examples and reviews, as arrays. Start at Candidate."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from models.evaluation.bootstrap import Floats
+from schemas.signals import Unread
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -10,7 +13,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
     `risk` maps a horizon in days to (N,) churn probabilities. `hazards` (N, H) are hazards of return in the bins that end
     at `horizons_days`, as in models.network.survival. `categories` (N, K) score `labels`; `items` are the best 20 or more
-    per example. For reviews: `positive` (M,), `stars` (M, 5) and `kinds` (M, C) of `kind_labels`.
+    per example. For reviews: `positive` (M,), `stars` (M, 5) and `kinds` (M, C) of `kind_labels`. `unread` (M,) says why a
+    review has no sentiment when served; empty if all have.
     """
 
     risk: dict[int, Floats] = {}
@@ -23,6 +27,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     stars: Floats | None = None
     kind_labels: tuple[str, ...] = ()
     kinds: Floats | None = None
+    unread: Sequence[Unread | None] = ()
 
 
 class Setup(Struct, frozen=True, kw_only=True):

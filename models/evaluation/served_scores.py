@@ -17,9 +17,10 @@ from models.evaluation.candidates import Candidate
 from models.evaluation.predict import predict_with
 from models.evaluation.text_evaluation import SENTIMENTS, STAR_NAMES
 from models.network.encoder import Encoder
+from models.network.readable import unread_reasons
 from models.serving.checkpoint import LEARNT_UNTIL_MS, Catalogue, encoder_address, load_checkpoint
 from models.serving.item_prior import PARTS
-from models.serving.scorer import Scorer
+from models.serving.scorer import UNDECIDED, Scorer
 from models.serving.tuned_encoder import HEADS, head_probabilities, load_tuned
 from schemas.errors import EvaluationError
 from schemas.scoring import ScoreRequest, SourcePosition, Timings
@@ -118,11 +119,7 @@ def _user_candidate(
     scorer: Scorer, test: Sequence[Example], test_reviews: Sequence[ReviewExample], horizons_days: Sequence[int]
 ) -> Candidate:
     found = predict_with(scorer, test, horizons_days)
-    positive = (
-        scorer.probabilities([_request(review, scorer.spec_version) for review in test_reviews]).positive
-        if test_reviews
-        else None
-    )
+    reviews = scorer.probabilities([_request(review, scorer.spec_version) for review in test_reviews]) if test_reviews else None
     return Candidate(
         risk=found.risk,
         hazards=found.hazards,
@@ -130,7 +127,8 @@ def _user_candidate(
         labels=found.labels,
         categories=found.categories,
         items=None if found.items is None else [[item for item, _ in row] for row in found.items],
-        positive=positive,
+        positive=None if reviews is None else reviews.positive,
+        unread=() if reviews is None else reviews.unread,
     )
 
 
@@ -162,10 +160,13 @@ def _text_candidates(
     encoder, heads, manifest = load_tuned(folder, threads=threads)
     texts = [review.text for review in test_reviews]
     found = head_probabilities(heads, encoder.encode(texts))
+    unread = unread_reasons(encoder, texts)
+    readable = np.array([reason is None for reason in unread], bool)
     kinds = manifest.heads.categories
     candidates = {
         SERVED: Candidate(
-            positive=None if found.sentiment is None else found.sentiment[:, 1],
+            positive=None if found.sentiment is None else np.where(readable, found.sentiment[:, 1], UNDECIDED),
+            unread=unread,
             stars=found.rating,
             kind_labels=kinds,
             kinds=found.category,

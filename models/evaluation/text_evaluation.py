@@ -4,12 +4,14 @@ TF-IDF with logistic regression is fitted on earlier reviews, per language: Chin
 words. Start at evaluate_texts.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.clean_text import clean_text
 from models.data.examples import ReviewExample, Slice
 from models.evaluation.baselines.review_baselines import majority
 from models.evaluation.bootstrap import Floats, Statistic, user_weights
@@ -33,6 +35,7 @@ from models.evaluation.metrics import (
 from models.evaluation.report_document import Head, Mistake
 from models.linear.tfidf import STRENGTHS, Labelled, best_terms, characters, words
 from schemas.errors import CannotFit
+from schemas.signals import Unread
 
 MIN_TRAINING, MIN_TEST = 20, 20
 SHOWN_CHARACTERS = 60
@@ -82,7 +85,8 @@ def evaluate_texts(
         enough = len(target.train) >= MIN_TRAINING and len(target.test) >= MIN_TEST
         if setup.served in predictions and enough and len(set(target.train_truth)) > 1:
             rows = np.array([place[id(review)] for review in target.test])
-            heads.append(_head(target, {name: found[rows] for name, found in predictions.items()}, setup))
+            unread = [served.unread[row] for row in rows.tolist()] if served.unread else []
+            heads.append(_head(target, {name: found[rows] for name, found in predictions.items()}, unread, setup))
     return heads
 
 
@@ -104,7 +108,9 @@ def _kind(train: Sequence[ReviewExample], test: Sequence[ReviewExample], labels:
     return Target("text category", ("accuracy",), labels, known, truth[0], measured, truth[1])
 
 
-def _head(target: Target, predictions: Mapping[str, Floats], setup: Setup) -> tuple[Head, Replicates]:
+def _head(
+    target: Target, predictions: Mapping[str, Floats], unread: Sequence[Unread | None], setup: Setup
+) -> tuple[Head, Replicates]:
     measured, classes = target.test, target.classes
     scores = dict(predictions) | _baselines(target)
     truth = np.array([classes.index(name) for name in target.truth])
@@ -140,8 +146,20 @@ def _head(target: Target, predictions: Mapping[str, Floats], setup: Setup) -> tu
         parts=parts,
         mistakes=_mistakes(target, served, truth, setup.mistakes),
         curves=curves,
+        notes=_unread_notes(unread) if target.head == "sentiment" else [],
     )
     return head, compared.replicates
+
+
+def _unread_notes(unread: Sequence[Unread | None]) -> list[str]:
+    """Count the reviews without a sentiment, by reason."""
+    counts = Counter(reason.value for reason in unread if reason is not None)
+    if not counts:
+        return []
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    return [
+        f"{counts.total()} of {len(unread)} reviews cannot be read, have no sentiment when served, and count as 0: {reasons}"
+    ]
 
 
 def _baselines(target: Target) -> dict[str, Floats]:
@@ -154,7 +172,9 @@ def _baselines(target: Target) -> dict[str, Floats]:
         measured = [place for place, review in enumerate(target.test) if review.language == language]
         if len(known) >= MIN_TRAINING:
             try:
-                by_terms[measured] = _tf_idf(target, truth, known, [target.test[place].text for place in measured], language)
+                by_terms[measured] = _tf_idf(
+                    target, truth, known, [clean_text(target.test[place].text) for place in measured], language
+                )
             except CannotFit:  # keep the class shares for this language
                 continue
     return {"majority": by_shares, "tfidf_logistic": by_terms}
@@ -165,7 +185,7 @@ def _tf_idf(target: Target, truth: Indices, known: list[int], measured: list[str
 
     def labelled(*slices: Slice) -> Labelled:
         rows = [place for place in known if target.train[place].slice in slices]
-        return [target.train[place].text for place in rows], truth[rows]
+        return [clean_text(target.train[place].text) for place in rows], truth[rows]
 
     cuts = (characters if language in BY_CHARACTER else words,)
     try:

@@ -108,7 +108,7 @@ def _part(topic: TopicState, minute: int) -> Part:
     """Compute one topic's features, and the last minute for which they hold without a new event."""
     counts, *sums = topic.tiles.windows(minute)
     tile = 1 if counts[_W5M] else 5 if counts[_W1H] else 60 if counts[_W24H] else 1440  # minutes of the next tile to expire
-    gaps = _gaps(topic.times) if topic.times else EMPTY.gaps
+    gaps = gap_statistics(topic.times) if topic.times else EMPTY.gaps
     return Part(topic.guard, minute // tile * tile + tile - 1, counts, sums, gaps)
 
 
@@ -116,7 +116,7 @@ def _ratio(numerator: int, denominator: int) -> float | None:
     return numerator / denominator if denominator else None
 
 
-def _gaps(times: list[int]) -> list[float | None]:
+def gap_statistics(times: list[int]) -> list[float | None]:
     """Return mean (hours) and population variance (hours squared) of the gaps between purchases."""
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     n = len(gaps)

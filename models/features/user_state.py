@@ -132,9 +132,11 @@ class TopicState(Struct, array_like=True, gc=False):
             self.tiles.settle(self.newest_ms // MINUTE_MS)
 
     def apply_sentiment(self, signal: ReviewSentiment, offset: int) -> None:
-        """Fold one review's scored sentiment into the tile of the review's own time."""
+        """Fold one review's scored sentiment into the tile of the review's own time; null only moves the guard."""
         self.guard = offset
         self.newest_ms = max(self.newest_ms, signal.event_time_ms)
+        if signal.sentiment is None:
+            return
         self.tiles.add(signal.event_time_ms // MINUTE_MS, (round(signal.sentiment * SCALE),))
         if len(self.tiles.starts) > SETTLE_TILES:
             self.tiles.settle(self.newest_ms // MINUTE_MS)

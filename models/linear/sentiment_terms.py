@@ -15,6 +15,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
+from models.data.clean_text import clean_text
 from models.linear.tfidf import MAX_TERMS, Terms, characters, words
 from schemas.errors import ModelError
 
@@ -32,10 +33,10 @@ class SentimentTerms(NamedTuple):
     def blend(self, logits: Tensor, texts: Sequence[str | None]) -> Tensor:
         """Mix the probabilities of (N,) logits of positive sentiment with the terms'; a row without a text keeps its logit.
 
-        White space around a text is stripped, as in training.
+        Texts are cleaned, as in training.
         """
         blended = logits.double()
-        reviews = {row: text.strip() for row, text in enumerate(texts) if text is not None}
+        reviews = {row: clean_text(text) for row, text in enumerate(texts) if text is not None}
         if not reviews:
             return blended
         rows, positive = torch.tensor(list(reviews)), self.terms.probabilities(list(reviews.values()), 2)[:, 1]

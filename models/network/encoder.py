@@ -1,11 +1,13 @@
 """Encode texts as unit vectors with a frozen transformer.
 
-A vector depends on its text alone, because a batch holds only texts of one padded length (a multiple of PAD_MULTIPLE). So a
-cached vector equals a new one. Nothing is downloaded. This module knows neither users nor scores. Start at Encoder.load.
+Every text is cleaned first. A vector depends on its text alone, because a batch holds only texts of one padded length (a
+multiple of PAD_MULTIPLE). So a cached vector equals a new one. Nothing is downloaded. This module knows neither users nor
+scores. Start at Encoder.load.
 """
 
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from threading import Lock
 
 import numpy as np
@@ -13,7 +15,9 @@ import torch
 import xxhash
 from cachetools import LRUCache
 from numpy.typing import NDArray
+from tokenizers import Encoding
 
+from models.data.clean_text import clean_text
 from models.network.encoder_parts import UNKNOWN_TOKENS, Parts, load_parts
 
 Vectors = NDArray[np.float32]
@@ -21,6 +25,10 @@ Vectors = NDArray[np.float32]
 PAD_MULTIPLE = 8
 BATCH_PADDED_TOKENS = 4_096
 CACHE_TEXTS = 200_000
+MOST_SPELLED = 0.5  # of a text's tokens; English has nearly none, Arabic in an English tokenizer nine tenths
+LETTERS_AND_MARKS = "LM"  # Unicode categories; Devanagari writes vowels as marks
+IDEOGRAPHS = "\u3400", "\u9fff"
+PIECE_MARKS = ("##", "\u2581", "\u0120")  # of WordPiece, SentencePiece and byte-level BPE
 
 
 class Encoder:
@@ -36,6 +44,7 @@ class Encoder:
         self.dimension = int(parts.model.config.hidden_size)
         self._model, self._tokenizer, self._prefix, self._pad_id, _ = parts
         self._unknown_id = next((i for name in UNKNOWN_TOKENS if (i := self._tokenizer.token_to_id(name)) is not None), -1)
+        self._spelling_ids = _spelling_ids(self._tokenizer.get_vocab())
         self._cache: LRUCache[bytes, NDArray[np.float16]] = LRUCache(cache_texts)
         self._lock = Lock()
 
@@ -59,12 +68,12 @@ class Encoder:
         return len(self._cache)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts; row i of the (N, D) float32 result is the unit vector of text i.
+        """Encode cleaned texts; row i of the (N, D) float32 result is the unit vector of text i.
 
         Repeated texts are encoded once. Texts are truncated to MAX_TOKENS tokens. Blocks until done.
         """
         with self._lock:
-            return self._encode(texts)
+            return self._encode([clean_text(text) for text in texts])
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         keys = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
@@ -91,12 +100,25 @@ class Encoder:
         return pieces, self._model.get_input_embeddings().weight.detach().float().cpu().numpy()
 
     def unk_ratio(self, texts: Sequence[str]) -> Vectors:
-        """Return (N,) shares of unknown tokens; above 0.2 the encoder cannot read the text's language."""
+        """Return (N,) shares of unknown tokens in cleaned texts; 1 for a text that is mostly spelled letter by letter.
+
+        A tokenizer that knows the letters of a script, but none of its words, spells.
+        """
         ratios = np.zeros(len(texts), np.float32)
-        for row, encoding in enumerate(self._tokenizer.encode_batch(list(texts), add_special_tokens=False)):
+        read = [clean_text(text) for text in texts]
+        for row, encoding in enumerate(self._tokenizer.encode_batch(read, add_special_tokens=False)):
             if encoding.ids:
-                ratios[row] = encoding.ids.count(self._unknown_id) / len(encoding.ids)
+                unknown = encoding.ids.count(self._unknown_id)
+                spelled = self._spelled_tokens(encoding)
+                ratios[row] = 1.0 if spelled > MOST_SPELLED * len(encoding.ids) else unknown / len(encoding.ids)
         return ratios
+
+    def _spelled_tokens(self, encoding: Encoding) -> int:
+        """Count the tokens of words of two tokens or more that are all single letters."""
+        words: dict[int | None, list[bool]] = {}
+        for word, token in zip(encoding.word_ids, encoding.ids, strict=True):
+            words.setdefault(word, []).append(token in self._spelling_ids)
+        return sum(len(letters) for letters in words.values() if len(letters) > 1 and all(letters))
 
     def _forward(self, texts: list[str]) -> NDArray[np.float16]:
         """Return (N, D) float16 vectors of distinct texts."""
@@ -116,6 +138,23 @@ class Encoder:
                 pooled = (states.float() * kept).sum(1) / kept.sum(1)  # (B, D)
                 vectors[batch] = torch.nn.functional.normalize(pooled, dim=-1).numpy().astype(np.float16)
         return vectors
+
+
+def _spelling_ids(vocabulary: Mapping[str, int]) -> frozenset[int]:
+    """Return the pieces that are one letter; none in a vocabulary of letters alone, where spelling is reading.
+
+    An ideograph is a word of its own.
+    """
+    bare = {piece: next((piece[len(mark) :] for mark in PIECE_MARKS if piece.startswith(mark)), piece) for piece in vocabulary}
+    if not any(len(piece) > 1 and piece.isalpha() for piece in bare.values()):
+        return frozenset()
+    return frozenset(
+        vocabulary[piece]
+        for piece, letter in bare.items()
+        if len(letter) == 1
+        and unicodedata.category(letter)[0] in LETTERS_AND_MARKS
+        and not IDEOGRAPHS[0] <= letter <= IDEOGRAPHS[1]
+    )
 
 
 def padded(length: int) -> int:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.clean_text import clean_text
 from models.features.spec import KINDS
 from models.features.user_state import SCALE
 from models.network.encoder import Vectors, padded
@@ -92,8 +93,8 @@ def vocabulary(labels: Sequence[str], items: Sequence[str] = ()) -> Vocabulary:
 def arrange(requests: Sequence[ScoreRequest], known: Vocabulary, max_events: int) -> tuple[Rows, list[str]]:
     """Return the requests as arrays, and their distinct texts; text i is row i + 1 of the table.
 
-    An event without a text uses its category's name. Only the sentiment head reads a review's full text, so only a
-    request caused by a review has one.
+    Texts are cleaned. An event without a text uses its category's name. Only the sentiment head reads a review's full text,
+    so only a request caused by a review has one.
     """
     n, width = len(requests), max_events
     table: dict[str, int] = {}
@@ -115,10 +116,10 @@ def arrange(requests: Sequence[ScoreRequest], known: Vocabulary, max_events: int
                 categories[row, place] = known.labels.get(entry.category, 0)
             if entry.item_id is not None and known.items:
                 items[row, place] = item_row(entry.item_id, known)
-            if text := entry.text or entry.category:
+            if text := clean_text(entry.text or "") or clean_text(entry.category or ""):
                 texts[row, place] = table.setdefault(text, len(table) + 1)
-        if request.kind == "review" and request.text:
-            reviews[row] = table.setdefault(request.text, len(table) + 1)
+        if request.kind == "review" and (text := clean_text(request.text or "")):
+            reviews[row] = table.setdefault(text, len(table) + 1)
         for category, share in request.categories:
             if category in known.labels:
                 shares[row, known.labels[category] - 1] = share

@@ -16,6 +16,7 @@ from models.features.spec import FEATURE_SPEC, HISTORY_EVENTS, KINDS, LIFETIME
 from models.network.encoder import Encoder, Vectors, plan_batches
 from models.network.inputs import Rows, arrange, collate, vocabulary
 from models.network.network import Logits
+from models.network.readable import unread_reasons
 from models.network.survival import risk
 from models.serving.checkpoint import Calibration, Checkpoint, Platt, encoder_address, load_checkpoint
 from models.serving.item_categories import with_item_categories
@@ -23,11 +24,13 @@ from models.serving.item_prior import counted_chances, mix_items
 from models.serving.registry import serving
 from schemas.errors import ModelError
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
+from schemas.signals import Unread
 from schemas.time_units import DAY_MS
 
 BATCH_ROWS = 64
 BATCH_PADDED_EVENTS = 3_584
 TOP_ITEMS = 20
+UNDECIDED = 0.5  # the probability of a positive review that cannot be read
 PURCHASE_RECENCY = FEATURE_SPEC.names.index("purchase.recency_ms")
 Probabilities = NDArray[np.float64]
 
@@ -35,23 +38,29 @@ Probabilities = NDArray[np.float64]
 class Scores(Struct, frozen=True, gc=False):
     """The scores of one request: every label, most probable first; survival[i] = P(no return within horizons_days[i]).
 
-    `sentiment` is -1 (negative) to 1 (positive), null unless a review with a text caused the request. `items` are the most
-    probable next items with their probabilities; empty if the model has no item head.
+    `sentiment` is -1 (negative) to 1 (positive), null unless a review caused the request whose text the model can read;
+    `unread` says why it cannot. `items` are the most probable next items with their probabilities; empty if the model has no
+    item head.
     """
 
     interests: list[tuple[str, float]]
     survival: list[float]
     sentiment: float | None
     items: list[tuple[str, float]] = []
+    unread: Unread | None = None
 
 
 class Calibrated(Struct, frozen=True):
-    """Probabilities of N requests: interest (N, K), hazards (N, H), positive sentiment (N,), and each one's top items."""
+    """Probabilities of N requests: interest (N, K), hazards (N, H), positive sentiment (N,), and each one's top items.
+
+    `unread` (N,) says why the model cannot read a review, whose positive sentiment is then UNDECIDED.
+    """
 
     interest: Probabilities
     hazards: Probabilities
     positive: Probabilities
     items: list[list[tuple[str, float]]] = []
+    unread: list[Unread | None] = []
 
 
 class Scorer:
@@ -134,15 +143,17 @@ class Scorer:
             Scores(
                 interests=sorted(zip(self.labels, interest, strict=True), key=lambda entry: (-entry[1], entry[0])),
                 survival=curve,
-                sentiment=2 * positive - 1 if request.kind == "review" and request.text else None,
+                sentiment=2 * positive - 1 if _has_review(request) and unread is None else None,
                 items=items,
+                unread=unread,
             )
-            for request, interest, curve, positive, items in zip(
+            for request, interest, curve, positive, items, unread in zip(
                 requests,
                 probabilities.interest.tolist(),
                 survival.tolist(),
                 probabilities.positive.tolist(),
                 probabilities.items,
+                probabilities.unread,
                 strict=True,
             )
         ]
@@ -175,7 +186,19 @@ class Scorer:
                 if self._catalogue is not None:
                     for row, best in zip(batch, self._best_items(logits, rows, picked), strict=True):
                         items[row] = best
-        return Calibrated(interest, hazards, positive, items)
+        unread = self._unread(requests)
+        positive[[reason is not None for reason in unread]] = UNDECIDED
+        return Calibrated(interest, hazards, positive, items, unread)
+
+    def _unread(self, requests: Sequence[ScoreRequest]) -> list[Unread | None]:
+        """Return why the review of each request cannot be read; None where it can, or where there is none."""
+        reviews = [row for row, request in enumerate(requests) if _has_review(request)]
+        found: list[Unread | None] = [None] * len(requests)
+        for row, reason in zip(
+            reviews, unread_reasons(self.encoder, [requests[row].text or "" for row in reviews]), strict=True
+        ):
+            found[row] = reason
+        return found
 
     def _survival(self, requests: Sequence[ScoreRequest], hazards: Probabilities) -> Probabilities:
         """Return survival (N, H) from each request's event on, given the silence before it."""
@@ -207,6 +230,10 @@ class Scorer:
                     f"feature spec {self.spec_version} has {width} features, request {request.request_id} "
                     f"carries {len(request.features)}: redeploy the features role"
                 )
+
+
+def _has_review(request: ScoreRequest) -> bool:
+    return request.kind == "review" and request.text is not None
 
 
 def silent_days(requests: Sequence[ScoreRequest], returns: str) -> Probabilities:

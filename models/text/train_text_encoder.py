@@ -21,7 +21,7 @@ from models.network.encoder import Encoder
 from models.network.encoder_parts import Parts, encoder_licence, load_parts
 from models.serving.tuned_encoder import ENCODER, TunedManifest, load_tuned, save_manifest, save_weights
 from models.text.augmentation import AugmentationConfig, augment_reviews, load_translation
-from models.text.cleaning import CleaningConfig, clean_reviews
+from models.text.cleaning import DropConfig, clean_reviews, worth_training
 from models.text.evaluate_text_encoder import evaluate_text
 from models.text.few_labels import CurvePoint, few_labels_curve
 from models.text.fine_tuning import TextConfig, Tuned, fine_tune
@@ -39,7 +39,7 @@ class TextRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     encoder: str
     config: TextConfig
-    cleaning: CleaningConfig | None = CleaningConfig()
+    drop: DropConfig | None = DropConfig()
     augmentation: AugmentationConfig | None = None
     translation: str | None = None
     refuse_unreadable: bool = True
@@ -109,10 +109,11 @@ def prepare_reviews(
     examples: list[ReviewExample], run: TextRun, parts: Parts
 ) -> tuple[list[ReviewExample], dict[str, int], str | None]:
     """Clean, check and augment; return the examples, counts of cleaning by reason, and a warning about the language."""
-    cleaned: dict[str, int] = {}
-    if run.cleaning is not None:
-        examples, counts = clean_reviews(examples, run.cleaning)
-        cleaned = {str(reason): count for reason, count in counts.most_common()}
+    examples, counts = clean_reviews(examples)
+    if run.drop is not None:
+        examples, dropped = worth_training(examples, run.drop)
+        counts += dropped
+    cleaned = {str(reason): count for reason, count in counts.most_common()}
     encoder = Encoder(run.encoder, parts, 1)
     warning = check_readable(encoder, [example.text for example in examples], refuse=run.refuse_unreadable)
     if run.augmentation is not None:

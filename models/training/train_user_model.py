@@ -144,7 +144,8 @@ def train(
         contract,
     )
     counts = {str(kind): len(picked) for kind, picked in data.slices.items()}
-    metrics = {"choices": choices} | metrics
+    unread = {str(kind): dict(texts[kind].unread) for kind in Slice if texts[kind].unread}
+    metrics = {"choices": choices} | metrics | ({"unread_reviews": unread} if unread else {})
     return Trained(network.eval(), contract, catalogue, item_categories or {}, sentiment_terms, fitted, counts, metrics)
 
 

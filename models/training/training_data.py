@@ -3,7 +3,8 @@
 Every distinct text is encoded once. Start at prepare.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.clean_text import clean_text
 from models.data.examples import Example, ReviewExample, Slice
 from models.network.encoder import Encoder, Vectors
 from models.network.inputs import Batch, Normalisation, Rows, arrange, collate, fit_normalisation, vocabulary
 from models.network.network import Logits, Network
+from models.network.readable import unread_reasons
 from models.network.survival import Exposures
 from models.serving.scorer import text_table
 from models.training.targets import Targets, make_targets
+from schemas.signals import Unread
 
 Indices = NDArray[np.int64]
 
@@ -43,11 +47,15 @@ class Data(NamedTuple):
 
 
 class Reviews(NamedTuple):
-    """M reviews' texts, their vectors (M, D) and sentiment (M,): 1 is positive, 0 negative."""
+    """M reviews' cleaned texts, their vectors (M, D) and sentiment (M,): 1 is positive, 0 negative.
+
+    `unread` counts by reason the reviews left out because the encoder cannot read them.
+    """
 
     texts: list[str]
     vectors: Tensor
     positive: Tensor
+    unread: Mapping[Unread, int] = {}
 
 
 def prepare(
@@ -69,11 +77,14 @@ def prepare(
 
 
 def rated_reviews(encoder: Encoder, reviews: Sequence[ReviewExample], kind: Slice) -> Reviews:
-    """Encode the reviews of a slice whose sentiment is known."""
-    rated = [review for review in reviews if review.slice is kind and review.positive is not None]
-    texts = [review.text for review in rated]
+    """Encode the reviews of a slice whose sentiment is known and which the encoder can read, as the scorer decides it."""
+    known = [review for review in reviews if review.slice is kind and review.positive is not None]
+    reasons = unread_reasons(encoder, [review.text for review in known])
+    rated = [review for review, reason in zip(known, reasons, strict=True) if reason is None]
+    texts = [clean_text(review.text) for review in rated]
     vectors = encoder.encode(texts) if rated else np.zeros((0, encoder.dimension), np.float32)
-    return Reviews(texts, torch.from_numpy(vectors), torch.tensor([float(review.positive or 0) for review in rated]))
+    positive = torch.tensor([float(review.positive or 0) for review in rated])
+    return Reviews(texts, torch.from_numpy(vectors), positive, Counter(reason for reason in reasons if reason is not None))
 
 
 def predict_logits(network: Network, data: Data, picked: Indices) -> Logits:

@@ -38,7 +38,9 @@ def train_text_command(
     bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Use bfloat16 for matrix multiplications.")] = None,
     device: Annotated[Device, typer.Option(help="Device to train on; auto: cuda if available.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; default: torch's own choice.")] = None,
-    clean: Annotated[bool, typer.Option("--clean/--no-clean", help="Clean texts, drop duplicates and conflicts.")] = True,
+    clean: Annotated[
+        bool, typer.Option("--clean/--no-clean", help="Drop duplicates and conflicts; texts are always cleaned.")
+    ] = True,
     augment: Annotated[int, typer.Option(min=0, help="Augmented copies of each training review.")] = 0,
     translate: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Back-translation for --augment.")] = None,
     allow_unknown: Annotated[
@@ -121,7 +123,7 @@ def _steps(run: "TextRun", clean: bool, augment: int, translate: str | None, all
         raise ValueError("found --translate without --augment, expected both: add --augment 1")
     return structs.replace(
         run,
-        cleaning=run.cleaning if clean else None,
+        drop=run.drop if clean else None,
         augmentation=AugmentationConfig(copies=augment, seed=run.config.loop.seed) if augment else None,
         translation=translate,
         refuse_unreadable=not allow_unknown,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from models.data.examples import LANDMARK, Example, ReviewExample, Slice, seen_until_ms
+from models.data.examples import LANDMARK, Example, Purchases, ReviewExample, Slice, seen_until_ms
 from models.data.labels import Activity, Labelling, activities_of, by_time, label
 from models.data.landmarks import (
     Period,
@@ -94,7 +94,7 @@ class LabelSources(Struct):
     """Collects from the log, by user or by item, what labels need beside the rows."""
 
     activities: dict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
-    bought_ms: dict[str, int] = {}
+    purchases: dict[str, Purchases] = {}
     titles: dict[str, tuple[int, str]] = {}
     reviews: dict[tuple[str, str], Review] = {}
     ratings: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
@@ -105,7 +105,7 @@ class LabelSources(Struct):
         self.activities[user].extend(activities_of(event))
         if isinstance(event, Purchase):
             if applied and not all(line.returned for line in event.lines):
-                self.bought_ms[user] = max(self.bought_ms.get(user, 0), event.event_time_ms)
+                self.purchases[user] = self.purchases_of(user).with_one_at(event.event_time_ms)
             for line in event.lines:
                 self._title(line.item_id, line.category, line.title, arrived_ms)
         elif isinstance(event, Browse | Click):
@@ -114,6 +114,10 @@ class LabelSources(Struct):
             self.reviews.setdefault((user, event.review_id), event)
         elif isinstance(event, Rating):
             self.ratings[user, event.item_id].append((event.event_time_ms, event.rating))
+
+    def purchases_of(self, user: str) -> Purchases:
+        """Return a user's purchases so far."""
+        return self.purchases.get(user, Purchases())
 
     def _title(self, item_id: str, category: str | None, title: str | None, arrived_ms: int) -> None:
         if category is None and title and item_id not in self.titles:
@@ -212,7 +216,7 @@ class Sampler:
             if period is None or period.slice in self._by_cuts or not period.start_ms <= record_ms < period.end_ms:
                 continue
             if self._eligible(user):
-                sample = Sample(request, at_ms, period.slice, self._sources.bought_ms.get(user))
+                sample = Sample(request, at_ms, period.slice, self._sources.purchases_of(user))
                 self._draws.offer(AT_EVENT, priority(seed, request.request_id), sample)
 
     def samples(self) -> list[Sample]:
@@ -230,7 +234,7 @@ class Sampler:
         request = self._live.snapshot(key)
         if request is None or seen_until_ms(request) > at_ms:  # a producer's clock ran ahead
             return
-        sample = Sample(request, at_ms, period.slice, self._sources.bought_ms.get(user))
+        sample = Sample(request, at_ms, period.slice, self._sources.purchases_of(user))
         if by_cut:
             self._cuts.append(sample)
         else:
@@ -245,7 +249,7 @@ class Sampler:
         period = period_at(self._periods, at_ms)
         if period is None or period.slice in self._by_cuts:
             return None
-        return Sample(request, at_ms, period.slice, self._sources.bought_ms.get(user))
+        return Sample(request, at_ms, period.slice, self._sources.purchases_of(user))
 
     def _keep_before_last(self, key: bytes, event: Event) -> None:
         """Keep the sample just before an event with an item in the same slice; a later one replaces it."""
@@ -257,7 +261,7 @@ class Sampler:
             self._before_last[key, sample.slice] = sample
 
     def _eligible(self, user: str) -> bool:
-        return self._sampling.eligible == "seen" or user in self._sources.bought_ms
+        return self._sampling.eligible == "seen" or user in self._sources.purchases
 
 
 def numbered(

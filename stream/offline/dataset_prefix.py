@@ -77,12 +77,11 @@ def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settin
             sources.add(folded.event, record.timestamp, applied=folded.applied)
         request = next((found for found in folded.requests if found.request_id == wanted.request_id), None)
         if request is not None and not at_landmark:
-            bought_ms = sources.bought_ms.get(request.user_id)
-            return Sample(request, seen_until_ms(request), example.slice, bought_ms)
+            return Sample(request, seen_until_ms(request), example.slice, sources.purchases_of(request.user_id))
     request = live.snapshot(wanted.user_id.encode()) if at_landmark else None
     if request is None:
         return None
-    return Sample(request, example.landmark_ms, example.slice, sources.bought_ms.get(wanted.user_id))
+    return Sample(request, example.landmark_ms, example.slice, sources.purchases_of(wanted.user_id))
 
 
 def _activities(records: Iterable[tuple[str, LogRecord]], settings: Settings) -> list[Activity]:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 BATCH_TOLERANCE = 2e-3  # how much the other rows of a batch change a score
 DAY_TOLERANCE = 0.02
-UNREADABLE_SHARE = 0.2  # with more unknown tokens than this share, the encoder cannot read a text
 EVERY_EVENT = ScoringPolicy(arrivals=frozenset({VISIT, BROWSE, CLICK}), pause_ms=-1, every_clicks=1, min_gap_ms=0)
 
 Events = Sequence[tuple[EventKind, Event]]
@@ -67,10 +66,11 @@ def request_of(events: Events) -> ScoreRequest:
 
 def trained_on(scorer: "Scorer", golden: Golden) -> TrainedOn:
     """Return what a model was trained on, and which stories its encoder cannot read."""
+    from models.network.readable import unread_reasons  # loads torch, as the scorer did
 
     def unreadable(story: Story) -> bool:
         texts = [step.text for step in story.script if step.do == "review"]
-        return bool(texts) and max(scorer.encoder.unk_ratio(texts)) > UNREADABLE_SHARE
+        return any(unread_reasons(scorer.encoder, texts))
 
     return TrainedOn(
         labels=frozenset(scorer.labels),

@@ -54,6 +54,7 @@ TABLES: dict[str, Columns] = {
         "probability": "DOUBLE",
         **dict.fromkeys(("horizons_days", "survival", "review_id"), "VARCHAR"),
         "sentiment": "DOUBLE",
+        "unread": "VARCHAR",
     },
     DECISIONS: {
         **dict.fromkeys(("outcome", "decision_id", "user_id"), "VARCHAR"),
@@ -159,7 +160,9 @@ def _signal_row(kind: str, signal: Signal) -> tuple[Any, ...]:
     churn: tuple[Any, ...] = (None,) * 4
     if isinstance(signal, ChurnRisk):
         churn = (signal.horizon_days, signal.probability, _json(signal.horizons_days), _json(signal.survival))
-    review = (signal.review_id, signal.sentiment) if isinstance(signal, ReviewSentiment) else (None, None)
+    review: tuple[Any, ...] = (None,) * 3
+    if isinstance(signal, ReviewSentiment):
+        review = (signal.review_id, signal.sentiment, signal.unread and signal.unread.value)
     return (
         *(kind, signal.signal_id, signal.request_id, signal.user_id, signal.event_id, signal.event_time_ms),
         *_source(signal),

@@ -82,5 +82,7 @@ def distance(recorded: Signal, rescored: Signal | None) -> float:
             pairs = zip((*recorded.survival, recorded.probability), (*rescored.survival, rescored.probability), strict=False)
             return max(abs(a - b) for a, b in pairs) if len(recorded.survival) == len(rescored.survival) else NOT_COMPARABLE
         case ReviewSentiment(), ReviewSentiment() if recorded.review_id == rescored.review_id:
-            return abs(recorded.sentiment - rescored.sentiment)
+            if recorded.sentiment is not None and rescored.sentiment is not None:
+                return abs(recorded.sentiment - rescored.sentiment)
+            return 0.0 if recorded.sentiment is rescored.sentiment else NOT_COMPARABLE
     return NOT_COMPARABLE

@@ -28,7 +28,7 @@ def render_signals(
     received_ms: int,
     scored_ms: int,
 ) -> list[Output]:
-    """Render interest, churn risk and, for a review, sentiment; ids depend only on the source event."""
+    """Render interest, churn risk and, for a review, sentiment, perhaps null; ids depend only on the source event."""
 
     def output(kind: str, struct: type[Signal], **fields: Any) -> Output:
         signal = struct(
@@ -62,8 +62,9 @@ def render_signals(
             probability=scores.survival[horizons_days.index(CHURN_HORIZON_DAYS)],
         ),
     ]
-    if request.review_id is not None and scores.sentiment is not None:
-        signals.append(output("review-sentiment", ReviewSentiment, review_id=request.review_id, sentiment=scores.sentiment))
+    if request.review_id is not None and (scores.sentiment is not None or scores.unread is not None):
+        sentiment = {"sentiment": scores.sentiment, "unread": scores.unread}
+        signals.append(output("review-sentiment", ReviewSentiment, review_id=request.review_id, **sentiment))
     return signals
 
 

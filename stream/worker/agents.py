@@ -143,6 +143,8 @@ async def score_agent(
                     outputs.append(dead_letter_of_error("score-request", record, score, received_ms))
                     continue
                 totals.events.applied += 1
+                if score.unread is not None:
+                    model.unread[score.unread] += 1
                 outputs += render_signals(
                     request,
                     score,

@@ -15,6 +15,7 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
+from schemas.signals import Unread
 from stream.kafka.barrier import lag_of
 
 OUTCOMES = {
@@ -108,4 +109,10 @@ def model_metrics(model: Any) -> Iterator[Metric]:
     reloads.add_metric(["loaded"], model.loaded)
     reloads.add_metric(["refused"], model.refused)
     yield reloads
+    unread = CounterMetricFamily(
+        "footfall_unread_reviews", "Reviews that the model cannot read, whose sentiment is null, by reason", labels=["reason"]
+    )
+    for reason in Unread:
+        unread.add_metric([reason.value], model.unread[reason])
+    yield unread
     yield GaugeMetricFamily("footfall_encoder_cached_texts", "Texts with a cached vector", value=scorer.encoder.cached_texts)

@@ -7,6 +7,7 @@ ServedModel.watch.
 
 import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 
 import structlog
@@ -14,6 +15,7 @@ import structlog
 from models.serving.load_scorer import load_scorer
 from models.serving.registry import PRODUCTION
 from models.serving.scorer import Scorer
+from schemas.signals import Unread
 from stream.process.exit_codes import crash_only
 
 POLL_SECONDS = 1.0
@@ -23,7 +25,10 @@ log = structlog.get_logger()
 
 
 class ServedModel:
-    """Hold the model in use as `scorer`; `loaded` and `refused` count later promotions by outcome."""
+    """Hold the model in use as `scorer`; `loaded` and `refused` count later promotions by outcome.
+
+    `unread` counts the reviews that no model of this process could read, by reason.
+    """
 
     def __init__(self, folder: Path, *, threads: int | None) -> None:
         """Load and warm up the model. This takes seconds: call it in a thread.
@@ -34,6 +39,7 @@ class ServedModel:
         self._folder, self._threads = folder, threads
         self._checked_state = _file_state(folder)  # read before the model is loaded, so a promotion in between is noticed later
         self.loaded = self.refused = 0
+        self.unread: Counter[Unread] = Counter()
         self.scorer = load_scorer(folder, threads=threads)
         self.scorer.warm_up()
 

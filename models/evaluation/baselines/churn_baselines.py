@@ -1,18 +1,20 @@
 """Predict churn with simple baselines: majority, recency, RFM logistic regression and gradient boosting.
 
 Each is fitted on examples whose outcome at the horizon is known, and returns (N,) churn probabilities of the test examples.
-RFM stands for recency, frequency and monetary value. If a user has no purchases, the features about purchases count all
+RFM stands for recency, frequency and monetary value. An event that only returns items is no purchase. If a user has no purchases, the features about purchases count all
 events instead. Start at rfm_features.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import astuple
 
 from models.data.examples import Example
+from models.evaluation.baselines.purchase_counts import actions_of
 from models.evaluation.bootstrap import Floats
 from models.evaluation.outcomes import silent_days, stayed_away
-from models.features.spec import FEATURE_SPEC, KINDS
+from models.features.spec import FEATURE_SPEC
 from schemas.errors import CannotFit
 from schemas.time_units import DAY_MS
 
@@ -71,15 +73,21 @@ def known_outcomes(train: Sequence[Example], horizon_days: int) -> tuple[list[Ex
 
 
 def logistic(x: Floats, labels: Floats, test: Floats) -> Floats:
-    """Fit logistic regression on standardised columns; missing values become the column's median."""
-    from sklearn.impute import SimpleImputer
+    """Fit logistic regression on standardised columns.
+
+    Raises:
+        CannotFit: a value is missing or infinite; replacing it would hide a fault.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(
-        SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), LogisticRegression(max_iter=1000)
-    )
+    if missing := sum(int((~np.isfinite(columns)).any(axis=1).sum()) for columns in (x, test)):
+        raise CannotFit(
+            f"found {missing} of {len(x) + len(test)} examples with a value that is missing or infinite, expected finite "
+            "numbers: report this dataset as a bug of the baseline"
+        )
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(x, labels)
     return np.asarray(model.predict_proba(test)[:, 1])
 
@@ -87,21 +95,25 @@ def logistic(x: Floats, labels: Floats, test: Floats) -> Floats:
 def rfm_features(examples: Sequence[Example]) -> Floats:
     """Return (N, 10): log frequency, recency, tenure, span, mean gap, recency/gap, log money, purchase days in 30/60/90 d.
 
-    Days are as of the landmark. The purchase days come from a history that is bounded per kind, so the longer windows
-    undercount busy users. The gap of a one-time buyer is the tenure.
+    Days are as of the landmark; tenure runs from the first purchase, span from there to the last one. The purchase days
+    come from a history that is bounded per kind, so the longer windows undercount busy users. The gap of a one-time buyer
+    is the tenure.
+
+    Raises:
+        CannotFit: the purchases are not known.
     """
     rows = np.zeros((len(examples), 10))
-    for row, (example, silent) in enumerate(zip(examples, silent_days(examples), strict=True)):
+    for row, example in enumerate(examples):
         values = example.request.features
         days = _action_days(example)
-        frequency, recency_days = _frequency(values), days[0] if days else silent
-        tenure = (values[_AT["user.tenure_ms"]] or 0) / DAY_MS + silent
-        span = max(tenure - recency_days, 0.0)
+        count, first_ms, last_ms = astuple(actions_of(example))
+        recency_days, tenure = (example.landmark_ms - last_ms) / DAY_MS, (example.landmark_ms - first_ms) / DAY_MS
+        span = (last_ms - first_ms) / DAY_MS
         gap_hours = values[_AT["purchase.gap_mean_hours"]]
-        gap = gap_hours / 24 if gap_hours else span / (frequency - 1) if frequency > 1 and span else max(tenure, 1.0)
+        gap = gap_hours / 24 if gap_hours else span / (count - 1) if count > 1 and span else max(tenure, 1.0)
         money = max(values[_AT["purchase.amount.life"]] or 0, 0)
         rows[row] = (
-            np.log1p(frequency),
+            np.log1p(count),
             recency_days,
             tenure,
             span,
@@ -111,16 +123,6 @@ def rfm_features(examples: Sequence[Example]) -> Floats:
             *(len({int(ago) for ago in days if ago <= window}) for window in (30, 60, 90)),
         )
     return rows
-
-
-def purchase_frequency(examples: Sequence[Example]) -> Floats:
-    """Return (N,): each user's number of purchases, or of events if there is no purchase."""
-    return np.array([_frequency(example.request.features) for example in examples])
-
-
-def _frequency(values: Sequence[float | None]) -> float:
-    purchases = values[_AT["purchase.count.life"]] or 0
-    return purchases or sum(values[_AT[f"{kind}.count.life"]] or 0 for kind in KINDS)
 
 
 def _action_days(example: Example) -> list[float]:

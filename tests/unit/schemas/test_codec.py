@@ -14,6 +14,7 @@ from schemas.errors import DecodeError
 from schemas.events import Event
 from schemas.fields import MAX_EVENT_BYTES, MAX_LINES, MAX_TEXT_CHARS
 from schemas.scoring import ScoreRequest
+from schemas.signals import ReviewSentiment, Unread
 from schemas.topics import SOURCES, TABLE
 from tests.builders import (
     SAMPLES,
@@ -25,6 +26,7 @@ from tests.builders import (
     purchase_line,
     rating,
     review,
+    review_sentiment,
     score_request,
     search,
 )
@@ -324,3 +326,11 @@ def test_events_with_any_json_in_any_field_are_read_or_refused(kind: str, data: 
 def test_random_bytes_are_no_score_request_and_raise_nothing_else(value: bytes) -> None:
     with pytest.raises(DecodeError):
         decode(ScoreRequest, value)
+
+
+def test_a_null_sentiment_is_written_as_null_with_its_reason_and_a_known_one_without() -> None:
+    null = review_sentiment(sentiment=None, unread=Unread.UNKNOWN_TOKENS)
+
+    assert b'"sentiment":null,"unread":"unknown_tokens"' in encode(null)
+    assert decode(ReviewSentiment, encode(null)) == null
+    assert b"unread" not in encode(review_sentiment())

@@ -1,6 +1,6 @@
 import pytest
 
-from models.data.examples import Example, Slice, churned_within, silent_ms
+from models.data.examples import Example, Purchases, Slice, churned_within, silent_ms
 from models.data.labels import Activity, Labelling, activities_of, label
 from models.data.landmarks import Sample
 from schemas.time_units import DAY_MS, MINUTE_MS
@@ -21,7 +21,8 @@ def labelled(
     since_ms: int | None = None,
     clusters: dict[str, str] | None = None,
 ) -> Example:
-    look = Sample(score_request(history=[history_entry()]), NOW_MS + silent_ms, Slice.TRAIN, since_ms)
+    bought = Purchases() if since_ms is None else Purchases(1, since_ms, since_ms)
+    look = Sample(score_request(history=[history_entry()]), NOW_MS + silent_ms, Slice.TRAIN, bought)
     return label(look, done, until_ms, how or Labelling(), clusters)
 
 
@@ -33,7 +34,7 @@ def test_nothing_at_or_before_the_landmark_is_in_a_label() -> None:
 
 def test_what_another_topic_showed_of_the_time_after_the_events_own_is_past_too() -> None:
     history = [history_entry(), history_entry(event_time_ms=NOW_MS + 5 * MINUTE_MS)]
-    look = Sample(score_request(history=history), NOW_MS + 5 * MINUTE_MS, Slice.TRAIN, None)
+    look = Sample(score_request(history=history), NOW_MS + 5 * MINUTE_MS, Slice.TRAIN, Purchases())
 
     example = label(look, [did(5 * MINUTE_MS, "a"), did(DAY_MS, "b")], FAR_MS, Labelling())
 

@@ -2,7 +2,7 @@ from itertools import islice, permutations
 
 import pytest
 
-from models.data.examples import Slice
+from models.data.examples import Purchases, Slice
 from models.data.landmarks import Period, Sample, SampleReservoir, Sampling, check_cuts, draw_landmarks, period_at, periods_of
 from schemas.time_units import DAY_MS
 from stream.offline.build_dataset import slice_ends
@@ -13,7 +13,7 @@ PERIODS = periods_of(NOW_MS, ENDS)
 
 
 def look(user: str, number: int, slice_: Slice = Slice.TRAIN) -> Sample:
-    return Sample(score_request(user_id=user, request_id=f"{user}-{number}"), NOW_MS + number, slice_, None)
+    return Sample(score_request(user_id=user, request_id=f"{user}-{number}"), NOW_MS + number, slice_, Purchases())
 
 
 def test_slices_follow_each_other_without_a_gap_and_none_holds_a_moment_of_another() -> None:

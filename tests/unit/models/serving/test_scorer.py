@@ -17,6 +17,7 @@ from models.serving.scorer import Scorer, calibrate
 from schemas.codec import decode, encode
 from schemas.errors import ModelError
 from schemas.scoring import ScoreRequest
+from schemas.signals import Unread
 from tests.builders import NOW_MS, ROOT, history_entry, score_request
 
 LABELS = ["books", "garden", "kitchen"]
@@ -127,6 +128,29 @@ def test_only_a_review_with_a_text_has_a_sentiment(scorer: Scorer) -> None:
     assert -1 <= review.sentiment <= 1
     assert silent.sentiment is None
     assert search.sentiment is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", Unread.BLANK), (" \x00", Unread.BLANK), ("9/10", Unread.NO_WORDS), ("质量太差", Unread.UNKNOWN_TOKENS)],
+)
+def test_a_review_that_the_encoder_cannot_read_has_no_sentiment_but_a_reason(scorer: Scorer, text: str, reason: Unread) -> None:
+    requests = [request(kind="review", text=text), request(kind="review", text="Awful mug"), request(kind="search", text=text)]
+
+    unread, read, search = scorer.score(requests)
+
+    assert (unread.sentiment, unread.unread) == (None, reason)
+    assert (read.sentiment is None, read.unread, search.sentiment, search.unread) == (False, None, None, None)
+    found = scorer.probabilities(requests)
+    assert (found.unread, found.positive[0]) == ([reason, None, None], 0.5)
+
+
+def test_full_width_text_scores_as_plain_text(scorer: Scorer) -> None:
+    wide = scorer.score(
+        [request(kind="review", text="Ａｗｆｕｌ ｍｕｇ"), request(history=[history_entry(text="Ｂｌｕｅ ｍｕｇ")])]
+    )
+
+    assert wide == scorer.score([request(kind="review", text="Awful mug"), request(history=[history_entry(text="Blue mug")])])
 
 
 def test_a_request_of_another_feature_spec_is_refused_with_all_others(scorer: Scorer) -> None:

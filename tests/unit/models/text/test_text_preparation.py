@@ -1,4 +1,3 @@
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from models.data.clean_text import Change, clean_text
 from models.data.examples import ReviewExample, Slice
 from models.evaluation.baselines.review_baselines import tf_idf
 from models.linear.tfidf import singly_and_paired
@@ -25,13 +25,12 @@ from models.text.augmentation import (
     replace,
     swap,
 )
-from models.text.cleaning import CleaningConfig, Reason, clean_reviews, clean_text
+from models.text.cleaning import Drop, DropConfig, clean_reviews, worth_training
 from models.text.synonyms import word_neighbours
 from models.training.history_augmentation import crop, jitter, mask, reorder
 from schemas.errors import TrainingError
 from schemas.scoring import HistoryEntry
 
-CLEAN = CleaningConfig()
 STRONG = AugmentationConfig(swap_share=0.5, delete_share=0.4, insert_share=0.5, replace_share=0.5)
 NEIGHBOURS = {
     "kettle": ("pot", "not", "bad"),
@@ -55,69 +54,27 @@ def history(count: int) -> list[HistoryEntry]:
     return [HistoryEntry(700 * at * at, "click", f"i{at}", "tea", at, f"title {at}") for at in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("text", "clean", "reasons"),
-    [
-        ("\ufeff做父母一定要有心态", "做父母一定要有心态", [Reason.INVISIBLE]),
-        ("good &amp;amp; cheap<br/>really", "good & cheap really", [Reason.ENTITIES]),
-        ("ＡＢＣ１２３", "ABC123", [Reason.NORMALISED]),
-        ("see https://example.org/a?b=c now", "see now", [Reason.URLS, Reason.SPACES]),
-        ("看www.example.org/价格，好", "看 价格,好", [Reason.NORMALISED, Reason.URLS]),
-        ("soooooo goooood!!!!!!", "sooo goood!!!", [Reason.REPEATED]),
-        ("10000 pieces", "10000 pieces", []),
-        ("a\tb\nc  d", "a b c d", [Reason.INVISIBLE, Reason.SPACES]),
-        ("it's not good", "it's not good", []),
-    ],
-)
-def test_texts_are_cleaned_for_the_reasons_given(text: str, clean: str, reasons: list[Reason]) -> None:
-    found = clean_text(text, CLEAN)
-
-    assert found.text == clean
-    assert sorted(found.reasons) == sorted(reasons)
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (" \u200b\x00 ", Reason.EMPTY),
-        ("...!", Reason.EMPTY),
-        ("https://example.org", Reason.EMPTY),
-        ("ab", Reason.SHORT),
-        ("abcdefgh", Reason.LONG),
-    ],
-)
-def test_texts_that_say_nothing_or_too_much_are_dropped(text: str, reason: Reason) -> None:
-    found = clean_text(text, CleaningConfig(min_characters=3, max_characters=7))
-
-    assert found.text is None
-    assert found.reasons[-1] is reason
-
-
-@given(st.text(max_size=60))
-def test_cleaning_what_is_clean_changes_nothing(text: str) -> None:
-    once = clean_text(text, CLEAN)
-
-    if once.text is not None:
-        assert clean_text(once.text, CLEAN) == (once.text, ())
-        assert not any(unicodedata.category(c) == "Cc" for c in once.text)
-
-
-def test_reviews_are_kept_once_in_the_earliest_slice_and_conflicts_dropped() -> None:
+def test_reviews_are_cleaned_as_for_scoring_and_kept_once_in_the_earliest_slice_without_conflicts() -> None:
     examples = [
         review("fine"),
         review("fine", part=Slice.TEST),
         review("so so", positive=True),
         review("so so", positive=False, part=Slice.TEST),
-        review("\ufefffine", positive=None),
+        review("\ufeffｆｉｎｅ", positive=None),
         review("   "),
         review("other"),
+        review("?"),
+        review("much too long"),
+        review("ab"),
     ]
 
-    kept, counts = clean_reviews(examples, CLEAN)
+    cleaned, changes = clean_reviews(examples)
+    kept, dropped = worth_training(cleaned, DropConfig(min_characters=3, max_characters=7))
 
+    assert [example.text for example in cleaned] == [text for e in examples if (text := clean_text(e.text))]
     assert [(e.text, e.slice) for e in kept] == [("fine", Slice.TRAIN), ("other", Slice.TRAIN)]
-    expected = {Reason.DUPLICATE: 2, Reason.CONFLICT: 2, Reason.INVISIBLE: 1, Reason.EMPTY: 1, Reason.SPACES: 1}
-    assert counts == Counter(expected)
+    assert changes == Counter({Change.INVISIBLE: 1, Change.NORMALISED: 1, Drop.EMPTY: 2, Change.SPACES: 1})
+    assert dropped == Counter({Drop.DUPLICATE: 2, Drop.CONFLICT: 2, Drop.LONG: 1, Drop.SHORT: 1})
 
 
 def test_words_keep_negations_and_chinese_is_cut_into_words() -> None:

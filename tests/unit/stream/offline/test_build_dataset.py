@@ -16,7 +16,7 @@ from models.data.dataset_files import (
     write_examples,
     write_manifest,
 )
-from models.data.examples import Example, Slice, seen_until_ms, silent_ms
+from models.data.examples import Example, Purchases, Slice, seen_until_ms, silent_ms
 from models.data.labels import Labelling
 from models.data.landmarks import Period, Sampling, periods_of
 from models.features.spec import FEATURE_SPEC
@@ -226,6 +226,36 @@ def test_purchases_as_returns_are_counted_from_the_newest_purchase_seen(settings
 
     assert (example.since_ms, silent_ms(example)) == (NOW_MS, 35 * DAY_MS)
     assert (example.absent_ms, example.observed_ms) == (38 * DAY_MS, 40 * DAY_MS)
+
+
+def test_purchases_are_counted_without_pure_returns_and_what_an_older_dataset_lacks_is_unknown(
+    settings: Settings, tmp_path: Path
+) -> None:
+    back = [purchase_line(returned=True)]
+    mixed = [purchase_line(unit_price=1.0), purchase_line(unit_price=9.0, returned=True)]
+    events = [
+        visit(event_time_ms=NOW_MS),
+        purchase(event_id="returned before", event_time_ms=days_later(10), lines=back),
+        purchase(event_id="first", event_time_ms=days_later(20)),
+        purchase(event_id="mixed", event_time_ms=days_later(30), lines=mixed),
+        purchase(event_id="same day", event_time_ms=days_later(30.25)),
+        purchase(event_id="returned", event_time_ms=days_later(31), lines=back),
+    ]
+    sampling = Sampling(cuts_ms=(days_later(35),), landmarks=0, at_events=0)
+    plan = Plan(periods=slices(1, 2, 3, 40), sampling=sampling)
+    cut = cut_dataset(logged(*events), settings, plan)
+    write_examples(tmp_path / "new", cut.examples, [], {})
+    write_manifest(tmp_path / "new", manifest_of(plan, cut))
+
+    (example,) = read_examples(tmp_path / "new")
+    assert example == cut.examples[0]
+    assert example.purchases == Purchases(3, days_later(20), days_later(30.25))
+
+    old = tmp_path / "new" / "examples.parquet"
+    kept = f"SELECT * EXCLUDE (purchases, first_purchase_ms, last_purchase_ms) FROM '{old}'"
+    duckdb.sql(f"COPY ({kept}) TO '{old}.old' (FORMAT parquet)")
+    Path(f"{old}.old").rename(old)
+    assert read_examples(tmp_path / "new") == [msgspec.structs.replace(example, purchases=None)]
 
 
 def test_where_no_event_has_a_category_each_item_of_the_train_slice_is_its_own(settings: Settings) -> None:

@@ -6,11 +6,11 @@ import pytest
 
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
-from schemas.signals import Signal
+from schemas.signals import Signal, Unread
 from stream.offline.verify import differences
-from stream.offline.verify_scores import NOT_COMPARABLE, score_differences
+from stream.offline.verify_scores import NOT_COMPARABLE, distance, score_differences
 from stream.roles.scorer_fold import render_signals
-from tests.builders import USER, interest, score_request
+from tests.builders import USER, interest, review_sentiment, score_request
 from tests.fakes import FixedScorer
 
 WIDTH = len(FEATURE_SPEC.names)
@@ -65,6 +65,12 @@ def test_a_signal_that_the_request_does_not_give_is_unlike_any() -> None:
     asked = request()
 
     assert compared(FixedScorer(), [asked], [[interest(signal_id="foreign", model_version="fixed-1")]]) == [NOT_COMPARABLE]
+
+
+def test_a_null_sentiment_equals_a_null_one_and_is_unlike_any_number() -> None:
+    null, number = review_sentiment(sentiment=None, unread=Unread.BLANK), review_sentiment(sentiment=0.5)
+
+    assert (distance(null, null), distance(null, number), distance(number, null)) == (0.0, NOT_COMPARABLE, NOT_COMPARABLE)
 
 
 def test_null_is_not_zero_and_zero_is_not_minus_zero() -> None:

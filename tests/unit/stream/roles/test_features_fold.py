@@ -16,7 +16,7 @@ from schemas.dead_letter import DeadLetter, Reason
 from schemas.errors import RowVersionError
 from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest
-from schemas.signals import AdTrigger, Suppression
+from schemas.signals import AdTrigger, Suppression, Unread
 from schemas.time_units import DAY_MS, MINUTE_MS
 from schemas.topics import TABLE
 from stream.fold.ordering import aligned
@@ -349,6 +349,32 @@ def test_sentiment_seen_again_is_skipped_and_one_that_is_none_is_a_dead_letter()
 
     assert output.kind == "review-sentiment.dlq"
     assert features.totals.feedback == Totals(events_in=3, applied=1, replay_skipped=1, dead_lettered=1)
+
+
+def test_a_null_sentiment_moves_the_guard_and_adds_to_no_mean() -> None:
+    features, without = Features(), Features()
+    null = review_sentiment(review_id="unread", sentiment=None, unread=Unread.BLANK)
+    features.fold(review(), null, review_sentiment(sentiment=0.5))
+    without.fold(review(), review_sentiment(sentiment=0.5))
+    later = search(event_time_ms=NOW_MS + 1)
+
+    (found,), (expected,) = requests_of(features.fold(later).outputs), requests_of(without.fold(later).outputs)
+
+    assert found.features == expected.features
+    assert (found.guard["review-sentiment"], expected.guard["review-sentiment"]) == ((0, 1), (0, 0))
+    features.fold_records([raw("review-sentiment", encode(null))])
+    features.fold(null)
+    assert features.totals.feedback == Totals(events_in=4, applied=2, replay_skipped=1, duplicate_dropped=1)
+
+
+def test_a_user_of_whom_only_a_null_sentiment_came_has_no_mean_yet() -> None:
+    features = Features()
+    features.fold(review_sentiment(sentiment=None, unread=Unread.NO_WORDS))
+
+    (found,) = requests_of(features.fold(search(event_time_ms=NOW_MS + 1)).outputs)
+
+    assert found.guard["review-sentiment"] == (0, 0)
+    assert found.features[FEATURE_SPEC.names.index("review.sentiment_mean.life")] is None
 
 
 @pytest.mark.parametrize("key", [None, b"u-2"])

@@ -1,6 +1,7 @@
 """Agents: what they do with a chunk that they must not go on from."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from models.features.spec import FEATURE_SPEC
 from schemas.codec import encode
 from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
+from schemas.signals import Unread
 from stream.fold.records import PartitionTotals
 from stream.kafka.alignment import Alignment, Chunk, Limits, TopicPartition
 from stream.kafka.barrier import Outbox
@@ -24,7 +26,7 @@ from tests.builders import NOW_MS, score_request, source_position
 from tests.fakes import FakeEvent, FakeProducer
 
 REQUESTS = TopicPartition("requests", 0)
-NAMES = {kind: kind for kind in ("interest", "churn-risk", "score-request.dlq")}
+NAMES = {kind: kind for kind in ("interest", "churn-risk", "review-sentiment", "score-request.dlq")}
 SOUND = score_request(
     spec_version=FEATURE_SPEC.version, features=[None] * len(FEATURE_SPEC.names), source=source_position(partition=0)
 )
@@ -43,19 +45,22 @@ def scored(requests: Sequence[ScoreRequest]) -> list[Any]:
     """Score as a model does, but for requests of u-bug, which meet a bug."""
     if any(request.user_id == "u-bug" for request in requests):
         raise KeyError("bogus")
-    return [SimpleNamespace(interests=[("kitchen", 0.5)], survival=[0.25], sentiment=None) for _ in requests]
+    return [SimpleNamespace(interests=[("kitchen", 0.5)], survival=[0.25], sentiment=None, unread=None) for _ in requests]
 
 
-async def work_on(scorer: Any, *requests: ScoreRequest) -> tuple[PartitionTotals, DeadLetterLimit, list[tuple[Any, ...]]]:
+async def work_on(
+    scorer: Any, *requests: ScoreRequest, unread: Counter[Unread] | None = None
+) -> tuple[PartitionTotals, DeadLetterLimit, list[tuple[Any, ...]]]:
     """Let the agent take one chunk of requests; return its totals, its limit and the calls of producer and event."""
     calls: list[tuple[Any, ...]] = []
     records = [LogRecord("requests", 0, n, NOW_MS, one.user_id.encode(), encode(one)) for n, one in enumerate(requests)]
     event = FakeEvent("chunk", Chunk(records, {REQUESTS: 0}, {REQUESTS: len(records)}, 1), calls)
     event.message = SimpleNamespace(generation_id=1)
+    unread = Counter() if unread is None else unread
     totals, limit = PartitionTotals(), DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
     await score_agent(
         stream_of(event),
-        model=SimpleNamespace(scorer=scorer),  # type: ignore[arg-type]
+        model=SimpleNamespace(scorer=scorer, unread=unread),  # type: ignore[arg-type]
         outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
         totals=totals,
         limit=limit,
@@ -242,3 +247,14 @@ def test_the_topics_of_a_chunk_are_followed_apart() -> None:
     records = [record for pair in zip(*(part.records for part in mixed), strict=True) for record in pair]
 
     assert Contiguity().find_break(1, Chunk(records, {CLICKS: 0, VISITS: 7}, {CLICKS: 10, VISITS: 9}, 1), {}) is None
+
+
+async def test_a_review_that_cannot_be_read_is_sent_with_a_null_sentiment_and_counted_by_reason() -> None:
+    def unreadable(requests: Sequence[ScoreRequest]) -> list[Any]:
+        return [SimpleNamespace(interests=[], survival=[0.25], sentiment=None, unread=Unread.BLANK) for _ in requests]
+
+    unread: Counter[Unread] = Counter()
+    totals, _, _ = await work_on(scorer_of(unreadable), replace(SOUND, kind="review", review_id="r", text=" "), unread=unread)
+
+    assert totals.outputs == {"interest": 1, "churn-risk": 1, "review-sentiment": 1}
+    assert unread == {Unread.BLANK: 1}

@@ -1,6 +1,7 @@
 """The model that a scorer uses: changed between two chunks when another is promoted, kept when that does not load."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from models.serving.checkpoint import WEIGHTS
 from models.serving.registry import PRODUCTION, Registry
 from schemas.errors import ModelError, RegistryError
+from schemas.signals import Unread
 from stream.worker.role_metrics import model_metrics
 from stream.worker.served_model import ServedModel
 from tests.checkpoints import flip_a_byte, tiny_checkpoint, tuned_checkpoint
@@ -144,9 +146,15 @@ def test_there_must_be_a_model_to_begin_with(registry: Registry, tmp_path: Path)
 def test_the_metrics_name_the_model_in_use() -> None:
     encoder = SimpleNamespace(short_id="e", cached_texts=7)
     scorer = SimpleNamespace(model_version="m-1", spec_version="s", encoder=encoder)
-    info, reloads, cached = model_metrics(SimpleNamespace(scorer=scorer, loaded=2, refused=1))
+    model = SimpleNamespace(scorer=scorer, loaded=2, refused=1, unread=Counter({Unread.BLANK: 3}))
+    info, reloads, unread, cached = model_metrics(model)
 
     assert info.samples[0].labels == {"version": "m-1", "spec": "s", "encoder": "e"}
     assert {sample.labels["outcome"]: sample.value for sample in reloads.samples} == {"loaded": 2, "refused": 1}
+    assert {sample.labels["reason"]: sample.value for sample in unread.samples} == {
+        "blank": 3,
+        "no_words": 0,
+        "unknown_tokens": 0,
+    }
     assert cached.samples[0].value == 7
     assert msgspec.json.encode(info.samples[0].name) == b'"footfall_model_info"'
