@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
-from schemas.errors import RowVersionError, SettingsError
+from schemas.errors import RowVersionError, SettingsError, StartRefused
 from schemas.topics import dlq
 from stream.kafka.clients import admin_client
 from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
@@ -106,7 +106,7 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
             tasks.append(asyncio.create_task(app.model.watch()))
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if crashed.done():
-            if isinstance(app.crash_reason, RowVersionError):
+            if isinstance(app.crash_reason, (RowVersionError, StartRefused)):
                 end_process(f"restore: {app.crash_reason}; nothing was written", code=EXIT_CONFIG)
             end_process(f"Faust crashed: {app.crash_reason!r}")
     finally:
