@@ -1,7 +1,8 @@
 """Rebuild a role's state from its retained source topics, into the next generation's changelog, while the old one serves.
 
 Runs the role itself: its rows, totals and offsets are committed as usual. Its messages are not sent, since the serving
-generation has sent them or will. After an interruption it continues from its last commit. Start at rebuild.
+generation has sent them or will. Only records with misplaced keys become dead letters, because that one may have accepted
+them. After an interruption it continues from its last commit. Start at rebuild.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from aiokafka import TopicPartition
 from msgspec import Struct
 
 from models.features.row_codec import encode_row
+from schemas.dead_letter import DeadLetter, Reason
 from schemas.errors import BrokerError
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals
@@ -50,7 +52,7 @@ class Rebuilt(Struct, frozen=True, kw_only=True):
 
 
 class SilentFold:
-    """Wraps a fold and drops its outputs, except those that belong to the changelog."""
+    """Wraps a fold and drops its outputs, except those that belong to the changelog and dead letters for misplaced keys."""
 
     def __init__(self, fold: Fold) -> None:
         self._fold = fold
@@ -60,7 +62,11 @@ class SilentFold:
     ) -> Folded:
         """Fold, and drop the messages to send."""
         kept = self._fold.fold(rows, totals, records, folded_ms, folded)
-        kept.outputs.clear()
+        kept.outputs[:] = [
+            output
+            for output in kept.outputs
+            if isinstance(output.message, DeadLetter) and output.message.reason is Reason.MISPLACED_KEY
+        ]
         kept.with_rows[:] = [output for output in kept.with_rows if output.kind == DAMAGED_KIND]
         return kept
 
@@ -146,6 +152,11 @@ async def _fold_to(
             if app._crashed.is_set() or (starting.done() and starting.exception() is not None):
                 raise BrokerError(
                     f"found the fold ended by {app.crash_reason or starting.exception()!r}: run the rebuild again, it continues"
+                )
+            if app.limit.paused:
+                raise BrokerError(
+                    f"found the fold paused: {app.limit.paused}; to send them all to the dead letters, set "
+                    "misplaced_max_percent=0 and run the rebuild again, it continues"
                 )
             on_progress(sum(_done(app, tp, sources) for tp in sources.end), sources.retained)
             await asyncio.sleep(POLL_SECONDS)
