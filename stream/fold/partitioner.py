@@ -26,14 +26,13 @@ partition_of = lru_cache(maxsize=1 << 20)(compute_partition)  # for senders, whi
 
 def murmur2(data: bytes) -> int:
     """Hash bytes to 32 bits by MurmurHash2 (Austin Appleby, 2008) with Kafka's seed."""
-    size = len(data)
+    multiplier, mask, size = MULTIPLIER, MASK, len(data)
     whole = size & ~3
     hashed = SEED ^ size
     for word in unpack_from(f"<{whole >> 2}I", data):
-        word = word * MULTIPLIER & MASK
-        word = (word ^ word >> SHIFT) * MULTIPLIER & MASK
-        hashed = hashed * MULTIPLIER & MASK ^ word
+        word = word * multiplier & mask
+        hashed = (hashed * multiplier ^ (word ^ word >> SHIFT) * multiplier) & mask
     if whole < size:
-        hashed = (hashed ^ int.from_bytes(data[whole:], "little")) * MULTIPLIER & MASK
-    hashed = (hashed ^ hashed >> 13) * MULTIPLIER & MASK
+        hashed = (hashed ^ int.from_bytes(data[whole:], "little")) * multiplier & mask
+    hashed = (hashed ^ hashed >> 13) * multiplier & mask
     return hashed ^ hashed >> 15
