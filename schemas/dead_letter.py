@@ -44,6 +44,7 @@ class Reason(StrEnum):
     TOO_MANY_LINES = "too_many_lines"  # a list, such as the lines of a purchase, has more entries than allowed
     MISSING_KEY = "missing_key"  # the record has no key
     KEY_MISMATCH = "key_mismatch"  # the key is not the user id of the value
+    MISPLACED_KEY = "misplaced_key"  # the key belongs to another partition: the producer uses another partitioner
     UNKNOWN_CURRENCY = "unknown_currency"  # no rate is set for the currency: add it to currency_rates
     FROM_FUTURE = "from_future"  # the event time is after the arrival by more than the allowed clock skew
     HANDLER_ERROR = "handler_error"  # our own code failed on this record

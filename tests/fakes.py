@@ -149,7 +149,7 @@ class FakeStore:
 
     def __init__(self, *partitions: Partition, transactions: bool = True) -> None:
         self.owned = {partition.number: partition for partition in partitions}
-        self.settings = SimpleNamespace(transactions=transactions)
+        self.settings = SimpleNamespace(transactions=transactions, partitioner="murmur2")
         self.app = SimpleNamespace(conf=SimpleNamespace(id="footfall-features"))
         self.partitions = len(partitions)
 

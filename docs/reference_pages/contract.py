@@ -63,7 +63,7 @@ def topics_page() -> str:
         "Topics",
         "A kind is the word that the code and the commands use; the name is what the broker calls the topic. The "
         "[settings](settings.md) `topic_prefix`, `topic_names`, `partitions` and `retention_ms` change names, partitions and "
-        "retention; `app_id` changes groups and changelogs. Keys are UTF-8, partitioned by murmur2.",
+        "retention; `app_id` changes groups and changelogs. Keys are UTF-8; the setting `partitioner` places them.",
         md.table(["kind", "name", "written by", "read by", "key", *broker], rows),
         "## Dead-letter topics\n\nThey hold the records that a role refused: [Dead letters](messages.md#dead-letters).",
         md.table(["kind", "name", "written by", "key", *broker], letters),

@@ -113,7 +113,8 @@ async def published(settings: Settings, load: Load) -> AsyncIterator[Published]:
         times: dict[tuple[str, int], list[int]] = defaultdict(list)
         names = {kind: topic.name for kind, topic in settings.topics().items()}
         for event in events:
-            times[names[event.kind], partition_of(event.key, settings.partitions or 1)].append(event.record_ms)
+            number = partition_of(event.key, settings.partitions or 1, settings.partitioner)
+            times[names[event.kind], number].append(event.record_ms)
         yield Published(settings, load.count, size / load.count, due, dict(times))
     finally:
         await delete_topics(settings)
@@ -141,7 +142,8 @@ async def publish(settings: Settings, events: Iterable[LoggedEvent]) -> int:
             size += len(event.value or b"")
             count += 1
             topic = names[event.kind]
-            waiting[topic, partition_of(event.key, partitions)].append((topic, event.key, event.value, event.record_ms, []))
+            number = partition_of(event.key, partitions, settings.partitioner)
+            waiting[topic, number].append((topic, event.key, event.value, event.record_ms, []))
             if count % SLICE == 0:
                 await send()
         await send()

@@ -53,7 +53,7 @@ async def write_rows(settings: Settings, count: int, templates: list[bytes]) -> 
     try:
         for number, (key, row) in enumerate(rows_of(count, templates), start=1):
             size += len(key) + len(row)
-            waiting[partition_of(key, partitions)].append((topic, key, row, now_ms, []))
+            waiting[partition_of(key, partitions, settings.partitioner)].append((topic, key, row, now_ms, []))
             if number % SLICE == 0 or number == count:
                 for partition, messages in enumerate(waiting):
                     await asyncio.gather(*await send_batches(producer, topic, partition, messages))

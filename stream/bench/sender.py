@@ -43,7 +43,7 @@ async def send(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
             due = due_by(time.time(), started, rate, sent, count)
             for place in due:
                 event = events[place]
-                at = names[event.kind], partition_of(event.key, partitions)
+                at = names[event.kind], partition_of(event.key, partitions, settings.partitioner)
                 together.setdefault(at, []).append((at[0], event.key, event.value, event.record_ms, []))
             for (topic, partition), messages in together.items():
                 for future in await send_batches(producer, topic, partition, messages):

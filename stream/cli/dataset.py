@@ -140,8 +140,9 @@ def _write(
     from models.features.spec import FEATURE_SPEC
     from stream.logs.event_log import read_log
     from stream.offline.build_dataset import cut_dataset
+    from stream.offline.replay_log import settings_of_log
 
-    total = sum(log_manifest.events.values())
+    total, settings = sum(log_manifest.events.values()), settings_of_log(settings, log_manifest)
     events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
     found = cut_dataset(events, settings, plan)
     if not found.examples and not found.reviews:
@@ -213,16 +214,18 @@ def _lint(
     from models.data.leakage import lint
     from stream.logs.event_log import read_log, read_manifest
     from stream.offline.dataset_prefix import rebuild_examples
+    from stream.offline.replay_log import settings_of_log
 
     again = None
     if log is not None:
-        total = sum(read_manifest(log).events.values())
+        log_manifest = read_manifest(log)
+        total = sum(log_manifest.events.values())
         events = track(
             read_log(log), "searching for leaks", total, console=console, disable=not console.is_terminal, transient=True
         )
         again = rebuild_examples(
             events,
-            settings,
+            settings_of_log(settings, log_manifest),
             examples,
             periods=manifest.periods,
             labelling=manifest.labelling,

@@ -57,12 +57,13 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     from schemas.topics import SOURCES
     from stream.logs.event_log import read_log, read_manifest
     from stream.offline.replay_files import refuse_used, write_replay
-    from stream.offline.replay_log import Replay
+    from stream.offline.replay_log import Replay, settings_of_log
 
     manifest = read_manifest(log)
     refuse_used(out)
     scorer = None if no_score else _load_scorer(settings)
-    replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
+    settings = settings_of_log(settings, manifest)
+    replay = Replay(settings, partitions=settings.partition_count)
     total, started = sum(manifest.events.get(kind, 0) for kind in SOURCES), time.monotonic()
     events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
     summary = write_replay(replay, events, scorer, out)

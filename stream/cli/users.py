@@ -53,6 +53,9 @@ def _print(row: "UserRow") -> None:
     print_table(["user", clean(row.user_id)], [["as of", _utc(row.at_ms)], ["row", where]])
     if row.reset:
         sys.stdout.write(f"reset: an earlier row was corrupt; it is kept in the changelog: {clean(row.damaged)}\n")
+    if row.other_partitions:
+        found = ", ".join(map(str, row.other_partitions))
+        sys.stdout.write(f"split: partitions {found} have a row of this user too; a producer uses another partitioner\n")
     columns = ("kind", "item_id", "category", "amount", "text")
     guard = [[kind, clean(since), str(to)] for kind, (since, to) in row.guard.items()]
     sections = [

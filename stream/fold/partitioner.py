@@ -1,29 +1,38 @@
-"""Map a record's key to its partition, as the default partitioner of Kafka's Java client does.
+"""Map a record's key to its partition, as the producers of the source topics do.
 
-It is implemented here so that a replay needs no Kafka client. Start at partition_of.
+`murmur2` is the default of Kafka's Java client, `crc32` that of librdkafka (`consistent_random`). Both are implemented here
+so that a replay needs no Kafka client. Start at partition_of.
 """
 
 from functools import lru_cache
+from struct import unpack_from
+from typing import Literal
+from zlib import crc32
+
+Partitioner = Literal["murmur2", "crc32"]
 
 SEED, MULTIPLIER, SHIFT, MASK = 0x9747B28C, 0x5BD1E995, 24, 0xFFFFFFFF  # constants of the Java client's Utils.murmur2
 
 
-@lru_cache(maxsize=1 << 20)
-def partition_of(key: bytes | None, partitions: int) -> int:
+def compute_partition(key: bytes | None, partitions: int, partitioner: Partitioner) -> int:
     """Return the partition of a key; a record without a key goes to partition 0."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions if key else 0
+    if not key:
+        return 0
+    return (crc32(key) if partitioner == "crc32" else murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+partition_of = lru_cache(maxsize=1 << 20)(compute_partition)  # for senders, which see the same keys again and again
 
 
 def murmur2(data: bytes) -> int:
     """Hash bytes to 32 bits by MurmurHash2 (Austin Appleby, 2008) with Kafka's seed."""
-    size = len(data)
+    multiplier, mask, size = MULTIPLIER, MASK, len(data)
     whole = size & ~3
     hashed = SEED ^ size
-    for at in range(0, whole, 4):
-        word = int.from_bytes(data[at : at + 4], "little") * MULTIPLIER & MASK
-        word = (word ^ word >> SHIFT) * MULTIPLIER & MASK
-        hashed = hashed * MULTIPLIER & MASK ^ word
+    for word in unpack_from(f"<{whole >> 2}I", data):
+        word = word * multiplier & mask
+        hashed = (hashed * multiplier ^ (word ^ word >> SHIFT) * multiplier) & mask
     if whole < size:
-        hashed = (hashed ^ int.from_bytes(data[whole:], "little")) * MULTIPLIER & MASK
-    hashed = (hashed ^ hashed >> 13) * MULTIPLIER & MASK
+        hashed = (hashed ^ int.from_bytes(data[whole:], "little")) * multiplier & mask
+    hashed = (hashed ^ hashed >> 13) * multiplier & mask
     return hashed ^ hashed >> 15

@@ -84,12 +84,25 @@ class PartitionTotals(Struct):
         self.outputs[kind] = self.outputs.get(kind, 0) + count
 
 
+class Misplaced(Struct, frozen=True, gc=False):
+    """Name a record whose key belongs to partition `expected`, not to the one it is in."""
+
+    topic: str
+    partition: int
+    offset: int
+    expected: int
+
+
 class Folded(Struct):
-    """Collect the result of a fold: changed rows, messages to send at once, and messages to commit with the rows."""
+    """Collect the result of a fold: changed rows, messages to send at once, and messages to commit with the rows.
+
+    `misplaced` names the misplaced records that the fold found, accepted or refused.
+    """
 
     dirty: dict[bytes, object] = {}
     outputs: list[Output] = []
     with_rows: list[Output] = []
+    misplaced: list[Misplaced] = []
 
 
 class Fold(Protocol):

@@ -199,7 +199,7 @@ class Barrier:
         encoded = [(key, encode_row(row)) for key, row in pending.dirty.items()]
         rows: list[tuple[bytes, bytes | None]] = [*encoded, *partition.evict(encoded)]
         partition.undo.flushed()
-        meta = partition.meta_row(self._store.partitions)
+        meta = partition.meta_row(self._store.partitions, self._store.settings.partitioner)
         rows.append((META_KEY, meta))
         offsets = {aiokafka.TopicPartition(topic, partition.number): offset for topic, offset in partition.offsets.items()}
         return Batch(partition, rows, [self._outbox.render(output) for output in pending.with_rows], offsets, meta)

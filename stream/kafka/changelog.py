@@ -27,6 +27,7 @@ class PartitionRows(Struct):
     totals: PartitionTotals = msgspec.field(default_factory=PartitionTotals)
     offsets: dict[str, int] = {}
     has_meta: bool = False
+    partitioner: str = ""  # of the keys that the rows were folded from; empty without a meta row
     records: int = 0
 
 
@@ -46,7 +47,7 @@ async def read_changelog(
         raise BrokerError(
             f"found no topic {topic}, expected a changelog: run `footfall topics apply`, or correct app_id or generations"
         )
-    numbers = range(count) if of_key is None else [partition_of(of_key, count)]
+    numbers = range(count) if of_key is None else [partition_of(of_key, count, settings.partitioner)]
     consumer = plain_consumer(settings)
     try:
         await consumer.start()
@@ -97,6 +98,7 @@ def _add(found: PartitionRows, record: ConsumerRecord) -> None:
         found.has_meta = value is not None
         meta = msgspec.msgpack.decode(value, type=MetaRow) if value is not None else None
         found.totals, found.offsets = (PartitionTotals(), {}) if meta is None else (meta.totals, meta.offsets)
+        found.partitioner = "" if meta is None else meta.partitioner
     elif key is not None:
         rows = found.damaged if key.startswith(DAMAGED_KEY) else found.rows
         key = key.removeprefix(DAMAGED_KEY)

@@ -18,6 +18,7 @@ from faust.stores import memory
 from faust.types import TP
 from msgspec import Struct
 
+from schemas.errors import StartRefused
 from stream.fold.damaged_row import BESIDE_ROWS
 from stream.fold.records import PartitionTotals
 from stream.fold.rows import RowRules, Rows
@@ -41,7 +42,8 @@ log = structlog.get_logger()
 class MetaRow(Struct, array_like=True):
     """Describe the state of a partition's rows; committed in the same transaction, read by the next owner.
 
-    Holds totals, next offset and timestamp of the last record by source topic, and the partition count of the topics.
+    Holds totals, next offset and timestamp of the last record by source topic, the partition count of the topics, and the
+    partitioner of their keys: murmur2 in rows written before it was a setting.
     """
 
     version: int
@@ -49,6 +51,7 @@ class MetaRow(Struct, array_like=True):
     offsets: dict[str, int]
     times: dict[str, int] = {}
     partitions: int = 0
+    partitioner: str = "murmur2"
 
 
 class Partition(Struct):
@@ -66,9 +69,9 @@ class Partition(Struct):
     undo: Undo = msgspec.field(default_factory=Undo)
     restored: bool = False  # the changelog was read to its end
 
-    def meta_row(self, partitions: int) -> bytes:
-        """Encode the meta row of the current rows, for topics of `partitions` partitions."""
-        return msgspec.msgpack.encode(MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions))
+    def meta_row(self, partitions: int, partitioner: str) -> bytes:
+        """Encode the meta row of the current rows, for topics of `partitions` partitions with keys placed by `partitioner`."""
+        return msgspec.msgpack.encode(MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions, partitioner))
 
     def evict(self, written: list[tuple[bytes, bytes]]) -> list[tuple[bytes, None]]:
         """Free memory at a barrier that encoded `written`; return tombstones of expired rows to write with it."""
@@ -80,6 +83,19 @@ class Partition(Struct):
     def committed(self) -> PartitionTotals:
         """Return the totals of the last commit."""
         return msgspec.msgpack.decode(self.meta, type=MetaRow).totals if self.meta else PartitionTotals()
+
+
+def check_partitioner(number: int, meta: MetaRow, partitioner: str) -> None:
+    """Refuse rows that were folded from keys placed by another partitioner: most users belong to another partition now.
+
+    Raises:
+        StartRefused: the partitioners differ.
+    """
+    if meta.partitioner != partitioner:
+        raise StartRefused(
+            f"found rows of partition {number} folded with partitioner={meta.partitioner}, expected {partitioner}, as set: set "
+            f"partitioner={meta.partitioner}, or run `footfall state reset` or `footfall state rebuild` under the new one"
+        )
 
 
 Check = Callable[[list[Partition]], Awaitable[None]]  # raises if a worker must not resume from restored rows
@@ -200,11 +216,13 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
 
         Raises:
             RowVersionError: a row's version is unknown; nothing was written to this partition.
+            StartRefused: the rows were folded with another partitioner; nothing was written to this partition.
         """
         rows = partition.rows
         meta = rows.get(META_KEY)
         if meta is not None:
             found = msgspec.msgpack.decode(meta, type=MetaRow)
+            check_partitioner(partition.number, found, self.settings.partitioner)
             partition.totals, partition.offsets, partition.times = found.totals, found.offsets, found.times
             partition.partitions, partition.meta = found.partitions, meta
         for key in [key for key, value in rows.items() if value is None or key.startswith(BESIDE_ROWS)]:

@@ -105,6 +105,11 @@ class LogManifest(Struct, frozen=True, kw_only=True):
     recorded: list[RecordedPartition] = []
     format_version: int = FORMAT_VERSION
 
+    @property
+    def partitions(self) -> int | None:
+        """The partition count of the recorded topics; None for events that have no partition yet."""
+        return max((found.partition + 1 for found in self.recorded), default=None)
+
 
 def write_log(
     directory: Path, events: Iterable[LoggedEvent], *, source: str, imports: ImportCounts | None = None

@@ -153,7 +153,8 @@ def cut_dataset(events: Iterable[LoggedEvent], settings: Settings, plan: Plan) -
     Raises:
         ValueError: a cut is in no slice, or there are too few titles to cluster.
     """
-    digest, sources, live = hashlib.sha256(), LabelSources(), LiveFold(features_fold(settings))
+    digest, sources = hashlib.sha256(), LabelSources()
+    live = LiveFold(features_fold(settings, settings.partition_count))
     is_selected = matcher(plan.sampling.users)
     sampler = Sampler(plan, live, sources)
     for kind, record in numbered(events, settings, digest):
@@ -268,7 +269,7 @@ def numbered(
     events: Iterable[LoggedEvent], settings: Settings, digest: "hashlib._Hash | None" = None
 ) -> Iterator[tuple[str, LogRecord]]:
     """Yield a log's records in replay order: each kind, and the record with its partition and offset in the replay."""
-    replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
+    replay = Replay(settings, partitions=settings.partition_count)
     for event in aligned(events):
         if digest is not None:
             digest.update(repr((event.kind, event.record_ms, event.key, event.value)).encode())

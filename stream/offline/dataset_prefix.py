@@ -68,7 +68,7 @@ def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settin
     wanted = example.request
     at_landmark = wanted.due == LANDMARK
     until_ms = example.landmark_ms if at_landmark else wanted.source.timestamp_ms
-    live, sources = LiveFold(features_fold(settings)), LabelSources()
+    live, sources = LiveFold(features_fold(settings, settings.partition_count)), LabelSources()
     for kind, record in records:
         if record.timestamp > until_ms:
             break
@@ -85,6 +85,6 @@ def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settin
 
 
 def _activities(records: Iterable[tuple[str, LogRecord]], settings: Settings) -> list[Activity]:
-    live = LiveFold(features_fold(settings))
+    live = LiveFold(features_fold(settings, settings.partition_count))
     events = (live.fold(kind, record).event for kind, record in records)
     return [activity for event in events if event is not None for activity in activities_of(event)]

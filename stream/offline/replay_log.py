@@ -21,7 +21,7 @@ from schemas.time_units import DAY_MS
 from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
 from stream.fold.records import Output, PartitionTotals, Totals
-from stream.logs.event_log import LoggedEvent, read_log
+from stream.logs.event_log import LoggedEvent, LogManifest, read_log, read_manifest
 from stream.process.settings import Settings
 from stream.roles.build import features_fold, triggers_fold
 from stream.roles.scorer_fold import render_signals
@@ -52,10 +52,10 @@ class Replay:
         """Replay with the policies of `settings` into `partitions` partitions per topic."""
         topics = settings.topics()
         self._names = {kind: topic.name for kind, topic in topics.items()}
-        self._partitions = partitions
+        self._partitions, self._partitioner = partitions, settings.partitioner
         self.ttl_ms = round(settings.ttl_days * DAY_MS)
         self._next: dict[tuple[str, int], int] = defaultdict(int)
-        self.features, self.triggers = features_fold(settings), triggers_fold(settings)
+        self.features, self.triggers = features_fold(settings, partitions), triggers_fold(settings, partitions)
         self.rows: dict[int, dict[bytes, bytes | UserState]] = defaultdict(dict)
         self.trigger_rows: dict[int, dict[bytes, bytes | TriggerState]] = defaultdict(dict)
         self.totals: dict[int, PartitionTotals] = defaultdict(PartitionTotals)
@@ -78,7 +78,7 @@ class Replay:
 
     def partition_of(self, key: bytes | None) -> int:
         """Return the partition of a key."""
-        return partition_of(key, self._partitions)
+        return partition_of(key, self._partitions, self._partitioner)
 
     def fold(self, events: Iterable[LoggedEvent]) -> Iterator[Output]:
         """Fold a log's events in order and yield the outputs of role features: score requests and dead letters."""
@@ -143,8 +143,14 @@ class Replay:
         return total
 
 
+def settings_of_log(settings: Settings, manifest: LogManifest) -> Settings:
+    """Return the settings with the partition count of a recorded log, so that a replay places keys as the live roles did."""
+    return settings.model_copy(update={"partitions": manifest.partitions}) if manifest.partitions else settings
+
+
 def score_requests(log: Path, settings: Settings) -> Iterator[ScoreRequest]:
     """Yield every score request that a log causes, in order; nothing is scored."""
-    for output in Replay(settings, partitions=1).fold(read_log(log)):
+    settings = settings_of_log(settings, read_manifest(log))
+    for output in Replay(settings, partitions=settings.partition_count).fold(read_log(log)):
         if isinstance(output.message, ScoreRequest):
             yield output.message

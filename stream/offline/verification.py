@@ -22,7 +22,7 @@ from schemas.signals import ChurnRisk, Interest, ReviewSentiment, Signal
 from schemas.topics import SIGNALS, SOURCES
 from stream.logs.event_log import read_log, read_manifest
 from stream.offline.replay_files import refuse_used
-from stream.offline.replay_log import LogRecord, Replay
+from stream.offline.replay_log import LogRecord, Replay, settings_of_log
 from stream.offline.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
 from stream.offline.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
 from stream.process.settings import Settings
@@ -112,12 +112,13 @@ def write_verification(
         LogError: the directory is not empty.
         LogError: the log is not of a live run, or the live run used other topics than the settings name.
     """
-    counts = read_manifest(log).events
+    manifest = read_manifest(log)
+    counts, settings = manifest.events, settings_of_log(settings, manifest)
     refuse_used(directory)
     spans = _recorded_spans(log, counts, settings)
     directory.mkdir(parents=True, exist_ok=True)
     found, ids = Verification(model_version=None if scorer is None else scorer.model_version), Ids()
-    replay, passes = Replay(settings, partitions=1), -(-sum(counts.values()) // PASS_RECORDS)
+    replay, passes = Replay(settings, partitions=settings.partition_count), -(-sum(counts.values()) // PASS_RECORDS)
     with ParquetFiles(directory, {FILE: COLUMNS}) as files:
         for number in range(passes):
             verified: list[tuple[ScoreRequest, Checked, list[Signal]]] = []

@@ -21,6 +21,7 @@ from schemas.dead_letter import DeadLetter, Reason, is_whole, read_dead_letter
 from schemas.errors import BrokerError, DecodeError
 from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
+from stream.fold.partitioner import compute_partition
 from stream.fold.records import EVENT_ID
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
 from stream.kafka.topic_admin import describe_broker_error, existing_partitions, topic_configs
@@ -156,7 +157,8 @@ async def send_again(
 ) -> Replayed:
     """Send the original records of at most `limit` dead letters back to their topic and partition.
 
-    Key, value and headers are the original ones. So is the timestamp, except for records from the future: they get the
+    A record with a misplaced key goes to the partition where its key belongs, unless misplaced keys are accepted. Key, value
+    and headers are the original ones. So is the timestamp, except for records from the future: they get the
     current time, since the original one would be refused again. An event without an id gets header `x-event-id`, the id
     of its first position, so that it counts once however often it is sent. The dead-letter topic stays as it is.
 
@@ -164,7 +166,7 @@ async def send_again(
         BrokerError: the broker does not answer, or refuses a record; some records counted as sent may lack an acknowledgement.
     """
     replayed = Replayed() if replayed is None else replayed
-    keeps = await _oldest_kept(settings, wanted.kinds)
+    keeps, partitions = await _oldest_kept(settings, wanted.kinds)
     producer = output_producer(settings)
     in_flight: deque[Any] = deque()
     try:
@@ -176,7 +178,9 @@ async def send_again(
                     break
                 outcome = outcome_of(found, settings.topics()[found.kind].name, keeps[found.kind])
                 if outcome == "sent" and not dry_run:
-                    in_flight.append(await _send(producer, found))
+                    in_flight.append(
+                        await _send(producer, found, target_partition(found.letter, settings, partitions[found.kind]))
+                    )
                     if len(in_flight) >= MAX_IN_FLIGHT:
                         await in_flight.popleft()
                 replayed.outcomes[outcome] += 1
@@ -200,13 +204,20 @@ def outcome_of(found: FoundLetter, topic: str, oldest_kept_ms: int) -> Outcome:
     return "sent"
 
 
-async def _send(producer: Any, found: FoundLetter) -> Any:
+def target_partition(letter: DeadLetter, settings: Settings, partitions: int) -> int:
+    """Return the partition to send a dead letter to: its own, or the one of its key if that is why it was refused."""
+    if letter.reason is Reason.MISPLACED_KEY and settings.misplaced_keys == "dead_letter":
+        return compute_partition(letter.key, partitions, settings.partitioner)
+    return letter.partition
+
+
+async def _send(producer: Any, found: FoundLetter, partition: int) -> Any:
     letter = found.letter
     return await producer.send(
         letter.topic,
         letter.value,
         key=letter.key,
-        partition=letter.partition,
+        partition=partition,
         timestamp_ms=None if letter.reason is Reason.FROM_FUTURE or letter.timestamp_ms < 0 else letter.timestamp_ms,
         headers=list(headers_again(found)),
     )
@@ -228,11 +239,14 @@ def _event_id(found: FoundLetter) -> str | None:
         return None
 
 
-async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, int]:
-    """Return per kind the time before which its topic keeps no records; 0 where it keeps all or the broker does not say."""
+async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return, by kind, the time before which its topic keeps no records, and the topic's partition count.
+
+    The time is 0 where the topic keeps all records, or the broker does not say.
+    """
     names = {settings.topics()[kind].name: kind for kind in kinds}
     async with _admin(settings) as client:
-        await _partitions(client, list(names))
+        partitions = await _partitions(client, list(names))
         configs = await topic_configs(client, list(names)) or {}
     oldest, now_ms = dict.fromkeys(kinds, 0), int(time.time() * 1000)
     for name, config in configs.items():
@@ -240,7 +254,7 @@ async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> dict[str, in
         by_broker = config.get("message.timestamp.type", ("CreateTime", False))[0] == "LogAppendTime"
         if retention_ms != -1 and not by_broker:
             oldest[names[name]] = now_ms - retention_ms
-    return oldest
+    return oldest, {kind: partitions[name] for name, kind in names.items()}
 
 
 async def newest(settings: Settings, wanted: LetterFilter, limit: int) -> list[FoundLetter]:

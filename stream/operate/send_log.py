@@ -1,6 +1,6 @@
 """Send logged events as Kafka records, in order of arrival, at a chosen pace.
 
-Each record keeps its bytes, headers, timestamp and its order within a partition. Kafka's default partitioner chooses the
+Each record keeps its bytes, headers, timestamp and its order within a partition. The setting `partitioner` chooses the
 partition. Header `sent-at-ms` is set to the time of the actual send, in epoch ms. Start at send_events.
 """
 
@@ -120,7 +120,7 @@ async def send_events(
     """
     sent = Sent() if sent is None else sent
     async with _producer(settings) as producer:
-        batches = _Batches(producer, {kind: settings.topics()[kind].name for kind in SOURCES}, partitions, sent)
+        batches = _Batches(producer, settings, partitions, sent)
         started = time.monotonic()
         try:
             for number, event in enumerate(aligned(events)):
@@ -152,15 +152,16 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 class _Batches:
     """One open batch per topic and partition, and the batches in flight."""
 
-    def __init__(self, producer: AIOKafkaProducer, names: dict[str, str], partitions: int, sent: Sent) -> None:
-        self._producer, self._names, self._partitions, self._sent = producer, names, partitions, sent
+    def __init__(self, producer: AIOKafkaProducer, settings: Settings, partitions: int, sent: Sent) -> None:
+        self._producer, self._partitions, self._partitioner, self._sent = producer, partitions, settings.partitioner, sent
+        self._names = {kind: settings.topics()[kind].name for kind in SOURCES}
         self._open: dict[tuple[str, int], tuple[Any, float]] = {}  # builder, and when it was created
         self._in_flight: list[tuple[str, int, asyncio.Future[Any]]] = []
 
     async def add(self, event: LoggedEvent) -> None:
         """Append an event to its batch; send a full batch first."""
         key = event.key
-        partition = partition_of(key, self._partitions)
+        partition = partition_of(key, self._partitions, self._partitioner)
         now = time.time()
         headers = [*(header for header in event.headers if header[0] != SENT_AT), (SENT_AT, b"%d" % (now * 1000))]
         where = (event.kind, partition)

@@ -1,8 +1,9 @@
 """Fold a role's retained source records into the changelog of its next generation, while the current generation serves.
 
 A generation is one version of a role's group and changelog (setting generations). The rebuild runs the role's own app. It
-commits rows, totals and offsets as usual, but sends no outputs, because the serving generation has sent them or will. An
-interrupted rebuild continues from its last commit. Start at rebuild.
+commits rows, totals and offsets as usual, but sends no outputs, because the serving generation has sent them or will. Only
+records with misplaced keys become dead letters, because the serving generation may have accepted them. An interrupted
+rebuild continues from its last commit. Start at rebuild.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from aiokafka import TopicPartition
 from msgspec import Struct
 
 from models.features.row_codec import encode_row
+from schemas.dead_letter import DeadLetter, Reason
 from schemas.errors import BrokerError
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, Folded, PartitionTotals, Record, Totals
@@ -51,7 +53,7 @@ class Rebuilt(Struct, frozen=True, kw_only=True):
 
 
 class SilentFold:
-    """Wraps a fold and drops its outputs, except those that belong to the changelog."""
+    """Wraps a fold and drops its outputs, except those that belong to the changelog and dead letters for misplaced keys."""
 
     def __init__(self, fold: Fold) -> None:
         self._fold = fold
@@ -61,7 +63,11 @@ class SilentFold:
     ) -> Folded:
         """Fold, and drop the messages to send."""
         kept = self._fold.fold(rows, totals, records, folded_ms, folded)
-        kept.outputs.clear()
+        kept.outputs[:] = [
+            output
+            for output in kept.outputs
+            if isinstance(output.message, DeadLetter) and output.message.reason is Reason.MISPLACED_KEY
+        ]
         kept.with_rows[:] = [output for output in kept.with_rows if output.kind == DAMAGED_KIND]
         return kept
 
@@ -150,6 +156,11 @@ async def _fold_to(
                 raise BrokerError(
                     f"the fold ended with {app.crash_reason or starting.exception()!r}: run the rebuild again; it continues "
                     "from its last commit"
+                )
+            if app.limit.paused:
+                raise BrokerError(
+                    f"found the fold paused: {app.limit.paused}; to send them all to the dead letters, set "
+                    "misplaced_max_percent=0 and run the rebuild again, it continues"
                 )
             on_progress(sum(_done(app, tp, sources) for tp in sources.end), sources.retained)
             await asyncio.sleep(POLL_SECONDS)

@@ -77,7 +77,7 @@ async def _reset(settings: Settings, plan: ResetPlan, number: int, partition: Pa
     keys = [*partition.rows, *(DAMAGED_KEY + key for key in partition.damaged)]
     offsets = {TopicPartition(*tp): first for tp, first in plan.sources.begin.items() if tp.partition == number}
     first = {tp.topic: offset for tp, offset in offsets.items()}
-    meta = msgpack.encode(MetaRow(META_VERSION, PartitionTotals(), first, {}, len(plan.state)))
+    meta = msgpack.encode(MetaRow(META_VERSION, PartitionTotals(), first, {}, len(plan.state), settings.partitioner))
     rows: list[Message] = [
         *((plan.changelog, key, None, now_ms, []) for key in keys),
         (plan.changelog, META_KEY, meta, now_ms, []),

@@ -3,6 +3,7 @@
 The guard vector names, per topic, the first and the last offset folded into the row. Start at read_user.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +15,8 @@ from models.features.spec import FEATURE_SPEC, SENTIMENT
 from schemas.errors import BrokerError
 from schemas.time_units import DAY_MS
 from stream.fold.damaged_row import DamagedRow
-from stream.kafka.changelog import read_changelog
+from stream.fold.partitioner import compute_partition
+from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.process.settings import Settings
 from stream.roles.features_fold import GUARDED
 from stream.roles.trigger_row import decode_trigger_row
@@ -34,6 +36,7 @@ class UserRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `reset` is true if an earlier row of the user was damaged and this one started empty; `damaged` is the error. Features
     are as of `at_ms`, the row's newest event time. A row of role triggers has no features.
+    `other_partitions` have rows of the user too, because a topic's producer places keys by another partitioner.
     """
 
     user_id: str
@@ -49,18 +52,26 @@ class UserRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_fired_ms: dict[str, int] = {}
     reset: bool = False
     damaged: str | None = None
+    other_partitions: list[int] = []
 
 
 async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
     """Read a user's row from the role's changelog, committed records only; joins no group and causes no rebalance.
 
+    Where misplaced keys are accepted, it reads all partitions and returns the row of the partition that the partitioner
+    names, or else the first one.
+
     Raises:
         BrokerError: the user has no row, or the changelog cannot be read.
+        BrokerError: the rows were folded with another partitioner, so this one names the wrong partition.
         RowVersionError: the row cannot be decoded.
     """
     key = user_id.encode()
     topic = settings.changelog(role)
-    [(partition, found)] = (await read_changelog(settings, topic, of_key=key)).items()
+    anywhere = settings.misplaced_keys == "accept"
+    state = await read_changelog(settings, topic, of_key=None if anywhere else key)
+    partition, others = place_of(key, state, settings)
+    found = state[partition]
     kept = found.damaged.get(key)
     damaged = None if kept is None else msgspec.json.decode(kept, type=DamagedRow).detail
     row = found.rows.get(key)
@@ -69,8 +80,24 @@ async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
             f"found no row of user {user_id!r} in {topic}: check the id; rows expire after ttl_days without events"
         )
     common: dict[str, Any] = {"user_id": user_id, "role": role, "partition": partition, "row_bytes": len(row)}
-    common |= {"reset": damaged is not None, "damaged": damaged}
+    common |= {"reset": damaged is not None, "damaged": damaged, "other_partitions": others}
     return _features_row(row, settings, common) if role == "features" else _triggers_row(row, common)
+
+
+def place_of(key: bytes, state: Mapping[int, PartitionRows], settings: Settings) -> tuple[int, list[int]]:
+    """Return the partition of a user's row, the one where it belongs first, and the other partitions with a row of theirs.
+
+    Raises:
+        BrokerError: the rows were folded with another partitioner.
+    """
+    if folded_with := {rows.partitioner for rows in state.values()} - {"", settings.partitioner}:
+        raise BrokerError(
+            f"found rows folded with partitioner={min(folded_with)}, expected {settings.partitioner}, as set: set "
+            f"partitioner={min(folded_with)}"
+        )
+    home = compute_partition(key, len(state), settings.partitioner) if len(state) > 1 else min(state)
+    having = sorted((number for number, rows in state.items() if key in rows.rows), key=lambda number: number != home)
+    return (having[0], having[1:]) if having else (home, [])
 
 
 def _features_row(row: bytes, settings: Settings, common: dict[str, Any]) -> UserRow:

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     topic_prefix: str = Field("", description="prefix of every topic name")
     topic_names: dict[str, str] = Field({}, description='full topic names by kind, as JSON: {"click": "clicks"}')
     partitions: int | None = Field(None, ge=1, le=1000, description="partitions of every topic; empty: as in the topics table")
+    partitioner: Literal["murmur2", "crc32"] = Field(
+        "murmur2",
+        description="how all producers place keys: murmur2 (Java, aiokafka), or crc32 (librdkafka's default)",
+    )
     replication_factor: int = Field(3, ge=1, le=9, description="replicas of topics that `topics apply` creates")
     retention_ms: int | None = Field(
         None, ge=-1, description="retention of every topic; -1 keeps records forever, for a replayed log with old timestamps"
@@ -123,6 +127,15 @@ class Settings(BaseSettings):
         5.0, ge=0, le=100, description="dead letters in a topic's last records, in %, that pause a worker; 0: no limit"
     )
     dlq_window_records: int = Field(50_000, ge=100, description="number of a topic's last records for dlq_max_percent")
+    misplaced_keys: Literal["dead_letter", "accept"] = Field(
+        "dead_letter", description="what to do with a record whose key belongs to another partition, by the partitioner"
+    )
+    misplaced_max_percent: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="dead letters for misplaced keys in a topic's last 1000 records, in %, that pause a worker; 0: no limit",
+    )
 
     lateness_hours: float = Field(
         24.0, ge=0, le=87_600, description="allowed lateness of an event against its record timestamp"
@@ -254,6 +267,11 @@ class Settings(BaseSettings):
         return named_topics(
             prefix=self.topic_prefix, names=self.topic_names, partitions=self.partitions, retention_ms=self.retention_ms
         )
+
+    @property
+    def partition_count(self) -> int:
+        """The partition count of every topic, as these settings would create it."""
+        return next(iter(self.topics().values())).partitions
 
     def printable(self) -> dict[str, Any]:
         """Return all settings for a log line, with masked secrets."""

@@ -3,6 +3,7 @@
 from models.features.spec import KINDS
 from schemas.errors import SettingsError
 from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
+from stream.fold.placement import Placement
 from stream.process.settings import Settings
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
@@ -10,8 +11,8 @@ from stream.roles.trigger_policy import load_trigger_policy
 from stream.roles.triggers_fold import TriggersFold
 
 
-def features_fold(settings: Settings) -> FeaturesFold:
-    """Build the fold of role features."""
+def features_fold(settings: Settings, partitions: int) -> FeaturesFold:
+    """Build the fold of role features, for topics with `partitions` partitions."""
     return FeaturesFold(
         topics={kind: topic.name for kind, topic in settings.topics().items()},
         policy=ScoringPolicy(
@@ -24,11 +25,17 @@ def features_fold(settings: Settings) -> FeaturesFold:
         rates=settings.rates,
         lateness_ms=round(settings.lateness_hours * HOUR_MS),
         ttl_ms=round(settings.ttl_days * DAY_MS),
+        placement=placement(settings, partitions),
     )
 
 
-def triggers_fold(settings: Settings) -> TriggersFold:
-    """Build the fold of role triggers, with the campaigns of the policy file.
+def placement(settings: Settings, partitions: int) -> Placement:
+    """Return where keys belong in topics with `partitions` partitions."""
+    return Placement(settings.partitioner, partitions, settings.misplaced_keys == "accept")
+
+
+def triggers_fold(settings: Settings, partitions: int) -> TriggersFold:
+    """Build the fold of role triggers, with the campaigns of the policy file, for topics with `partitions` partitions.
 
     Raises:
         SettingsError: the policy file is missing or invalid.
@@ -38,4 +45,4 @@ def triggers_fold(settings: Settings) -> TriggersFold:
         policy = load_trigger_policy(settings.trigger_policy)
     except ValueError as error:
         raise SettingsError(f"setting trigger_policy: {error}") from error
-    return TriggersFold(topics=topics, policy=policy)
+    return TriggersFold(topics=topics, policy=policy, placement=placement(settings, partitions))

@@ -21,7 +21,8 @@ from schemas.signals import ReviewSentiment
 from schemas.time_units import DAY_MS, MINUTE_MS
 from schemas.topics import SOURCES
 from stream.fold.damaged_row import state_of_row
-from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter, resent_id
+from stream.fold.placement import Placement
+from stream.fold.records import Folded, Output, PartitionTotals, Record, Totals, dead_letter, resent_id
 from stream.roles.scoring_policy import ScoringPolicy
 
 FUTURE_MS = 5 * MINUTE_MS
@@ -42,12 +43,17 @@ class FeaturesFold:
         rates: Mapping[str, float],
         lateness_ms: int = DAY_MS,
         ttl_ms: int = DEFAULT_TTL_MS,
+        placement: Placement | None = None,
     ) -> None:
-        """Read topics named by `topics` (kind → name); `rates` maps each currency to its value in the reporting currency."""
+        """Read topics named by `topics` (kind → name); `rates` maps each currency to its value in the reporting currency.
+
+        Without a `placement`, keys may be in any partition.
+        """
         self._kinds = {topics[kind]: index for index, kind in enumerate(KINDS)}
         self._kinds[topics["review-sentiment"]] = SENTIMENT
         self._decoders = [event_decoder(SOURCES[kind]) for kind in KINDS]
         self._policy, self._rates, self._lateness_ms, self._ttl_ms = policy, rates, lateness_ms, ttl_ms
+        self._placement = placement
 
     def fold(
         self,
@@ -81,9 +87,7 @@ class FeaturesFold:
                 if kind == PURCHASE:
                     self._check_amount(event)  # type: ignore[arg-type]
             except DecodeError as error:
-                outputs.append(dead_letter(KINDS[kind], record, error, folded_ms))
-                count.dead_lettered += 1
-                totals.count_output("dead-letter")
+                _refuse(KINDS[kind], record, error, totals, count, folded, folded_ms)
                 continue
             if at < arrived - lateness_ms:
                 count.late_dropped += 1
@@ -103,6 +107,14 @@ class FeaturesFold:
             if digest is not None and topic is not None and topic.ids.has(digest):
                 count.duplicate_dropped += 1
                 continue
+            if topic is None and self._placement is not None:  # a part of the row begins: the only time its key is checked
+                try:
+                    self._placement.check(record, folded)
+                except DecodeError as error:
+                    _refuse(KINDS[kind], record, error, totals, count, folded, folded_ms)
+                    if all(part is None for part in state.topics):
+                        del rows[key]  # type: ignore[arg-type]  # created for this record
+                    continue
             due = policy.is_due(kind, event, arrived, topic)
             if topic is None:
                 if state.topics[kind] is not None:
@@ -177,9 +189,7 @@ class FeaturesFold:
         try:
             signal = decode_keyed(ReviewSentiment, record.key, record.value)
         except DecodeError as error:
-            folded.outputs.append(dead_letter("review-sentiment", record, error, folded_ms))
-            count.dead_lettered += 1
-            totals.count_output("dead-letter")
+            _refuse("review-sentiment", record, error, totals, count, folded, folded_ms)
             return
         key = signal.user_id.encode()
         state = rows.get(key)
@@ -200,6 +210,15 @@ class FeaturesFold:
             topic.apply_sentiment(signal, record.offset)
             count.applied += 1
             folded.dirty[key] = state
+
+
+def _refuse(
+    kind: str, record: Record, error: DecodeError, totals: PartitionTotals, count: Totals, folded: Folded, folded_ms: int
+) -> None:
+    """Send a record to the dead letters and count it in `count`, which is a part of `totals`."""
+    folded.outputs.append(dead_letter(kind, record, error, folded_ms))
+    count.dead_lettered += 1
+    totals.count_output("dead-letter")
 
 
 def _from_future(at: int, arrived: int) -> DecodeError:

@@ -10,6 +10,7 @@ from schemas.codec import decode_keyed
 from schemas.errors import DecodeError
 from schemas.signals import AdTrigger, ChurnRisk, Interest
 from stream.fold.damaged_row import state_of_row
+from stream.fold.placement import Placement
 from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter
 from stream.roles.trigger_policy import TriggerPolicy
 from stream.roles.trigger_row import TriggerState, decode_trigger_row
@@ -18,13 +19,13 @@ from stream.roles.trigger_row import TriggerState, decode_trigger_row
 class TriggersFold:
     """Fold interest and churn-risk signals into user rows, and emit decisions to commit with the rows."""
 
-    def __init__(self, *, topics: Mapping[str, str], policy: TriggerPolicy) -> None:
-        """Read the signal topics named by `topics` (kind → name)."""
+    def __init__(self, *, topics: Mapping[str, str], policy: TriggerPolicy, placement: Placement | None = None) -> None:
+        """Read the signal topics named by `topics` (kind → name); without a `placement`, keys may be in any partition."""
         self._structs: dict[str, tuple[str, type[Interest] | type[ChurnRisk]]] = {
             topics["interest"]: ("interest", Interest),
             topics["churn-risk"]: ("churn-risk", ChurnRisk),
         }
-        self._policy = policy
+        self._policy, self._placement = policy, placement
 
     def fold(
         self,
@@ -44,6 +45,8 @@ class TriggersFold:
             count.events_in += 1
             try:
                 signal = decode_keyed(struct, record.key, record.value)
+                if record.key not in rows and self._placement is not None:  # a row begins: the only time its key is checked
+                    self._placement.check(record, folded)
             except DecodeError as error:
                 folded.outputs.append(dead_letter(kind, record, error, folded_ms))
                 count.dead_lettered += 1

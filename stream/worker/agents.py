@@ -20,6 +20,7 @@ from stream.process.fault_points import reach
 from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, log_once, score_isolating_errors
 from stream.roles.scorer_fold import decode_requests, readable_in_order, render_signals
 from stream.worker.dead_letter_limit import DeadLetterLimit
+from stream.worker.misplaced_keys import MisplacedKeys
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from models.serving.scorer import Scorer
@@ -83,6 +84,7 @@ async def fold_agent(
     store: RowStore,
     barrier: Barrier,
     limit: DeadLetterLimit,
+    misplaced: MisplacedKeys,
     generation: Callable[[], int],
     resumed_from_rows: bool,
 ) -> None:
@@ -102,6 +104,7 @@ async def fold_agent(
         folded = fold_guarded(fold, partition.rows, partition.totals, partition.undo, chunk.records, now_ms)
         barrier.add(event, partition, folded)
         reach("folded")
+        misplaced.count(folded.misplaced)
         limit.count(chunk, folded.outputs)
         await barrier.wait_for_capacity()
         await limit.wait_while_paused()

@@ -25,12 +25,13 @@ from stream.kafka.store import Partition, RowStore, RowTable
 from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
 from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_process
 from stream.process.settings import TABLE, Settings
-from stream.roles.build import features_fold, triggers_fold
+from stream.roles.build import features_fold, placement, triggers_fold
 from stream.roles.table import ROLE_TOPICS, Role
 from stream.roles.trigger_policy import load_trigger_policy
 from stream.roles.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 from stream.worker.agents import fold_agent, score_agent
 from stream.worker.dead_letter_limit import DeadLetterLimit
+from stream.worker.misplaced_keys import MisplacedKeys
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
@@ -55,6 +56,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     barrier: Barrier | None
     store: RowStore | None
     limit: DeadLetterLimit
+    misplaced: MisplacedKeys
     fold: Fold  # only of roles with rows
     scorer_totals: PartitionTotals
     model: "ServedModel | None"  # only of role scorer
@@ -176,8 +178,12 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
     outbox = Outbox(app.outbox_producer, names | {DAMAGED_KIND: settings.changelog(role)})
     app.scorer_totals = PartitionTotals()
     app.limit = DeadLetterLimit(
-        in_a_row=settings.dlq_max_in_a_row, percent=settings.dlq_max_percent, window_records=settings.dlq_window_records
+        in_a_row=settings.dlq_max_in_a_row,
+        percent=settings.dlq_max_percent,
+        window_records=settings.dlq_window_records,
+        misplaced_percent=settings.misplaced_max_percent,
     )
+    app.misplaced = MisplacedKeys(placement(settings, partitions))
     app.barrier = app.store = None
     app.model = model
     source = app.topic(*(names[kind] for kind in (*aligned, *unaligned)), schema=ChunkSchema())
@@ -223,7 +229,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
         max_bytes=settings.max_pending_mb << 20,
     )
     app.store, app.barrier = store, barrier
-    app.fold = features_fold(settings) if features else triggers_fold(settings)
+    app.fold = features_fold(settings, partitions) if features else triggers_fold(settings, partitions)
 
     async def run(stream: Any) -> None:
         flushing = asyncio.create_task(crash_only("barrier", barrier.run()))
@@ -233,6 +239,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
             store=store,
             barrier=barrier,
             limit=app.limit,
+            misplaced=app.misplaced,
             generation=lambda: app.consumer_generation_id,
             resumed_from_rows=app.barrier_commits,
         )

@@ -94,6 +94,14 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
     for (topic, reason), count in app.limit.letters.items():
         letters.add_metric([topic, reason], count)
     yield letters
+    misplaced = CounterMetricFamily(
+        "footfall_misplaced_keys",
+        "Records whose key belongs to another partition, found where a user's row or part of it begins, since process start",
+        labels=["topic"],
+    )
+    for topic, count in app.misplaced.found.items():
+        misplaced.add_metric([topic], count)
+    yield misplaced
     yield GaugeMetricFamily("footfall_paused", "1 while the role is paused", value=float(bool(app.limit.paused)))
     yield GaugeMetricFamily("footfall_ready", "1 when /readyz answers 200", value=float(ready))
 

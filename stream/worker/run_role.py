@@ -109,7 +109,7 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
             tasks.append(asyncio.create_task(app.model.watch()))
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if crashed.done():
-            if isinstance(app.crash_reason, RowVersionError):
+            if isinstance(app.crash_reason, RowVersionError | StartRefused):
                 end_process(f"restore: {app.crash_reason}; nothing was written to its partition", code=EXIT_CONFIG)
             end_process(f"Faust crashed: {app.crash_reason!r}")
     finally:

@@ -50,7 +50,7 @@ async def send(deployment: Deployment, stop: asyncio.Event) -> int:
     try:
         while not stop.is_set():
             user = f"u-{count % 50}"
-            partition = partition_of(user.encode(), PARTITIONS)
+            partition = partition_of(user.encode(), PARTITIONS, "murmur2")
             request = score_request(
                 request_id=f"request-{count}",
                 event_id=f"event-{count}",

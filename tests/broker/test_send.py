@@ -70,7 +70,9 @@ def test_partitions_are_those_of_a_replay(settings: Settings) -> None:
     for partitions in (1, 4, 12):
         replay = Replay(settings, partitions=partitions)
         keys = [None, b"", *(f"u-{n}".encode() for n in range(200)), "ü".encode(), b"\xff"]
-        assert [partition_of(key, partitions) for key in keys] == [replay.partition_of(key) for key in keys]
+        assert [partition_of(key, partitions, settings.partitioner) for key in keys] == [
+            replay.partition_of(key) for key in keys
+        ]
 
 
 async def test_a_rate_paces_events_whatever_their_timestamps(settings: Settings) -> None:

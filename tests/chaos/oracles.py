@@ -64,7 +64,7 @@ class Reference:
     """The fold of one partition number of all source topics, up to offsets that never decrease."""
 
     def __init__(self, deployment: Deployment, records: dict[str, list[Any]]) -> None:
-        self._fold, self._records = features_fold(deployment.settings), records
+        self._fold, self._records = features_fold(deployment.settings, deployment.partitions), records
         self._read = dict.fromkeys(records, 0)  # index of the next record
         self.rows: dict[bytes, Any] = {}
         self.totals = PartitionTotals()

@@ -78,7 +78,8 @@ def sure() -> object:
 
 async def decided(scene: Scene) -> tuple[Counter[str], dict[bytes, bytes]]:
     """Fold the signals in their topics in event-time order, and return decision ids and rows."""
-    fold, ids, rows = triggers_fold(scene.deployment.settings), Counter[str](), dict[bytes, object]()
+    fold = triggers_fold(scene.deployment.settings, scene.deployment.partitions)
+    ids, rows = Counter[str](), dict[bytes, object]()
     records = [
         (record.timestamp, rank, record.offset, record)
         for rank, kind in enumerate(("interest", "churn-risk"))

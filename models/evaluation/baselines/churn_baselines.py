@@ -1,8 +1,8 @@
 """Predict churn with simple baselines: majority, recency, RFM logistic regression and gradient boosting.
 
 Each is fitted on examples whose outcome at the horizon is known, and returns (N,) churn probabilities of the test examples.
-RFM stands for recency, frequency and monetary value. An event that only returns items is no purchase. If a user has no purchases, the features about purchases count all
-events instead. Start at rfm_features.
+RFM stands for recency, frequency and monetary value. An event that only returns items is no purchase. If a user has no
+purchases, the features about purchases count all events instead. Start at rfm_features.
 """
 
 from collections.abc import Sequence

@@ -57,7 +57,7 @@ def main() -> None:
     brokers = settings.kafka_bootstrap_servers.split(",")
     recovery = Path(os.environ["FOOTFALL_BENCH_RECOVERY"])
     init_db_dir(recovery, 1)
-    fold, totals = features_fold(settings), PartitionTotals()
+    fold, totals = features_fold(settings, settings.partition_count), PartitionTotals()
     flow = Dataflow("features")
     events = op.input("events", flow, KafkaSource(brokers, [names[kind] for kind in KINDS]))
     keyed = op.map("keyed", events, lambda message: (message.key.decode(), message))

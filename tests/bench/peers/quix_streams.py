@@ -32,7 +32,7 @@ def main() -> None:
         consumer_poll_timeout=0.1,
         loglevel="WARNING",
     )
-    fold, rows, totals = features_fold(settings), {}, PartitionTotals()
+    fold, rows, totals = features_fold(settings, settings.partition_count), {}, PartitionTotals()
 
     def apply(value: bytes, key: bytes, timestamp: int, headers: object, state: State) -> list[bytes]:
         at = message_context()

@@ -39,7 +39,7 @@ def main() -> None:
         *(names[kind] for kind in KINDS), key_type=bytes, value_type=bytes, value_serializer="raw", key_serializer="raw"
     )
     requests = app.topic(names["score-request"], key_type=bytes, value_type=bytes, value_serializer="raw", key_serializer="raw")
-    fold, rows, totals = features_fold(settings), {}, PartitionTotals()
+    fold, rows, totals = features_fold(settings, settings.partition_count), {}, PartitionTotals()
 
     @app.agent(source)
     async def apply(stream):  # type: ignore[no-untyped-def]

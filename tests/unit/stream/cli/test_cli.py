@@ -19,7 +19,7 @@ from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.process.settings import Settings, load_settings
 from tests.fakes import FixedScorer
-from tests.recording import live_run
+from tests.recording import PARTITIONS, live_run
 
 HEAVY = ("torch", "transformers", "faust", "aiokafka", "numpy")
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}  # whatever the terminal, or GitHub, is
@@ -185,7 +185,7 @@ def test_verify_ends_with_0_where_all_agrees_and_with_3_where_a_feature_differs(
     events = [event.logged for event in simulate(SimulatorConfig(seed=3, shoppers=5, days=20))]
     log = live_run(load_settings(), events, FixedScorer())
     write_log(tmp_path / "log", log, source="test")
-    command = ("replay", "log", "--verify", "--no-score", "--json", "--out")
+    command = ("replay", "log", "--verify", "--no-score", "--json", "--partitions", str(PARTITIONS), "--out")
     ended = footfall(*command, "right", directory=tmp_path)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)

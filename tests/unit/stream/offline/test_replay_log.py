@@ -64,7 +64,8 @@ def test_the_same_log_gives_the_same_outputs_and_rows(settings: Settings, log: l
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_any_chunking_gives_the_same_outputs_and_rows(settings: Settings, log: list[LoggedEvent], size: int) -> None:
     replay, outputs = replayed(settings, log)
-    fold, rows, totals, found = features_fold(settings), defaultdict(dict), defaultdict(PartitionTotals), []
+    fold = features_fold(settings, PARTITIONS)
+    rows, totals, found = defaultdict(dict), defaultdict(PartitionTotals), []
 
     for partition, records in records_of(settings, log).items():
         for first in range(0, len(records), size):
@@ -98,7 +99,7 @@ def test_every_record_of_the_log_is_accounted_for(settings: Settings, log: list[
 def test_a_key_goes_to_the_partition_that_the_clients_default_partitioner_chooses(key: bytes) -> None:
     for partitions in (1, 3, 12, 1000):
         everywhere = list(range(partitions))
-        assert partition_of(key, partitions) == DefaultPartitioner()(key, everywhere, everywhere)
+        assert partition_of(key, partitions, "murmur2") == DefaultPartitioner()(key, everywhere, everywhere)
 
 
 # murmur2 of Kafka's own unit test of its hash: org.apache.kafka.common.utils.UtilsTest
@@ -115,7 +116,7 @@ def test_a_key_goes_to_the_partition_that_the_clients_default_partitioner_choose
 )
 def test_the_partition_rule_rests_on_the_hash_that_kafka_tests(key: bytes, murmur2: int) -> None:
     for partitions in (1, 7, 12, 1000):
-        assert partition_of(key, partitions) == (murmur2 & 0x7FFFFFFF) % partitions
+        assert partition_of(key, partitions, "murmur2") == (murmur2 & 0x7FFFFFFF) % partitions
 
 
 @pytest.mark.parametrize("key", [None, b""])

@@ -21,7 +21,7 @@ from stream.offline.verification import FILE, Verification, write_verification
 from stream.process.settings import Settings, load_settings
 from tests.builders import NOW_MS, purchase, search, visit
 from tests.fakes import FixedScorer
-from tests.recording import LiveRun, live_run
+from tests.recording import PARTITIONS, LiveRun, live_run
 
 DIRTY = SimulatorConfig(seed=5, shoppers=10, days=30, late=0.05, duplicates=0.05, malformed=0.05)
 Log = list[LoggedEvent]
@@ -29,7 +29,7 @@ Log = list[LoggedEvent]
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return load_settings(reporting_currency="GBP")
+    return load_settings(reporting_currency="GBP", partitions=PARTITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_scores_beyond_the_tolerance_are_mismatches(settings: Settings, log: Log
 
 
 def test_a_topic_silent_for_longer_than_the_ttl_begins_anew_and_is_verified(tmp_path: Path) -> None:
-    settings = load_settings(ttl_days=31, reporting_currency="GBP")
+    settings = load_settings(ttl_days=31, partitions=PARTITIONS, reporting_currency="GBP")
     events = [
         *[purchase(event_id=f"p{day}", currency="GBP", event_time_ms=NOW_MS + day * DAY_MS) for day in (0, 5, 80, 81)],
         *[visit(event_id=f"v{day}", event_time_ms=NOW_MS + day * DAY_MS) for day in (0, 30, 60, 82)],
@@ -239,7 +239,7 @@ def test_a_topic_silent_for_longer_than_the_ttl_begins_anew_and_is_verified(tmp_
 
 
 def test_a_topic_that_lay_behind_the_others_by_more_than_the_ttl_is_in_no_guard_and_unverifiable(tmp_path: Path) -> None:
-    settings = load_settings(ttl_days=31)
+    settings = load_settings(ttl_days=31, partitions=PARTITIONS)
     events = [search(event_time_ms=NOW_MS), visit(event_time_ms=NOW_MS - 32 * DAY_MS)]
     logged = [LoggedEvent(type(event).__name__.lower(), event.event_time_ms, b"u-1", encode(event)) for event in events]
     log = live_run(settings, logged, FixedScorer())  # its one window folds the search first
@@ -290,3 +290,17 @@ def test_the_share_of_users_that_is_held_at_a_time_changes_nothing(
 
     assert one == four
     assert sorted(map(repr, rows)) == sorted(map(repr, others))
+
+
+def test_a_misplaced_record_that_the_live_run_refused_is_refused_again(settings: Settings, tmp_path: Path) -> None:
+    events = [event.logged for event in simulate(DIRTY)]
+    stray = next(event for event in events if event.kind == "visit" and event.key is not None)
+    run = LiveRun(settings, FixedScorer())
+    elsewhere = (run.replay.partition_of(stray.key) + 1) % PARTITIONS
+    sent = [run.send("visit", elsewhere, stray.record_ms, stray.key, stray.value), *run.publish(events)]
+    run.fold(sent)
+
+    found, _ = verified(settings, run.log, tmp_path)
+
+    assert stray.key not in run.rows[elsewhere]
+    assert found.agrees and found.requests and not found.ids_missing

@@ -15,7 +15,8 @@ from schemas.topics import TABLE
 from stream.cli.dlq import as_fields, as_text, since_ms
 from stream.fold.records import EVENT_ID, PartitionTotals, Totals
 from stream.offline.replay_log import LogRecord
-from stream.operate.dead_letters import FoundLetter, headers_again, outcome_of
+from stream.operate.dead_letters import FoundLetter, headers_again, outcome_of, target_partition
+from stream.process.settings import load_settings
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
 from tests.builders import NOW_MS, click, dead_letter, score_request, search
@@ -42,6 +43,24 @@ def test_a_dead_letter_is_sent_unless_its_topic_keeps_no_such_records_or_is_anot
     changes: dict[str, Any], outcome: str
 ) -> None:
     assert outcome_of(found(**changes), CLICKS, NOW_MS - 1000) == outcome
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "misplaced_keys", "reason", "partition"),
+    [
+        ("murmur2", "dead_letter", Reason.MISPLACED_KEY, 2),
+        ("crc32", "dead_letter", Reason.MISPLACED_KEY, 3),
+        ("murmur2", "accept", Reason.MISPLACED_KEY, 1),
+        ("murmur2", "dead_letter", Reason.UNKNOWN_CURRENCY, 1),
+    ],
+)
+def test_a_record_with_a_misplaced_key_is_sent_where_the_key_belongs_and_every_other_one_where_it_was(
+    partitioner: str, misplaced_keys: str, reason: Reason, partition: int
+) -> None:
+    settings = load_settings(partitioner=partitioner, misplaced_keys=misplaced_keys)
+    letter = dead_letter(key=b"crc-1", partition=1, reason=reason)
+
+    assert target_partition(letter, settings, 4) == partition
 
 
 def test_a_dead_letter_without_its_bytes_is_left() -> None:

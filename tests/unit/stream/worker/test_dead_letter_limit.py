@@ -16,10 +16,14 @@ CLICKS, REVIEWS = "clicks", "reviews"
 
 
 class Bench:
-    """A limit and the offsets of its topics; `take` counts records given as a pattern: x is refused, . is not."""
+    """A limit and the offsets of its topics; `take` counts records of a pattern: x is refused, m is misplaced, . is neither."""
 
-    def __init__(self, *, in_a_row: int = 0, percent: float = 0.0, window_records: int = 100) -> None:
-        self.limit = DeadLetterLimit(in_a_row=in_a_row, percent=percent, window_records=window_records)
+    def __init__(
+        self, *, in_a_row: int = 0, percent: float = 0.0, window_records: int = 100, misplaced_percent: float = 0.0
+    ) -> None:
+        self.limit = DeadLetterLimit(
+            in_a_row=in_a_row, percent=percent, window_records=window_records, misplaced_percent=misplaced_percent
+        )
         self._next: dict[str, int] = {}
 
     def take(self, *parts: tuple[str, str]) -> None:
@@ -31,8 +35,9 @@ class Bench:
                 offset = self._next.get(topic, 0)
                 self._next[topic] = offset + 1
                 records.append(LogRecord(topic, 0, offset, NOW_MS, b"u-1", b"{}"))
-                if what == "x":
-                    letter = dead_letter(topic=topic, partition=0, offset=offset, reason=Reason.WRONG_TYPE)
+                if what in "xm":
+                    reason = Reason.WRONG_TYPE if what == "x" else Reason.MISPLACED_KEY
+                    letter = dead_letter(topic=topic, partition=0, offset=offset, reason=reason)
                     outputs.append(Output(f"{topic}.dlq", 0, NOW_MS, b"u-1", letter))
                 else:
                     outputs.append(Output("score-request", 0, NOW_MS, b"u-1", score_request()))
@@ -130,3 +135,31 @@ def test_dead_letters_are_counted_by_topic_and_reason() -> None:
     bench.take((CLICKS, "x.x"), (REVIEWS, "x"))
 
     assert bench.limit.letters == {(CLICKS, "wrong_type"): 2, (REVIEWS, "wrong_type"): 1}
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 500], ids=str)
+def test_mixed_partitioners_pause_within_a_thousand_records_however_they_are_cut(size: int) -> None:
+    bench, pattern = Bench(misplaced_percent=1.0), ("." * 49 + "m") * 20
+
+    bench.clicks(*(pattern[first : first + size] for first in range(0, 1000, size)))
+
+    assert bench.limit.paused.endswith(
+        "records of clicks are dead letters because their key belongs to another partition (misplaced_key), "
+        "expected at most 1 % of 1000: give all producers the same partitioner"
+    )
+
+
+def test_a_few_misplaced_keys_do_not_pause_and_other_dead_letters_are_none_of_them() -> None:
+    bench = Bench(misplaced_percent=1.0)
+
+    bench.clicks(*["m" + "." * 99] * 30, "x" * 50)
+
+    assert bench.limit.paused == ""
+
+
+def test_a_chunk_of_more_records_than_the_window_is_judged_by_its_own_share() -> None:
+    bench = Bench(misplaced_percent=1.0)
+
+    bench.clicks("m" * 15 + "." * 1985)
+
+    assert bench.limit.paused == ""

@@ -1,0 +1,38 @@
+"""The meta row of a partition: what the next owner learns of its rows, and which rows it must refuse."""
+
+import msgspec
+import pytest
+
+from schemas.errors import StartRefused
+from stream.fold.records import PartitionTotals
+from stream.kafka.store import META_VERSION, MetaRow, Partition, check_partitioner
+
+
+def decoded(row: bytes) -> MetaRow:
+    return msgspec.msgpack.decode(row, type=MetaRow)
+
+
+def test_a_meta_row_names_the_partitioner_of_its_keys() -> None:
+    partition = Partition(3, None, offsets={"clicks": 7})  # type: ignore[arg-type]
+
+    meta = decoded(partition.meta_row(4, "crc32"))
+
+    assert (meta.offsets, meta.partitions, meta.partitioner) == ({"clicks": 7}, 4, "crc32")
+
+
+def test_a_meta_row_without_a_partitioner_is_of_murmur2() -> None:
+    old = msgspec.msgpack.encode([META_VERSION, msgspec.to_builtins(PartitionTotals()), {"clicks": 7}, {"clicks": 5}, 4])
+
+    meta = decoded(old)
+
+    assert (meta.offsets, meta.partitions, meta.partitioner) == ({"clicks": 7}, 4, "murmur2")
+    check_partitioner(3, meta, "murmur2")
+
+
+@pytest.mark.parametrize(("folded_with", "setting"), [("murmur2", "crc32"), ("crc32", "murmur2")])
+def test_rows_folded_with_another_partitioner_are_refused_with_the_ways_out(folded_with: str, setting: str) -> None:
+    meta = decoded(Partition(3, None).meta_row(4, folded_with))  # type: ignore[arg-type]
+
+    check_partitioner(3, meta, folded_with)
+    with pytest.raises(StartRefused, match=f"folded with partitioner={folded_with}, expected {setting}.*state reset"):
+        check_partitioner(3, meta, setting)
