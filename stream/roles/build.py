@@ -1,7 +1,6 @@
 """Build the fold of each role with rows from the settings. Start at features_fold."""
 
 from models.features.spec import KINDS
-from schemas.errors import SettingsError
 from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.process.settings import Settings
 from stream.roles.features_fold import FeaturesFold
@@ -34,8 +33,4 @@ def triggers_fold(settings: Settings) -> TriggersFold:
         SettingsError: the policy file is missing or invalid.
     """
     topics = {kind: topic.name for kind, topic in settings.topics().items()}
-    try:
-        policy = load_trigger_policy(settings.trigger_policy)
-    except ValueError as error:
-        raise SettingsError(f"setting trigger_policy: {error}") from error
-    return TriggersFold(topics=topics, policy=policy)
+    return TriggersFold(topics=topics, policy=load_trigger_policy(settings.trigger_policy))

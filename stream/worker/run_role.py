@@ -83,7 +83,7 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
 async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
     """Check the topics and return their partition count, and the loaded model of role scorer (None for other roles)."""
     partitions = await equal_partitions(settings, role)
-    return partitions, await asyncio.to_thread(_load_model, settings) if role == "scorer" else None
+    return partitions, await asyncio.to_thread(load_model, settings) if role == "scorer" else None
 
 
 async def _start(app: FootfallApp) -> None:
@@ -178,7 +178,12 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     return next(iter(found.values()))
 
 
-def _load_model(settings: Settings) -> Any:
+def load_model(settings: Settings) -> Any:
+    """Load the first model of role scorer. This takes seconds: call it in a thread.
+
+    Raises:
+        SettingsError: the folder cannot be served, whatever is wrong with it: another start would find the same.
+    """
     from schemas.errors import ModelError, RegistryError
     from stream.worker.served_model import ServedModel
 
@@ -186,6 +191,15 @@ def _load_model(settings: Settings) -> Any:
         return ServedModel(settings.checkpoint, threads=settings.model_threads)
     except (ModelError, RegistryError) as error:
         raise SettingsError(f"setting checkpoint: {error}") from error
+    except MemoryError as error:
+        end_process(f"could not load the model in {settings.checkpoint}: {error!r}")
+    except Exception as error:  # a manifest, weights or an encoder that break the code that reads them
+        if "out of memory" in str(error):  # of a device, which another process may free
+            end_process(f"could not load the model in {settings.checkpoint}: {error!r}")
+        raise SettingsError(
+            f"setting checkpoint: found {error!r} while loading {settings.checkpoint}, expected a model that "
+            "`footfall models check` accepts: correct the folder, or set another one"
+        ) from error
 
 
 def _write_status(role: Role, port: int) -> None:
