@@ -3,6 +3,7 @@
 Start at end_process.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Awaitable
@@ -23,7 +24,7 @@ def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> No
     restart = "restart the worker; it resumes from the last commit"
     action = restart if code == EXIT_RESTART else "correct the cause, then start the worker again"
     log.error("exit", reason=reason, code=code, action=action, **facts)
-    sys.stderr.flush()
+    logging.shutdown()  # writes what waits, for at most a second
     os._exit(code)
 
 
@@ -34,7 +35,7 @@ def end_stopped(role: str, fact: str) -> NoReturn:
     """
     log.info("stopped", role=role, fact=fact, action="exit with 0; a new worker resumes from the last commit")
     sys.stdout.flush()
-    sys.stderr.flush()
+    logging.shutdown()  # writes what waits, for at most a second
     os._exit(0)
 
 

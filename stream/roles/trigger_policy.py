@@ -110,7 +110,5 @@ def load_trigger_policy(path: Path) -> TriggerPolicy:
         raise SettingsError(f"setting trigger_policy: {path}: {error}") from error
     ids = [campaign.id for campaign in policy.campaigns]
     if doubled := sorted({name for name in ids if ids.count(name) > 1}):
-        raise SettingsError(
-            f"setting trigger_policy: {path}: found campaign {', '.join(doubled)} twice, expected each id once"
-        )
+        raise SettingsError(f"setting trigger_policy: {path}: found campaign {', '.join(doubled)} twice, expected each id once")
     return policy

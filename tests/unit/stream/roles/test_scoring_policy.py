@@ -329,7 +329,20 @@ def test_a_policy_file_without_a_required_field_is_refused_by_its_name(tmp_path:
         load_trigger_policy(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "campaigns: []", "version: v1", "a: [", "\x00", "version: 1\ncampaigns: []", "version: 2020-13-45", "a: " + 5000 * "9"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "campaigns: []",
+        "version: v1",
+        "a: [",
+        "\x00",
+        "version: 1\ncampaigns: []",
+        "version: 2020-13-45",
+        "a: " + 5000 * "9",
+    ],
+)
 def test_a_file_that_is_no_policy_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(text)
