@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
 from schemas.errors import BrokerError
 from schemas.time_units import DAY_MS
 from stream.kafka.clients import admin_client
+from stream.kafka.connection_check import broker_error
 from stream.process.settings import Settings
 
 CHANGELOG = "changelog"
@@ -128,13 +129,6 @@ async def topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> di
     return found
 
 
-def describe_broker_error(settings: Settings, error: BaseException) -> str:
-    """Describe an error of a Kafka client for an operator."""
-    if isinstance(error, KafkaConnectionError | TimeoutError | OSError):
-        return f"no broker answers at {settings.kafka_bootstrap_servers}: start one, or set KAFKA_BOOTSTRAP_SERVERS"
-    return f"broker {settings.kafka_bootstrap_servers}: {error}"
-
-
 async def _with_admin(settings: Settings, work: Any) -> list[Change]:
     client = admin_client(settings)
     try:
@@ -142,7 +136,7 @@ async def _with_admin(settings: Settings, work: Any) -> list[Change]:
         changes: list[Change] = await work(client, settings)
         return changes
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await client.close()
 

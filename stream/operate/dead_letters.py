@@ -22,7 +22,8 @@ from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
 from stream.fold.records import EVENT_ID
 from stream.kafka.clients import admin_client, output_producer, plain_consumer
-from stream.kafka.topic_admin import describe_broker_error, existing_partitions, topic_configs
+from stream.kafka.connection_check import broker_error
+from stream.kafka.topic_admin import existing_partitions, topic_configs
 from stream.kafka.topic_reader import open_reader
 from stream.process.settings import Settings
 
@@ -105,7 +106,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.start()
         yield consumer
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await consumer.stop()
 
@@ -117,7 +118,7 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.start()
         yield client
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await client.close()
 
@@ -182,7 +183,7 @@ async def send_again(
         for send in in_flight:
             await send
     except KafkaError as error:
-        raise BrokerError(f"{describe_broker_error(settings, error)}; not all records were sent") from error
+        raise await broker_error(settings, error, "; not all records were sent") from error
     finally:
         await producer.stop()
     return replayed

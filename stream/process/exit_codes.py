@@ -13,6 +13,7 @@ import structlog
 from aiokafka.errors import ProducerFenced
 
 from schemas.errors import RowVersionError, StartRefused
+from stream.process.access_faults import access_fault
 
 EXIT_RESTART, EXIT_CONFIG = 75, 78
 
@@ -39,6 +40,13 @@ def end_stopped(role: str, fact: str) -> NoReturn:
     os._exit(0)
 
 
+def end_crashed(what: str, error: BaseException | None) -> NoReturn:
+    """End the process because of an error: with 78 if it is a missing ACL or a wrong setting, else with 75."""
+    if fault := access_fault(error):
+        end_process(f"{what}: {fault}", code=EXIT_CONFIG)
+    end_process(f"{what}: {error!r}")
+
+
 async def crash_only(what: str, work: Awaitable[None]) -> None:
     """Run a part of the main path; end the process on any error that it raises."""
     try:
@@ -50,5 +58,7 @@ async def crash_only(what: str, work: Awaitable[None]) -> None:
             f"{what}: fenced by another worker, which took over the partition while this one was stalled (ProducerFenced)"
         )
     except Exception as error:  # the top of a worker: no caller can recover
+        if access_fault(error):
+            end_crashed(what, error)
         log.exception("unexpected_error", part=what, action="ending the process; report the traceback as a bug")
         end_process(f"{what}: {error!r}")

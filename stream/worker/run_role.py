@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from schemas.errors import RowVersionError, SettingsError
 from schemas.topics import dlq
 from stream.kafka.clients import admin_client
-from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
+from stream.kafka.connection_check import broker_error
+from stream.process.access_faults import access_fault
+from stream.process.exit_codes import EXIT_CONFIG, end_crashed, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
 from stream.process.settings import Settings
@@ -100,7 +102,7 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
     try:
         await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done() and not starting.cancelled() and starting.exception() is not None:
-            end_process(f"could not start: {starting.exception()!r}")
+            end_crashed("could not start", starting.exception())
         tasks.append(asyncio.create_task(collect_garbage(app)))
         if app.model is not None:
             tasks.append(asyncio.create_task(app.model.watch()))
@@ -108,7 +110,7 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
         if crashed.done():
             if isinstance(app.crash_reason, RowVersionError):
                 end_process(f"restore: {app.crash_reason}; nothing was written", code=EXIT_CONFIG)
-            end_process(f"Faust crashed: {app.crash_reason!r}")
+            end_crashed("Faust crashed", app.crash_reason)
     finally:
         for task in tasks:
             task.cancel()
@@ -155,7 +157,7 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     """Return the partition count of all topics of a role, including its changelog and the dead-letter topics of its inputs.
 
     Raises:
-        SettingsError: a topic is missing, or counts differ.
+        SettingsError: a topic is missing or not permitted, counts differ, or the settings of the connection are wrong.
     """
     kinds = ROLE_TOPICS[role].reads
     names = [settings.topics()[kind].name for kind in (*kinds, *map(dlq, kinds))]
@@ -165,11 +167,16 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     try:
         await admin.start()
         described = await admin.describe_topics(names)
-    except KafkaConnectionError:
-        end_process(f"no broker answers at {settings.kafka_bootstrap_servers} (kafka_bootstrap_servers)")
+    except KafkaError as error:
+        refused = await broker_error(settings, error)
+        if isinstance(refused, SettingsError):
+            raise refused from error
+        end_process(str(refused))
     finally:
         await admin.close()
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+    if denied := [topic["topic"] for topic in described if topic["error_code"] == TopicAuthorizationFailedError.errno]:
+        raise SettingsError(access_fault(TopicAuthorizationFailedError(denied)))
     if missing := [name for name in names if name not in found]:
         raise SettingsError(f"topics: found none named {', '.join(missing)}, expected them: run `footfall topics apply`")
     if len(set(found.values())) > 1:
