@@ -54,7 +54,8 @@ class LineWriter:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
                 missing, self._missing = self._missing, 0
-                lines, size = [], 0
+                lines: list[bytes] = []
+                size = 0
                 while self._waiting and (not lines or size + len(self._waiting[0]) <= WRITE_BYTES):
                     lines.append(self._waiting.popleft())
                     size += len(lines[-1])
