@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import TopicPartition
+from aiokafka.protocol import admin
+from aiokafka.protocol.metadata import MetadataRequest, MetadataResponse_v1
 
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
@@ -260,3 +262,49 @@ class CutOff:
 
     def add(self, name: str, value: float, step: int) -> None:
         raise KeyboardInterrupt
+
+
+class FakeListener:
+    """A listener of a Kafka broker that answers a client's first requests: API versions, SASL and metadata.
+
+    With `mechanisms` it asks for SASL, as Kafka does: it closes a connection that asks for metadata first. `refusal` is the
+    error code of each authentication. It closes a connection that sends anything but Kafka's protocol.
+    """
+
+    def __init__(self, *, mechanisms: Sequence[str] = (), refusal: int = 0) -> None:
+        self._mechanisms, self._refusal = list(mechanisms), refusal
+        self.payloads: list[bytes] = []  # of SASL authentications
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one connection until it ends."""
+        try:
+            while (size := int.from_bytes(await reader.readexactly(4))) < 1 << 20:
+                answer = self._answer(await reader.readexactly(size))
+                if answer is None:
+                    break
+                writer.write(len(answer).to_bytes(4) + answer)
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass  # the client has gone, or the test ends
+        finally:
+            writer.close()
+
+    def _answer(self, request: bytes) -> bytes | None:
+        key, version, correlation = int.from_bytes(request[:2]), int.from_bytes(request[2:4]), request[4:8]
+        body = request[10 + max(0, int.from_bytes(request[8:10], signed=True)) :]
+        if key == admin.ApiVersionRequest.API_KEY:
+            apis = [(key, 0, 0), (MetadataRequest.API_KEY, 0, 1), (17, 0, 1), (36, 0, 0)]
+            answers = (admin.ApiVersionResponse_v0(0, apis), admin.ApiVersionResponse_v1(0, apis, 0))
+            return correlation + answers[min(version, 1)].encode()
+        if key == admin.SaslHandShakeRequest.API_KEY:
+            wanted = body[2:].decode()
+            code = 34 if not self._mechanisms else 0 if wanted in self._mechanisms else 33
+            return correlation + admin.SaslHandShakeResponse_v0(code, self._mechanisms).encode()
+        if key == admin.SaslAuthenticateRequest.API_KEY:
+            self.payloads.append(body[4:])
+            return (
+                correlation
+                + admin.SaslAuthenticateResponse_v0(self._refusal, "refused" if self._refusal else None, b"").encode()
+            )
+        if self._mechanisms and not self.payloads:
+            return None
+        return correlation + MetadataResponse_v1([(0, "127.0.0.1", 9, None)], 0, []).encode()

@@ -86,10 +86,16 @@ def replay_command(
     for outcome, count in replayed.outcomes.items():
         if count:
             sys.stderr.write(f"{count} {'would be ' if dry_run else ''}{OUTCOME_TEXTS[outcome]}\n")
+    for left in replayed.left:
+        why = f": {escaped(left.why)}" if left.why else ""
+        sys.stderr.write(
+            f"  {left.outcome}: {escaped(left.topic)}/{left.partition}@{left.offset}, "
+            f"in {left.letter_kind}/{left.letter_partition}@{left.letter_offset}{why}\n"
+        )
     if not replayed.total:
         sys.stderr.write("no such dead letters\n")
     if as_json:
-        result = {"dry_run": dry_run, "total": replayed.total, **replayed.outcomes}
+        result = {"dry_run": dry_run, "total": replayed.total, **replayed.outcomes, "left": replayed.left}
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
     if replayed.total > replayed.outcomes["sent"]:
         raise typer.Exit(3)

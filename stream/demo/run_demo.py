@@ -23,7 +23,7 @@ from stream.kafka.topic_admin import apply
 from stream.logs.event_log import LoggedEvent, read_log, read_manifest
 from stream.operate.child_processes import running_processes
 from stream.operate.send_log import Sent, at_rate, send_events
-from stream.operate.supervisor import Supervisor, environment_of, last_log_lines
+from stream.operate.supervisor import Launch, Supervisor, environment_of, last_log_lines
 from stream.operate.tail import follow
 from stream.process.settings import Settings, load_settings
 from stream.roles.table import ROLES
@@ -100,8 +100,9 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
                 "FOOTFALL_CHECKPOINT"
             )
         await apply(settings)
+        launch = Launch(environment_of(settings, TMPDIR=str(directory)))
         supervisor = Supervisor(
-            environment_of(settings, TMPDIR=str(directory)),
+            lambda role: launch,
             directory,
             drain_seconds=settings.drain_seconds,
             restarts_at_most=RESTARTS_AT_MOST,

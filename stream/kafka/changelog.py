@@ -13,8 +13,9 @@ from stream.fold.damaged_row import BESIDE_ROWS, DAMAGED_KEY
 from stream.fold.partitioner import partition_of
 from stream.fold.records import PartitionTotals
 from stream.kafka.clients import admin_client, plain_consumer
+from stream.kafka.connection_check import broker_error
 from stream.kafka.store import META_KEY, MetaRow
-from stream.kafka.topic_admin import describe_broker_error, existing_partitions
+from stream.kafka.topic_admin import existing_partitions
 from stream.kafka.topic_reader import open_reader
 from stream.process.settings import Settings
 
@@ -59,7 +60,7 @@ async def read_changelog(
             _add(found[record.partition], record)
         return found
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await consumer.stop()
 
@@ -75,7 +76,7 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
         await client.start()
         return await existing_partitions(client)
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await client.close()
 

@@ -83,6 +83,22 @@ def output_producer(settings: Settings) -> AIOKafkaProducer:
     )
 
 
+def letter_producer(settings: Settings) -> AIOKafkaProducer:
+    """Build the producer that sends dead letters again: all replicas acknowledge.
+
+    It is not idempotent. A broker that refuses one record would otherwise refuse all later ones of that partition, because
+    their sequence numbers no longer fit.
+    """
+    return AIOKafkaProducer(
+        **client_options(settings),
+        acks="all",
+        enable_idempotence=False,
+        linger_ms=2,
+        max_batch_size=1 << 18,
+        max_request_size=8 << 20,
+    )
+
+
 def rows_producer(settings: Settings, transactional_id: str | None) -> AIOKafkaProducer:
     """Build the producer for one partition's rows; a transactional id fences the previous owner."""
     transactional = {} if transactional_id is None else {"transactional_id": transactional_id, "transaction_timeout_ms": 10_000}

@@ -50,10 +50,11 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # Faust has no types
 class TableManager(FaustTableManager):  # type: ignore[misc]  # Faust has no types
     """Use our recovery in Faust's table manager."""
 
+    _recovery: Recovery | None
+
     @property
     def recovery(self) -> Recovery:
         """Return the recovery service of this app's tables."""
         if self._recovery is None:
             self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
-        found: Recovery = self._recovery
-        return found
+        return self._recovery

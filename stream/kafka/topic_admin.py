@@ -11,12 +11,20 @@ from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from msgspec import Struct
 
-from schemas.errors import BrokerError
+from schemas.errors import BrokerError, FootfallError, SettingsError
 from schemas.time_units import DAY_MS
 from stream.kafka.clients import admin_client
+from stream.kafka.connection_check import broker_error
 from stream.process.settings import Settings
 
 CHANGELOG = "changelog"
@@ -29,6 +37,7 @@ CHANGELOG_CONFIGS: Mapping[str, str] = {
 }
 SET_ON_TOPIC = 1  # config_source of a value that was set on the topic itself
 VISIBLE_SECONDS = 30.0
+HIDDEN_SECONDS = 5.0  # for a topic that exists already: if it is not listed by then, we may not describe it
 
 Action = Literal["create", "alter", "ok", "refused"]
 
@@ -123,17 +132,19 @@ async def topic_configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> di
     for response in responses:
         for code, message, _, name, entries in response.resources:
             if code:
-                reason = message or for_code(code).description
-                raise BrokerError(f"topic {name}: found no readable configs ({reason}): check the DescribeConfigs permission")
+                raise _refusal(name, "read its configs", "DescribeConfigs", code, message)
             found[name] = {entry[0]: (str(entry[1]), entry[3] == SET_ON_TOPIC) for entry in entries}
     return found
 
 
-def describe_broker_error(settings: Settings, error: BaseException) -> str:
-    """Describe an error of a Kafka client for an operator."""
-    if isinstance(error, KafkaConnectionError | TimeoutError | OSError):
-        return f"no broker answers at {settings.kafka_bootstrap_servers}: start one, or set KAFKA_BOOTSTRAP_SERVERS"
-    return f"broker {settings.kafka_bootstrap_servers}: {error}"
+def _refusal(topic: str, what: str, operation: str, code: int, message: str | None, hint: str = "") -> FootfallError:
+    """Return the error of a request about a topic that the broker refused: a missing ACL, or anything else."""
+    if code in (TopicAuthorizationFailedError.errno, ClusterAuthorizationFailedError.errno):
+        return SettingsError(
+            f"ACL of topic {topic}: found no permission to {what}, expected {operation}: grant it to this principal, see "
+            "docs/how-to/run-on-kafka.md"
+        )
+    return BrokerError(f"topic {topic}: the broker refused to {what}: {message or for_code(code).description}{hint}")
 
 
 async def _with_admin(settings: Settings, work: Any) -> list[Change]:
@@ -143,7 +154,7 @@ async def _with_admin(settings: Settings, work: Any) -> list[Change]:
         changes: list[Change] = await work(client, settings)
         return changes
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await client.close()
 
@@ -235,18 +246,23 @@ async def _create(client: AIOKafkaAdminClient, changes: Sequence[Change], replic
     response = await client.create_topics(
         [NewTopic(change.topic, change.partitions, replication_factor, topic_configs=change.configs) for change in changes]
     )
+    existing = [name for name, code, _ in response.topic_errors if code == TopicAlreadyExistsError.errno]
     for name, code, message in response.topic_errors:
         if code not in (0, TopicAlreadyExistsError.errno):
             hint = (
                 ": set --replication-factor to at most the number of brokers" if "replication" in f"{message}".lower() else ""
             )
-            raise BrokerError(f"topic {name}: the broker refused to create it: {message or for_code(code).description}{hint}")
+            raise _refusal(name, "create it", "Create on it or on the cluster", code, message, hint)
     wanted = {change.topic: change.partitions for change in changes}
 
     async def visible() -> bool:
         return wanted.items() <= (await existing_partitions(client)).items()
 
-    await _wait_until(visible, "created topics")
+    if not await _becomes(visible, HIDDEN_SECONDS if existing else VISIBLE_SECONDS):
+        raise SettingsError(
+            f"ACL of topic {(existing or [*wanted])[0]}: found that it exists but that the broker does not list it, expected "
+            "Describe: grant it to this principal, see docs/how-to/run-on-kafka.md"
+        )
 
 
 async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list[Change]:
@@ -272,7 +288,7 @@ async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list
     for response in responses:
         for code, message, _, name in response.resources:
             if code:
-                raise BrokerError(f"topic {name}: the broker refused to change it: {message or for_code(code).description}")
+                raise _refusal(name, "change its configs", "AlterConfigs", code, message)
 
     async def visible() -> bool:
         now = await topic_configs(client, [change.topic for change in changes]) or {}
@@ -280,16 +296,16 @@ async def _alter(client: AIOKafkaAdminClient, changes: Sequence[Change]) -> list
             now[change.topic].get(name, ("", False))[0] == value for change in changes for name, value in change.configs.items()
         )
 
-    await _wait_until(visible, "changed configs")
+    if not await _becomes(visible, VISIBLE_SECONDS):
+        raise BrokerError(f"found no changed settings within {VISIBLE_SECONDS:g} s, expected them: check the broker's log")
     return list(changes)
 
 
-async def _wait_until(visible: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until the brokers report what the controller accepted."""
-    deadline = time.monotonic() + VISIBLE_SECONDS
+async def _becomes(visible: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    """Wait until the brokers report what the controller accepted, for at most `seconds`; return whether they do."""
+    deadline = time.monotonic() + seconds
     while not await visible():
         if time.monotonic() > deadline:
-            raise BrokerError(
-                f"found no {what} on the brokers {VISIBLE_SECONDS:g} s after they accepted the request: check their logs"
-            )
+            return False
         await asyncio.sleep(0.05)
+    return True

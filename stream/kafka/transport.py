@@ -20,7 +20,7 @@ from mode.utils.futures import notify
 
 from stream.kafka.alignment import Alignment, Chunk, TopicPartition
 from stream.kafka.library_patches import patch_libraries
-from stream.process.exit_codes import EXIT_CONFIG, end_process
+from stream.process.exit_codes import EXIT_CONFIG, end_crashed, end_process
 
 FETCH_WAIT_MS = 50
 IDLE_SECONDS = 0.02
@@ -313,7 +313,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
                 code=EXIT_CONFIG,
             )
         if error is not None and not error.retriable:
-            end_process(f"consumer group {self.app.conf.id}: the worker could not join: {error!r}")
+            end_crashed(f"consumer group {self.app.conf.id}: expected to join", error)
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         self.delivered = self._positions()  # Faust calls this after it delivered all records of the last fetch

@@ -2,9 +2,10 @@
 
 A command reads the committed records of every partition up to the current end, without a consumer group and without
 commits. A record that is refused again during a send lands after that end, so the same command does not read it again.
-Start at letters.
+Start at letters and send_again.
 """
 
+import struct
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -13,7 +14,13 @@ from typing import Any, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnknownError,
+)
 from msgspec import Struct, field
 
 from schemas.codec import event_decoder
@@ -23,18 +30,24 @@ from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
 from stream.fold.partitioner import compute_partition
 from stream.fold.records import EVENT_ID
-from stream.kafka.clients import admin_client, output_producer, plain_consumer
-from stream.kafka.topic_admin import describe_broker_error, existing_partitions, topic_configs
+from stream.kafka.clients import admin_client, letter_producer, plain_consumer
+from stream.kafka.connection_check import broker_error
+from stream.kafka.topic_admin import existing_partitions, topic_configs
 from stream.kafka.topic_reader import open_reader
 from stream.process.settings import Settings
 
-Outcome = Literal["sent", "not_whole", "expired", "foreign"]
+Outcome = Literal["sent", "not_whole", "expired", "foreign", "no_partition", "refused"]
 OUTCOME_TEXTS: Mapping[Outcome, str] = {
     "sent": "sent to their source topic again",
     "not_whole": "left in the dead-letter topic: over the size limit, so only size and hash were kept",
     "expired": "left in the dead-letter topic: older than the retention of their source topic",
     "foreign": "left in the dead-letter topic: they name a source topic that their dead-letter topic does not belong to",
+    "no_partition": "left in the dead-letter topic: their source topic is missing, or has no such partition any more",
+    "refused": "left in the dead-letter topic: the client or the broker refuses the record, alone too",
 }
+REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError, UnknownError)  # 87 is unknown to aiokafka
+UNSENDABLE = (MessageSizeTooLargeError, ValueError, TypeError, OverflowError, AssertionError, struct.error)  # of the client
+NAMED_AT_MOST = 20  # letters of each outcome that are named, not only counted
 MAX_IN_FLIGHT = 1000  # sends without an acknowledgement, before the oldest is awaited
 
 
@@ -66,15 +79,58 @@ class Group(Struct):
     newest_ms: int = 0
 
 
+class Left(Struct, frozen=True, kw_only=True):
+    """One dead letter that was not sent: its source position, its own position, and why."""
+
+    outcome: str
+    topic: str
+    partition: int
+    offset: int
+    letter_kind: str
+    letter_partition: int
+    letter_offset: int
+    why: str = ""
+
+
 class Replayed(Struct):
-    """Counts by outcome of the dead letters read for sending again."""
+    """Counts by outcome of the dead letters read for sending again; a sent one counts once it is acknowledged.
+
+    `left` names the first NAMED_AT_MOST of each outcome but "sent".
+    """
 
     outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOME_TEXTS, 0))
+    left: list[Left] = field(default_factory=list)
 
     @property
     def total(self) -> int:
-        """Count the dead letters read."""
+        """Count the dead letters of which the outcome is known."""
         return sum(self.outcomes.values())
+
+    def count(self, found: FoundLetter, outcome: Outcome, why: str = "") -> None:
+        """Count one dead letter, and name it if it was not sent."""
+        self.outcomes[outcome] += 1
+        if outcome != "sent" and self.outcomes[outcome] <= NAMED_AT_MOST:
+            letter = found.letter
+            self.left.append(
+                Left(
+                    outcome=outcome,
+                    topic=letter.topic,
+                    partition=letter.partition,
+                    offset=letter.offset,
+                    letter_kind=dlq(found.kind),
+                    letter_partition=found.partition,
+                    letter_offset=found.offset,
+                    why=why,
+                )
+            )
+
+
+class SourceTopic(Struct, frozen=True):
+    """A source topic as it is now: its name, its partition count (0: missing), and the time before which it keeps nothing."""
+
+    name: str
+    partitions: int
+    oldest_kept_ms: int = 0
 
 
 async def letters(settings: Settings, wanted: LetterFilter) -> AsyncGenerator[FoundLetter, None]:
@@ -107,7 +163,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.start()
         yield consumer
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await consumer.stop()
 
@@ -119,7 +175,7 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.start()
         yield client
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await client.close()
 
@@ -162,44 +218,62 @@ async def send_again(
     current time, since the original one would be refused again. An event without an id gets header `x-event-id`, the id
     of its first position, so that it counts once however often it is sent. The dead-letter topic stays as it is.
 
+    A letter that can never be sent is left, and the others are sent. Brokers refuse batches, so the records of a refused
+    batch are sent again one by one, after the others.
+
     Raises:
-        BrokerError: the broker does not answer, or refuses a record; some records counted as sent may lack an acknowledgement.
+        BrokerError: the broker does not answer, or a topic refuses every record; `replayed` counts what was acknowledged.
+        SettingsError: a setting of the connection is wrong, or an ACL is missing.
     """
     replayed = Replayed() if replayed is None else replayed
-    keeps, partitions = await _oldest_kept(settings, wanted.kinds)
-    producer = output_producer(settings)
-    in_flight: deque[Any] = deque()
+    sources = await _sources(settings, wanted.kinds)
+    producer = letter_producer(settings)
+    in_flight: deque[tuple[FoundLetter, Any]] = deque()
+    alone: list[FoundLetter] = []
+    read = 0
+
+    def target(found: FoundLetter) -> int:
+        return target_partition(found.letter, settings, sources[found.kind].partitions)
+
     try:
         if not dry_run:
             await producer.start()
         async with aclosing(letters(settings, wanted)) as all_found:
             async for found in all_found:
-                if limit is not None and replayed.total >= limit:
+                if limit is not None and read >= limit:
                     break
-                outcome = outcome_of(found, settings.topics()[found.kind].name, keeps[found.kind])
-                if outcome == "sent" and not dry_run:
-                    in_flight.append(
-                        await _send(producer, found, target_partition(found.letter, settings, partitions[found.kind]))
-                    )
+                read += 1
+                outcome = outcome_of(found, sources[found.kind])
+                if outcome != "sent" or dry_run:
+                    replayed.count(found, outcome)
+                elif (send := await _send(producer, found, target(found), replayed)) is not None:
+                    in_flight.append((found, send))
                     if len(in_flight) >= MAX_IN_FLIGHT:
-                        await in_flight.popleft()
-                replayed.outcomes[outcome] += 1
-        for send in in_flight:
-            await send
+                        await _acknowledged(*in_flight.popleft(), replayed, alone)
+        while in_flight:
+            await _acknowledged(*in_flight.popleft(), replayed, alone)
+        for found in alone:
+            if (send := await _send(producer, found, target(found), replayed)) is not None:
+                await _acknowledged(found, send, replayed, None)
     except KafkaError as error:
-        raise BrokerError(f"{describe_broker_error(settings, error)}; not all records were sent") from error
+        sent = replayed.outcomes["sent"]
+        rest = f"; {sent} records were acknowledged, not all were sent: replay again, each event counts once"
+        raise await broker_error(settings, error, rest) from error
     finally:
         await producer.stop()
     return replayed
 
 
-def outcome_of(found: FoundLetter, topic: str, oldest_kept_ms: int) -> Outcome:
-    """Return the outcome of sending a dead letter again; `topic` is the source of its dead-letter topic."""
-    if found.letter.topic != topic:
+def outcome_of(found: FoundLetter, source: SourceTopic) -> Outcome:
+    """Return the outcome to expect of sending a dead letter again; `source` is the source of its dead-letter topic."""
+    letter = found.letter
+    if letter.topic != source.name:
         return "foreign"
-    if not is_whole(found.letter):
+    if not 0 <= letter.partition < source.partitions:
+        return "no_partition"
+    if not is_whole(letter):
         return "not_whole"
-    if found.letter.reason is not Reason.FROM_FUTURE and found.letter.timestamp_ms < oldest_kept_ms:
+    if letter.reason is not Reason.FROM_FUTURE and letter.timestamp_ms < source.oldest_kept_ms:
         return "expired"
     return "sent"
 
@@ -211,16 +285,34 @@ def target_partition(letter: DeadLetter, settings: Settings, partitions: int) ->
     return letter.partition
 
 
-async def _send(producer: Any, found: FoundLetter, partition: int) -> Any:
+async def _send(producer: Any, found: FoundLetter, partition: int, replayed: Replayed) -> Any:
+    """Queue a record and return the future of its acknowledgement; None, counted, if the client cannot send it."""
     letter = found.letter
-    return await producer.send(
-        letter.topic,
-        letter.value,
-        key=letter.key,
-        partition=partition,
-        timestamp_ms=None if letter.reason is Reason.FROM_FUTURE or letter.timestamp_ms < 0 else letter.timestamp_ms,
-        headers=list(headers_again(found)),
-    )
+    try:
+        return await producer.send(
+            letter.topic,
+            letter.value,
+            key=letter.key,
+            partition=partition,
+            timestamp_ms=None if letter.reason is Reason.FROM_FUTURE or letter.timestamp_ms < 0 else letter.timestamp_ms,
+            headers=list(headers_again(found)),
+        )
+    except UNSENDABLE as error:
+        replayed.count(found, "refused", f"{type(error).__name__}: {error}")
+        return None
+
+
+async def _acknowledged(found: FoundLetter, send: Any, replayed: Replayed, alone: list[FoundLetter] | None) -> None:
+    """Count a record as sent once it is acknowledged; put one of a refused batch into `alone`, or count it as refused."""
+    try:
+        await send
+    except REFUSALS as error:
+        if alone is None:
+            replayed.count(found, "refused", f"{type(error).__name__}: {error}")
+        else:
+            alone.append(found)
+    else:
+        replayed.count(found, "sent")
 
 
 def headers_again(found: FoundLetter) -> tuple[tuple[str, bytes], ...]:
@@ -239,22 +331,20 @@ def _event_id(found: FoundLetter) -> str | None:
         return None
 
 
-async def _oldest_kept(settings: Settings, kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return, by kind, the time before which its topic keeps no records, and the topic's partition count.
-
-    The time is 0 where the topic keeps all records, or the broker does not say.
-    """
+async def _sources(settings: Settings, kinds: Sequence[str]) -> dict[str, SourceTopic]:
+    """Describe the source topic of each kind; it keeps all records where the broker does not say."""
     names = {settings.topics()[kind].name: kind for kind in kinds}
     async with _admin(settings) as client:
-        partitions = await _partitions(client, list(names))
-        configs = await topic_configs(client, list(names)) or {}
-    oldest, now_ms = dict.fromkeys(kinds, 0), int(time.time() * 1000)
+        counts = await existing_partitions(client)
+        configs = await topic_configs(client, [name for name in names if name in counts]) or {}
+    sources = {kind: SourceTopic(name, counts.get(name, 0)) for name, kind in names.items()}
+    now_ms = int(time.time() * 1000)
     for name, config in configs.items():
         retention_ms = int(config.get("retention.ms", ("-1", False))[0])
         by_broker = config.get("message.timestamp.type", ("CreateTime", False))[0] == "LogAppendTime"
         if retention_ms != -1 and not by_broker:
-            oldest[names[name]] = now_ms - retention_ms
-    return oldest, {kind: partitions[name] for name, kind in names.items()}
+            sources[names[name]] = SourceTopic(name, counts[name], now_ms - retention_ms)
+    return sources
 
 
 async def newest(settings: Settings, wanted: LetterFilter, limit: int) -> list[FoundLetter]:

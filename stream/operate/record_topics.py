@@ -15,7 +15,8 @@ from msgspec import Struct, field
 
 from schemas.errors import BrokerError
 from stream.kafka.clients import admin_client, plain_consumer
-from stream.kafka.topic_admin import describe_broker_error, existing_partitions
+from stream.kafka.connection_check import broker_error
+from stream.kafka.topic_admin import existing_partitions
 from stream.kafka.topic_reader import TopicReader
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
 from stream.process.settings import Settings
@@ -60,7 +61,7 @@ async def record(
         reader = TopicReader(consumer, begin, None if follow else end)
         await _write_until(stop, reader, consumer, writer, names, recorded, embedded=not settings.transactions)
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await consumer.stop()
     return [RecordedPartition(names[tp.topic], tp.topic, tp.partition, begin[tp], _reached(reader, tp)) for tp in tps]

@@ -12,7 +12,7 @@ from msgspec import Struct
 from schemas.errors import BrokerError
 from stream.kafka.changelog import PartitionRows, partition_counts
 from stream.kafka.clients import admin_client, plain_consumer
-from stream.kafka.topic_admin import describe_broker_error
+from stream.kafka.connection_check import broker_error
 from stream.process.settings import Settings
 from stream.roles.table import ROLE_TOPICS, Role
 
@@ -63,7 +63,7 @@ async def survey(settings: Settings, role: Role, state: Mapping[int, PartitionRo
         await consumer.start()
         begin, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await consumer.stop()
     return Survey(begin, end, [_topic(name, [tp for tp in tps if tp.topic == name], begin, end, state) for name in names])
@@ -95,7 +95,7 @@ async def members(settings: Settings, role: Role) -> int:
         await client.start()
         [answer] = await client.describe_consumer_groups([settings.group(role)])
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await client.close()
     return sum(len(group[5]) for group in answer.groups)

@@ -21,7 +21,8 @@ from schemas.topics import SOURCES
 from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
 from stream.kafka.clients import admin_client, output_producer
-from stream.kafka.topic_admin import describe_broker_error, existing_partitions, topic_configs
+from stream.kafka.connection_check import broker_error
+from stream.kafka.topic_admin import existing_partitions, topic_configs
 from stream.logs.event_log import LoggedEvent
 from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
@@ -81,7 +82,7 @@ async def check_sendable(settings: Settings, kinds: Sequence[str], first_ms: int
             raise BrokerError(f"found no topic {', '.join(missing)}: run `footfall topics apply`")
         configs = await topic_configs(client, names)
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await client.close()
     found = {name: counts[name] for name in names}
@@ -144,7 +145,7 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
         await producer.start()
         yield producer
     except KafkaError as error:
-        raise BrokerError(f"{describe_broker_error(settings, error)}; not all events were sent") from error
+        raise await broker_error(settings, error, "; not all events were sent") from error
     finally:
         await producer.stop()
 

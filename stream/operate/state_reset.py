@@ -17,8 +17,8 @@ from stream.fold.records import PartitionTotals
 from stream.kafka.barrier import Message, send_batches
 from stream.kafka.changelog import PartitionRows, read_changelog
 from stream.kafka.clients import rows_producer
+from stream.kafka.connection_check import broker_error
 from stream.kafka.store import META_KEY, META_VERSION, MetaRow
-from stream.kafka.topic_admin import describe_broker_error
 from stream.operate.retained import Survey, members, survey
 from stream.process.settings import Settings
 from stream.roles.table import Role
@@ -68,7 +68,7 @@ async def apply_reset(settings: Settings, plan: ResetPlan) -> None:
         for number, partition in plan.state.items():
             await _reset(settings, plan, number, partition)
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
 
 
 async def _reset(settings: Settings, plan: ResetPlan, number: int, partition: PartitionRows) -> None:

@@ -1,7 +1,8 @@
 """Run the roles as child processes: start them, restart those that die, and end all of them on stop.
 
-A role that exits with 0 (asked to stop) or 78 (a person must act first) is not restarted. On Linux, no child outlives this
-process. The supervisor knows a role only by its name. Start at Supervisor.
+A role that ends with 78 (a person must act first) is refused: it starts again once a file that it reads changes, and the
+other roles keep running. After any other end it is restarted. On Linux, no child outlives this process. The supervisor knows
+a role only by its name. Start at Supervisor.
 """
 
 import asyncio
@@ -18,21 +19,32 @@ from pathlib import Path
 from msgspec import Struct, field
 from pydantic import SecretStr
 
+from schemas.errors import SettingsError
 from stream.operate.child_processes import die_with_parent, running_processes
+from stream.process.file_states import FileState, file_states
 from stream.process.settings import Settings
 from stream.roles.table import ROLES
 
 STATUS_FILE = "FOOTFALL_STATUS_FILE"
 EXIT_CONFIG = 78
-NOT_RESTARTED = (0, EXIT_CONFIG)
 BACK_OFF_SECONDS = (1.0, 30.0)  # before the first restart, and the maximum
 STEADY_SECONDS = 60.0  # a role that ran this long starts over with the shortest back-off
 KILL_MARGIN_SECONDS = 3.0  # a role exits by itself when it cannot drain in time; after this margin it is killed
+LOOK_SECONDS = 1.0  # between two looks at the files of a refused role
+RETRY_SECONDS = 300.0  # a refused role also starts again after this time: its broker may have changed, not its files
 LAST_LINES, MAX_LINE = 8, 8000
 
 
+class Launch(Struct, frozen=True):
+    """What one role is started with, and the files that it reads: a change of one may end a refusal."""
+
+    environment: Mapping[str, str]
+    files: Sequence[Path] = ()
+    command: Sequence[str] | None = None  # default: that of worker_command
+
+
 class RoleProcess(Struct):
-    """The state of one role: `port` of its server once it listens, `failure` once it is not restarted any more."""
+    """The state of one role: `port` of its server once it listens, `failure` while it is refused or given up."""
 
     role: str
     pid: int = 0
@@ -48,29 +60,28 @@ class Supervisor:
 
     def __init__(
         self,
-        environment: Mapping[str, str],
+        launch: Callable[[str], Launch],
         directory: Path,
         *,
-        command: Callable[[str], Sequence[str]] | None = None,
         roles: Sequence[str] = ROLES,
         drain_seconds: float = 8.0,
         restarts_at_most: int | None = None,
         on_line: Callable[[str, str], None] = lambda role, line: None,
     ) -> None:
-        """Run `command(role)` in `environment`; status files go to `directory`, every log line to `on_line`.
+        """Start each role as `launch(role)` says; status files go to `directory`, every log line to `on_line`.
 
-        `restarts_at_most` restarts in a row, without STEADY_SECONDS between them, make a role's failure final.
+        `launch` is called again after a refusal, and may raise SettingsError. Neither it nor `on_line` may block.
+        `restarts_at_most` restarts in a row, without STEADY_SECONDS between them, make a role's failure final. With such a
+        bound, a refusal is final, too.
         """
-        self._environment, self._directory = dict(environment), directory
-        self._command = worker_command if command is None else command
+        self._launch, self._directory = launch, directory
         self._drain_seconds, self._restarts_at_most, self._on_line = drain_seconds, restarts_at_most, on_line
         self.roles = {role: RoleProcess(role) for role in roles}
-        self.back_off_seconds = BACK_OFF_SECONDS
+        self.back_off_seconds, self.look_seconds, self.retry_seconds = BACK_OFF_SECONDS, LOOK_SECONDS, RETRY_SECONDS
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.sessions: set[int] = set()  # of every process ever started
         self._stopping = asyncio.Event()
-        self.ended = asyncio.Event()  # a role has failed and is not restarted
 
     @property
     def restarts(self) -> int:
@@ -79,13 +90,18 @@ class Supervisor:
 
     @property
     def failures(self) -> list[str]:
-        """List the roles that have failed and are not restarted, each with its reason."""
+        """List the roles that are refused or given up, each with its reason."""
         return [f"{role.role}: {role.failure}" for role in self.roles.values() if role.failure is not None]
 
     async def start(self) -> None:
-        """Start every role; call it from the main thread."""
+        """Start every role; call it from the main thread.
+
+        Raises:
+            SettingsError: `launch` raised it; nothing was started.
+        """
+        launches = {role: self._launch(role) for role in self.roles}
         for role in self.roles.values():
-            self._tasks.append(asyncio.create_task(self._keep(role)))
+            self._tasks.append(asyncio.create_task(self._keep(role, launches[role.role])))
 
     async def stop(self) -> list[int]:
         """End every role: SIGTERM, SIGKILL after the drain; return the processes still running, which should be none."""
@@ -110,41 +126,86 @@ class Supervisor:
     def _status_file(self, role: RoleProcess) -> Path:
         return self._directory / f"{role.role}.json"
 
-    async def _keep(self, role: RoleProcess) -> None:
-        """Run one role, with restarts, until it is stopped or has failed."""
+    async def _keep(self, role: RoleProcess, launch: Launch) -> None:
+        """Run one role, with restarts, until it is stopped or given up."""
         shortest, longest = self.back_off_seconds
         pause, in_a_row = shortest, 0
         while not self._stopping.is_set():
             started = time.monotonic()
-            role.exit_code = await self._run(role)
+            files = await asyncio.to_thread(file_states, launch.files)
+            role.exit_code = await self._run(role, launch)
             if self._stopping.is_set():
                 return
             if time.monotonic() - started >= STEADY_SECONDS:
                 pause, in_a_row = shortest, 0
             in_a_row += 1
-            given_up = self._restarts_at_most is not None and in_a_row > self._restarts_at_most
-            if role.exit_code in NOT_RESTARTED or given_up:
-                role.failure = f"{_exit_text(role.exit_code)}; last output: {last_log_lines(role.last_lines)}"
-                self.ended.set()
+            refused = role.exit_code == EXIT_CONFIG
+            why = f"{_exit_text(role.exit_code)}; last output: {last_log_lines(role.last_lines)}"
+            if self._restarts_at_most is not None and (refused or in_a_row > self._restarts_at_most):
+                role.failure = why
                 return
-            self._on_line(role.role, f"{role.role} {_exit_text(role.exit_code)}: restarting in {pause:g} s")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-                return
-            pause = min(longest, 2 * pause)
+            if refused:
+                changed = await self._changed(role, launch, files, why)
+                if changed is None:
+                    return
+                launch, pause = changed, shortest
+            else:
+                self._on_line(role.role, f"{role.role} {_exit_text(role.exit_code)}: restarting in {pause:g} s")
+                if await self._stopped_within(pause):
+                    return
+                pause = min(longest, 2 * pause)
             role.restarts += 1
 
-    async def _run(self, role: RoleProcess) -> int:
+    async def _changed(
+        self, role: RoleProcess, launch: Launch, files: Mapping[Path, FileState | None], why: str
+    ) -> Launch | None:
+        """Wait until files of a refused role differ from `files` and stay as they are; return how to start it, None on stop.
+
+        It starts again after `retry_seconds` in any case.
+        """
+        seen = files
+        names = ", ".join(map(str, launch.files)) or "no file"
+        rest = f"it waits for a change of {names}, for at most {self.retry_seconds:g} s; other roles are not affected"
+        role.failure = why
+        self._on_line(role.role, f"{role.role} {why}: {rest}")
+        deadline = time.monotonic() + self.retry_seconds
+        while not await self._stopped_within(self.look_seconds):
+            now = await asyncio.to_thread(file_states, launch.files)
+            settled, seen = now == seen, now
+            overdue = time.monotonic() >= deadline
+            if not overdue and (now == files or not settled):
+                continue
+            different = sorted(str(path) for path in now.keys() | files.keys() if now.get(path) != files.get(path))
+            try:
+                changed = self._launch(role.role)
+            except SettingsError as error:
+                role.failure = str(error)
+                self._on_line(role.role, f"{role.role} is not started: {error}: {rest}")
+                files, deadline = now, time.monotonic() + self.retry_seconds
+                continue
+            cause = f"changed: {', '.join(different[:3])}" if different else f"after {self.retry_seconds:g} s"
+            self._on_line(role.role, f"{role.role} starts again, {cause}")
+            role.failure = None
+            return changed
+        return None
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        """Wait; return at once, and true, when the supervisor is asked to stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
+
+    async def _run(self, role: RoleProcess, launch: Launch) -> int:
         """Run one process of a role to its end and return its exit code, negative for a signal."""
         role.port = None
         role.last_lines.clear()
         self._status_file(role).unlink(missing_ok=True)
         child = await asyncio.create_subprocess_exec(
-            *self._command(role.role),
+            *(launch.command or worker_command(role.role)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=self._environment | {STATUS_FILE: str(self._status_file(role))},
+            env={**launch.environment, STATUS_FILE: str(self._status_file(role))},
             limit=1 << 20,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then ends the roles in order
             preexec_fn=die_with_parent(),

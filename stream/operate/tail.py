@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.errors import BrokerError
 from stream.kafka.clients import plain_consumer
-from stream.kafka.topic_admin import describe_broker_error
+from stream.kafka.connection_check import broker_error
 from stream.process.settings import Settings
 
 
@@ -30,7 +30,7 @@ async def groupless_consumer(
         consumer.subscribe(topics)
         yield consumer
     except KafkaError as error:
-        raise BrokerError(describe_broker_error(settings, error)) from error
+        raise await broker_error(settings, error) from error
     finally:
         await consumer.stop()
 

@@ -3,6 +3,7 @@
 Start at end_process.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Awaitable
@@ -12,6 +13,7 @@ import structlog
 from aiokafka.errors import ProducerFenced
 
 from schemas.errors import RowVersionError, StartRefused
+from stream.process.access_faults import access_fault
 
 EXIT_RESTART, EXIT_CONFIG = 75, 78
 
@@ -23,7 +25,7 @@ def end_process(reason: str, *, code: int = EXIT_RESTART, **facts: object) -> No
     restart = "restart the worker (`footfall up` does so by itself); it resumes from the last commit"
     action = restart if code == EXIT_RESTART else "correct the cause, then start the worker again"
     log.error("exit", reason=reason, code=code, action=action, **facts)
-    sys.stderr.flush()
+    logging.shutdown()  # writes what waits, for at most a second
     os._exit(code)
 
 
@@ -34,8 +36,15 @@ def end_stopped(role: str, fact: str) -> NoReturn:
     """
     log.info("stopped", role=role, fact=fact, action="exiting with code 0; the next worker resumes from the last commit")
     sys.stdout.flush()
-    sys.stderr.flush()
+    logging.shutdown()  # writes what waits, for at most a second
     os._exit(0)
+
+
+def end_crashed(what: str, error: BaseException | None) -> NoReturn:
+    """End the process because of an error: with 78 if it is a missing ACL or a wrong setting, else with 75."""
+    if fault := access_fault(error):
+        end_process(f"{what}: {fault}", code=EXIT_CONFIG)
+    end_process(f"{what}: {error!r}")
 
 
 async def crash_only(what: str, work: Awaitable[None]) -> None:
@@ -50,6 +59,8 @@ async def crash_only(what: str, work: Awaitable[None]) -> None:
             "transaction timed out"
         )
     except Exception as error:  # the top of a worker: no caller can recover
+        if access_fault(error):
+            end_crashed(what, error)
         log.exception(
             "unexpected_error",
             part=what,

@@ -1,8 +1,8 @@
 """Write all log lines, ours and those of libraries, in one format, and keep the keys and values of records out of them.
 
-Lines go to stderr, by default as JSON on a pipe and as text on a terminal. Library lines that may contain keys or values
-of records are scrubbed or dropped. The same library line passes at most once a second, because it repeats while a broker is
-down. Start at configure_logging.
+Lines go to stderr, by default as JSON on a pipe and as text on a terminal. A thread writes them, so a reader that stopped
+reading blocks nothing. Library lines that may contain keys or values of records are scrubbed or dropped. The same library
+line passes at most once a second, because it repeats while a broker is down. Start at configure_logging.
 """
 
 import logging
@@ -15,8 +15,10 @@ from typing import IO, Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+from stream.process.line_writer import LineWriter
 from stream.process.settings import Settings
 
+FLUSH_SECONDS = 1.0  # how long the end of a process waits for a reader of its last lines
 PAYLOAD_LINES = (  # message templates of Faust that carry keys and values of records
     "DROPPED MESSAGE",
     "_on_published error",
@@ -37,7 +39,7 @@ PLAIN = (str, int, float, bool, type(None))
 def configure_logging(settings: Settings, role: str, *, stream: IO[str] | None = None) -> None:
     """Send all log lines of this process to `stream` (default stderr), as configured; add `role` to every line.
 
-    Replaces all handlers of the root logger; call it once, at start.
+    Only stderr is written by a thread. Replaces all handlers of the root logger; call it once, at start.
     """
     out = sys.stderr if stream is None else stream
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and out.isatty())
@@ -57,12 +59,13 @@ def configure_logging(settings: Settings, role: str, *, stream: IO[str] | None =
         formatting += [_printable, structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="ts", pad_event_to=0)]
     else:
         formatting += [_bounded, structlog.processors.JSONRenderer(ensure_ascii=True, default=lambda value: str(_safe(value)))]
-    handler = logging.StreamHandler(out)
+    handler = ThreadedHandler(sys.stderr.fileno()) if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=formatting))
     handler.addFilter(LibraryLines(time.monotonic))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.captureWarnings(True)  # they would be written to stderr by the thread that causes them
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -73,6 +76,24 @@ def configure_logging(settings: Settings, role: str, *, stream: IO[str] | None =
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+class ThreadedHandler(logging.StreamHandler[LineWriter]):
+    """Pass lines to a thread that writes them; dropped ones are counted in a line of their own."""
+
+    def __init__(self, fd: int) -> None:
+        """Write to the file descriptor `fd`."""
+        super().__init__(LineWriter(fd, self._notice))
+
+    def close(self) -> None:
+        """Wait for the lines in the queue, for at most FLUSH_SECONDS; logging.shutdown() calls it."""
+        self.stream.drain(FLUSH_SECONDS)
+        super().close()
+
+    def _notice(self, count: int) -> str:
+        facts = {"lines": count, "action": "dropped log lines, because the reader of stderr did not keep up"}
+        line = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": "log_lines_dropped"}
+        return self.format(logging.makeLogRecord(line | facts)) + self.terminator
 
 
 class LibraryLines(logging.Filter):

@@ -183,7 +183,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Rank flags over the environment, and the environment over the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, settings_file())
 
     @field_validator("topic_names", "currency_rates", "arrival_kinds", "generations", mode="before")
     @classmethod
@@ -278,7 +278,8 @@ class Settings(BaseSettings):
         return self.model_dump(mode="json")
 
 
-def _file() -> Path:
+def settings_file() -> Path:
+    """Return the file of settings, which need not exist."""
     return Path(os.environ.get(CONFIG) or "footfall.toml")
 
 
@@ -306,8 +307,10 @@ def load_settings(**flags: Any) -> Settings:
     variables = [info.alias or f"FOOTFALL_{name.upper()}" for name, info in Settings.model_fields.items()]
     if unknown := unknown_variables(os.environ, variables):
         raise SettingsError("; ".join(unknown))
-    if os.environ.get(CONFIG) and not _file().exists():
-        raise SettingsError(f"variable {CONFIG}: found {_file()}, which does not exist, expected a file of settings (TOML)")
+    if os.environ.get(CONFIG) and not settings_file().exists():
+        raise SettingsError(
+            f"variable {CONFIG}: found {settings_file()}, which does not exist, expected a file of settings (TOML)"
+        )
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -315,6 +318,6 @@ def load_settings(**flags: Any) -> Settings:
     except SourceError as error:  # a variable with invalid JSON
         raise SettingsError(f"setting {str(error).split(chr(34))[1]}: {error.__cause__ or error}, expected JSON") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{_file()}: found {error}, expected TOML") from error
+        raise SettingsError(f"{settings_file()}: found {error}, expected TOML") from error
     except OSError as error:
         raise SettingsError(f"{error.filename}: found {error.strerror}, expected a readable file") from error

@@ -1,7 +1,6 @@
 """Build the folds of roles features and triggers from the settings. Start at features_fold."""
 
 from models.features.spec import KINDS
-from schemas.errors import SettingsError
 from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.fold.placement import Placement
 from stream.process.settings import Settings
@@ -41,8 +40,5 @@ def triggers_fold(settings: Settings, partitions: int) -> TriggersFold:
         SettingsError: the policy file is missing or invalid.
     """
     topics = {kind: topic.name for kind, topic in settings.topics().items()}
-    try:
-        policy = load_trigger_policy(settings.trigger_policy)
-    except ValueError as error:
-        raise SettingsError(f"setting trigger_policy: {error}") from error
+    policy = load_trigger_policy(settings.trigger_policy)
     return TriggersFold(topics=topics, policy=policy, placement=placement(settings, partitions))

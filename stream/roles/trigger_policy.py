@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from schemas.errors import SettingsError
 from schemas.fields import Category, Id
 from schemas.ids import trigger_id
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, Suppression, SuppressionReason
@@ -101,13 +102,13 @@ def load_trigger_policy(path: Path) -> TriggerPolicy:
     """Read a policy file (YAML).
 
     Raises:
-        ValueError: the file is missing or not a valid policy; the text names file, field and expected value.
+        SettingsError: the file is missing or not a valid policy; the text names file, field and expected value.
     """
     try:
         policy = msgspec.yaml.decode(path.read_bytes(), type=TriggerPolicy)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ValueError(f"trigger policy {path}: {error}") from error
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:  # the YAML parser raises the last two
+        raise SettingsError(f"setting trigger_policy: {path}: {error}") from error
     ids = [campaign.id for campaign in policy.campaigns]
     if doubled := sorted({name for name in ids if ids.count(name) > 1}):
-        raise ValueError(f"trigger policy {path}: found campaign {', '.join(doubled)} twice, expected each id once")
+        raise SettingsError(f"setting trigger_policy: {path}: found campaign {', '.join(doubled)} twice, expected each id once")
     return policy

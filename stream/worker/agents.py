@@ -53,7 +53,7 @@ class Contiguity:
             expected = self._next.get(tp, folded.get(tp.topic, start))
             if start != expected:
                 return Break(tp, expected, start)
-        least: dict[tuple[str, int], int] = {**chunk.starts}
+        least: dict[tuple[str, int], int] = dict(chunk.starts.items())
         for record in chunk.records:
             place = record.topic, record.partition
             if record.offset < least[place]:

@@ -15,13 +15,15 @@ from typing import Any, NoReturn
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from schemas.errors import BrokerError, RowVersionError, SettingsError, StartRefused
 from schemas.topics import dlq
 from stream.kafka.clients import admin_client
+from stream.kafka.connection_check import broker_error
 from stream.kafka.topic_admin import topic_configs
-from stream.process.exit_codes import EXIT_CONFIG, end_process, end_stopped
+from stream.process.access_faults import access_fault
+from stream.process.exit_codes import EXIT_CONFIG, end_crashed, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
 from stream.process.settings import Settings
@@ -86,7 +88,7 @@ async def _run(settings: Settings, role: Role) -> NoReturn:
 async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
     """Check the topics and return their partition count, and the loaded model of role scorer (None for other roles)."""
     partitions = await equal_partitions(settings, role)
-    return partitions, await asyncio.to_thread(_load_model, settings) if role == "scorer" else None
+    return partitions, await asyncio.to_thread(load_model, settings) if role == "scorer" else None
 
 
 async def _start(app: FootfallApp) -> None:
@@ -103,7 +105,7 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
     try:
         await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done() and not starting.cancelled() and starting.exception() is not None:
-            end_process(f"the worker could not start: {starting.exception()!r}")
+            end_crashed("the worker could not start", starting.exception())
         tasks.append(asyncio.create_task(collect_garbage(app)))
         if app.model is not None:
             tasks.append(asyncio.create_task(app.model.watch()))
@@ -111,7 +113,7 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
         if crashed.done():
             if isinstance(app.crash_reason, RowVersionError | StartRefused):
                 end_process(f"restore: {app.crash_reason}; nothing was written to its partition", code=EXIT_CONFIG)
-            end_process(f"Faust crashed: {app.crash_reason!r}")
+            end_crashed("Faust crashed", app.crash_reason)
     finally:
         for task in tasks:
             task.cancel()
@@ -158,7 +160,7 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     """Return the partition count of all topics of a role, including its changelog and the dead-letter topics of its inputs.
 
     Raises:
-        SettingsError: a topic is missing, or counts differ.
+        SettingsError: a topic is missing or not permitted, counts differ, or the settings of the connection are wrong.
     """
     kinds = ROLE_TOPICS[role].reads
     names = [settings.topics()[kind].name for kind in (*kinds, *map(dlq, kinds))]
@@ -170,11 +172,16 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
         described = await admin.describe_topics(names)
         if role != "scorer" and settings.transactions:
             await _check_changelog(admin, settings.changelog(role))
-    except KafkaConnectionError:
-        end_process(f"no broker answers at {settings.kafka_bootstrap_servers} (kafka_bootstrap_servers)")
+    except KafkaError as error:
+        refused = await broker_error(settings, error)
+        if isinstance(refused, SettingsError):
+            raise refused from error
+        end_process(str(refused))
     finally:
         await admin.close()
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+    if denied := [topic["topic"] for topic in described if topic["error_code"] == TopicAuthorizationFailedError.errno]:
+        raise SettingsError(access_fault(TopicAuthorizationFailedError(denied)))
     if missing := [name for name in names if name not in found]:
         raise SettingsError(f"topics: found none named {', '.join(missing)}, expected them: run `footfall topics apply`")
     if len(set(found.values())) > 1:
@@ -191,7 +198,7 @@ async def _check_changelog(admin: AIOKafkaAdminClient, name: str) -> None:
     """
     try:
         configs = await topic_configs(admin, [name]) or {}
-    except BrokerError as error:
+    except (BrokerError, SettingsError) as error:
         log.warning("changelog_policy_unchecked", topic=name, reason=str(error), action="starting without this check")
         return
     policy = configs.get(name, {}).get("cleanup.policy", ("compact", False))[0]
@@ -202,7 +209,12 @@ async def _check_changelog(admin: AIOKafkaAdminClient, name: str) -> None:
         )
 
 
-def _load_model(settings: Settings) -> Any:
+def load_model(settings: Settings) -> Any:
+    """Load the first model of role scorer. This takes seconds: call it in a thread.
+
+    Raises:
+        SettingsError: the folder cannot be served, whatever is wrong with it: another start would find the same.
+    """
     from schemas.errors import ModelError, RegistryError
     from stream.worker.served_model import ServedModel
 
@@ -210,6 +222,15 @@ def _load_model(settings: Settings) -> Any:
         return ServedModel(settings.checkpoint, threads=settings.model_threads)
     except (ModelError, RegistryError) as error:
         raise SettingsError(f"setting checkpoint: {error}") from error
+    except MemoryError as error:
+        end_process(f"could not load the model in {settings.checkpoint}: {error!r}")
+    except Exception as error:  # a manifest, weights or an encoder that break the code that reads them
+        if "out of memory" in str(error):  # of a device, which another process may free
+            end_process(f"could not load the model in {settings.checkpoint}: {error!r}")
+        raise SettingsError(
+            f"setting checkpoint: found {error!r} while loading {settings.checkpoint}, expected a model that "
+            "`footfall models check` accepts: correct the folder, or set another one"
+        ) from error
 
 
 def _write_status(role: Role, port: int) -> None:

@@ -1,13 +1,14 @@
 """Load the model of role scorer from a checkpoint folder or a registry, and load another one when it is promoted.
 
 A thread loads and warms up the new model while the old one scores. Then one assignment on the event loop replaces the
-model. score_agent reads the model once per chunk, so no request waits, is lost or is scored twice. Start at
-ServedModel.watch.
+model. score_agent reads the model once per chunk, so no request waits, is lost or is scored twice. A refused
+model is loaded again once a file of its folder changes. Start at ServedModel.watch.
 """
 
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -17,9 +18,9 @@ from models.serving.registry import PRODUCTION
 from models.serving.scorer import Scorer
 from schemas.signals import Unread
 from stream.process.exit_codes import crash_only
+from stream.process.file_states import FileState, file_state, file_states
 
 POLL_SECONDS = 1.0
-FileState = tuple[int, int, int]  # inode, size and modification time of production.json, which is replaced by renaming
 
 log = structlog.get_logger()
 
@@ -37,7 +38,9 @@ class ServedModel:
             ModelError, RegistryError: the first model is missing or invalid.
         """
         self._folder, self._threads = folder, threads
-        self._checked_state = _file_state(folder)  # read before the model is loaded, so a promotion in between is noticed later
+        self._promotion = file_state(folder / PRODUCTION)  # read before the model is loaded: a promotion in between counts
+        self._refused_files: Mapping[Path, FileState | None] | None = None  # of the folder when a model was last refused
+        self._last_files: Mapping[Path, FileState | None] = {}
         self.loaded = self.refused = 0
         self.unread: Counter[Unread] = Counter()
         self.scorer = load_scorer(folder, threads=threads)
@@ -50,22 +53,29 @@ class ServedModel:
             await crash_only("model watch", self.reload())
 
     async def reload(self) -> None:
-        """Load the promoted model if production.json changed; keep the old model if the new one fails to load."""
-        state = await asyncio.to_thread(_file_state, self._folder)
-        if state is None or state == self._checked_state:
+        """Load the promoted model if production.json changed, or if files changed since it was refused.
+
+        Keep the old model if the new one fails to load.
+        """
+        promotion = await asyncio.to_thread(file_state, self._folder / PRODUCTION)
+        if promotion is None or (promotion == self._promotion and not await self._repaired()):
             return
-        self._checked_state, was, started = state, self.scorer, time.monotonic()
+        files = await asyncio.to_thread(file_states, [self._folder])  # before the load: a change during it is noticed later
+        self._promotion, was, started = promotion, self.scorer, time.monotonic()
         try:
             scorer = await asyncio.to_thread(self._load)
         except Exception as error:  # any fault of a promoted folder: keep the model in use
             self.refused += 1
+            self._refused_files = self._last_files = files
             log.error(
                 "model_refused",
                 reason=str(error) or repr(error),
                 in_use=was.model_version,
-                action="the model in use keeps scoring; promote one that loads, or roll back, before you restart the worker",
+                action="the model in use keeps scoring; the refused one is loaded again once a file of the folder changes",
+                folder=str(self._folder),
             )
             return
+        self._refused_files = None
         if scorer is not None:
             self.scorer = scorer  # the next chunk reads it
             self.loaded += 1
@@ -78,6 +88,14 @@ class ServedModel:
                 action="scoring with the new model from the next chunk",
             )
 
+    async def _repaired(self) -> bool:
+        """Return whether files changed since a model was refused, and nothing changed since the last call: a copy is done."""
+        if self._refused_files is None:
+            return False
+        files = await asyncio.to_thread(file_states, [self._folder])
+        settled, self._last_files = files == self._last_files, files
+        return settled and files != self._refused_files
+
     def _load(self) -> Scorer | None:
         """Load and warm up the promoted model; return None if it is the one in use."""
         old = self.scorer
@@ -86,12 +104,3 @@ class ServedModel:
             return None
         scorer.warm_up()
         return scorer
-
-
-def _file_state(folder: Path) -> FileState | None:
-    """Return inode, size and time of production.json; None if it is missing or its file system fails."""
-    try:
-        status = (folder / PRODUCTION).stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

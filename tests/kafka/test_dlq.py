@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from schemas.codec import encode
-from schemas.dead_letter import DeadLetter, Reason, read_dead_letter
+from schemas.dead_letter import DeadLetter, Reason, headers_of, read_dead_letter
 from schemas.fields import MAX_EVENT_BYTES
 from schemas.topics import dlq
-from stream.kafka.clients import admin_client
+from stream.kafka.clients import admin_client, output_producer
 from stream.kafka.topic_admin import existing_partitions
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from tests.builders import NOW_MS, click, purchase, search
+from tests.builders import NOW_MS, click, dead_letter, purchase, search
 from tests.harness import Deployment, Worker, folded_rows, until
 from tests.poison import POISON
 
@@ -183,6 +184,52 @@ async def test_a_worker_does_not_start_without_a_dead_letter_topic(deployment: D
 
     assert worker.process.wait(30) == 78
     assert f"found none named {name}" in worker.tail()
+
+
+async def put_letters(deployment: Deployment, *letters: DeadLetter) -> None:
+    """Write dead letters as a worker, or another program, may have written them."""
+    producer = output_producer(deployment.settings)
+    await producer.start()
+    for letter in letters:
+        await producer.send_and_wait(
+            deployment.topic("click.dlq"), letter.value, key=letter.key, partition=0, headers=list(headers_of(letter))
+        )
+    await producer.stop()
+
+
+async def test_letters_that_can_never_be_sent_are_named_and_the_others_are_sent(deployment: Deployment) -> None:
+    topic, now_ms = deployment.topic("click"), int(time.time() * 1000)
+    admin = admin_client(deployment.settings)
+    await admin.start()
+    limits = {"max.message.bytes": "20000", "message.timestamp.after.max.ms": "3600000", "retention.ms": "-1"}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, limits)])
+    await admin.close()
+
+    def letter(offset: int, **changes: Any) -> DeadLetter:
+        value = encode(click(event_id=f"c-{offset}"))
+        facts = {"topic": topic, "partition": 1, "offset": offset, "timestamp_ms": now_ms, "value": value, **changes}
+        return dead_letter(reason=Reason.HANDLER_ERROR, **facts)
+
+    good = [letter(offset) for offset in range(40)]
+    bad = [
+        letter(100, value=b"x" * 100_000),  # larger than the topic now permits
+        letter(101, timestamp_ms=now_ms + 86_400_000),  # later than the topic permits
+        letter(102, timestamp_ms=1 << 70),  # no timestamp at all
+        letter(103, partition=9),
+    ]
+    await put_letters(deployment, *good[:20], *bad, *good[20:])
+
+    code, replayed, stderr = footfall(deployment, "dlq", "replay", "--topic", "click")
+
+    assert code == 3, stderr
+    assert (replayed["sent"], replayed["refused"], replayed["no_partition"], replayed["total"]) == (40, 3, 1, 44)
+    assert {left["offset"]: left["outcome"] for left in replayed["left"]} == {
+        100: "refused", 101: "refused", 102: "refused", 103: "no_partition",
+    }  # fmt: skip
+    assert f"refused: {topic}/1@100, in click.dlq/0@20: MessageSizeTooLargeError" in stderr
+    sent = await deployment.read(topic)
+    assert {record.value for record in sent} == {letter.value for letter in good}
+    assert len(sent) == 40
 
 
 async def test_refused_records_are_replayed_once_their_cause_is_fixed_and_count_once(

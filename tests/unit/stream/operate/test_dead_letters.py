@@ -15,7 +15,15 @@ from schemas.topics import TABLE
 from stream.cli.dlq import as_fields, as_text, since_ms
 from stream.fold.records import EVENT_ID, PartitionTotals, Totals
 from stream.offline.replay_log import LogRecord
-from stream.operate.dead_letters import FoundLetter, headers_again, outcome_of, target_partition
+from stream.operate.dead_letters import (
+    NAMED_AT_MOST,
+    FoundLetter,
+    Replayed,
+    SourceTopic,
+    headers_again,
+    outcome_of,
+    target_partition,
+)
 from stream.process.settings import load_settings
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
@@ -36,13 +44,15 @@ def found(kind: str = "click", **changes: Any) -> FoundLetter:
         ({"timestamp_ms": NOW_MS - DAY_MS}, "expired"),
         ({"timestamp_ms": NOW_MS - DAY_MS, "reason": Reason.FROM_FUTURE}, "sent"),
         ({"topic": "payments"}, "foreign"),
+        ({"partition": 4}, "no_partition"),
+        ({"partition": -1}, "no_partition"),
     ],
     ids=str,
 )
 def test_a_dead_letter_is_sent_unless_its_topic_keeps_no_such_records_or_is_another(
     changes: dict[str, Any], outcome: str
 ) -> None:
-    assert outcome_of(found(**changes), CLICKS, NOW_MS - 1000) == outcome
+    assert outcome_of(found(**changes), SourceTopic(CLICKS, 4, NOW_MS - 1000)) == outcome
 
 
 @pytest.mark.parametrize(
@@ -65,7 +75,23 @@ def test_a_record_with_a_misplaced_key_is_sent_where_the_key_belongs_and_every_o
 
 def test_a_dead_letter_without_its_bytes_is_left() -> None:
     letter = bounded(dead_letter(value=b"x" * 300_000))
-    assert outcome_of(FoundLetter("click", letter, 0, 7, NOW_MS), CLICKS, 0) == "not_whole"
+    assert outcome_of(FoundLetter("click", letter, 0, 7, NOW_MS), SourceTopic(CLICKS, 4)) == "not_whole"
+
+
+def test_a_dead_letter_of_a_topic_that_is_gone_is_left() -> None:
+    assert outcome_of(found(), SourceTopic(CLICKS, 0)) == "no_partition"
+
+
+def test_the_first_letters_of_each_outcome_are_named_and_all_are_counted() -> None:
+    replayed = Replayed()
+    for offset in range(2 * NAMED_AT_MOST):
+        replayed.count(FoundLetter("click", dead_letter(), 3, offset, NOW_MS), "expired")
+        replayed.count(FoundLetter("click", dead_letter(), 3, offset, NOW_MS), "sent")
+    replayed.count(found(), "refused", "too large")
+
+    assert (replayed.outcomes["expired"], replayed.outcomes["sent"], replayed.total) == (40, 40, 81)
+    assert [left.letter_offset for left in replayed.left] == [*range(NAMED_AT_MOST), 7]
+    assert replayed.left[-1].why == "too large"
 
 
 def test_an_event_with_an_id_is_sent_with_its_own_headers_only() -> None:

@@ -1,4 +1,4 @@
-"""Roles as child processes: started again, or not; ended, by us or with us."""
+"""Roles as child processes: started again, at once or after a change; ended, by us or with us."""
 
 import asyncio
 import json
@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from schemas.errors import SettingsError
 from stream.operate.child_processes import running_processes
-from stream.operate.supervisor import Supervisor, environment_of, last_log_lines
+from stream.operate.supervisor import Launch, Supervisor, environment_of, last_log_lines
 from stream.process.settings import load_settings
 
 DEADLINE_SECONDS = 30.0
@@ -26,15 +27,15 @@ async def until(true: Callable[[], object], what: str) -> None:
         await asyncio.sleep(0.01)
 
 
-def supervisor(directory: Path, program: str, **options: object) -> Supervisor:
-    made = Supervisor(
-        dict(os.environ) | {"DIRECTORY": str(directory)},
-        directory,
-        command=lambda role: [sys.executable, "-c", program],
-        roles=("features",),
-        **options,  # type: ignore[arg-type]
-    )
-    made.back_off_seconds = (0.01, 0.05)
+def supervisor(directory: Path, *programs: str, files: Sequence[Path] = (), **options: object) -> Supervisor:
+    """Return a supervisor of one role per program; each reads `files`."""
+    roles = ("features", "scorer")[: len(programs)]
+
+    def launch(role: str) -> Launch:
+        return Launch(dict(os.environ), files, [sys.executable, "-c", programs[roles.index(role)]])
+
+    made = Supervisor(launch, directory, roles=roles, **options)  # type: ignore[arg-type]
+    made.back_off_seconds, made.look_seconds = (0.01, 0.05), 0.02
     return made
 
 
@@ -52,12 +53,99 @@ async def test_a_role_that_fails_is_started_again(tmp_path: Path) -> None:
     assert running.failures == []
 
 
-@pytest.mark.parametrize("code", [0, 78])
-async def test_a_role_that_ends_with_0_or_78_stays_down_and_says_why(code: int, tmp_path: Path) -> None:
-    running = supervisor(tmp_path, f"import sys; print('barrier_ms is wrong'); sys.exit({code})")
+async def test_a_refused_role_waits_for_its_file_and_starts_again_when_that_changes(tmp_path: Path) -> None:
+    lines: list[str] = []
+    policy = tmp_path / "policy"
+    policy.write_text("wrong")
+    program = f"import sys; text = open({str(policy)!r}).read(); print('found', text); sys.exit(78 if text == 'wrong' else 0)"
+    running = supervisor(tmp_path, program, files=[policy], on_line=lambda role, line: lines.append(line))
     await running.start()
-    await asyncio.wait_for(running.ended.wait(), DEADLINE_SECONDS)
-    assert running.failures == [f"features: ended with code {code}; last output: barrier_ms is wrong"]
+    await until(lambda: running.failures, "the refusal")
+    await asyncio.sleep(10 * running.look_seconds)  # no restart may come in this time
+
+    assert running.failures == ["features: ended with code 78; last output: found wrong"]
+    assert f"waits for a change of {policy}" in lines[-1]
+    assert lines.count("found wrong") == 1
+
+    policy.write_text("right")
+    await until(lambda: "found right" in lines, "the start after the change")
+    assert f"features starts again, changed: {policy}" in lines
+    assert await running.stop() == []
+    assert running.failures == []
+
+
+async def test_a_change_while_a_refused_role_still_runs_is_not_missed(tmp_path: Path) -> None:
+    lines: list[str] = []
+    policy = tmp_path / "policy"
+    program = (
+        f"import os, sys; path = {str(policy)!r}\nif os.path.exists(path): print('up')\nelse: open(path, 'w'); sys.exit(78)"
+    )
+    running = supervisor(tmp_path, program, files=[policy], on_line=lambda role, line: lines.append(line))
+    await running.start()
+    await until(lambda: "up" in lines, "the start after the change")
+    await running.stop()
+
+
+async def test_a_refused_role_starts_again_after_a_while_because_its_broker_may_have_changed(tmp_path: Path) -> None:
+    running = supervisor(tmp_path, "import sys; sys.exit(78)")
+    running.retry_seconds = 0.1
+    await running.start()
+    await until(lambda: running.restarts >= 2, "two restarts")
+    await running.stop()
+
+
+async def test_settings_that_became_invalid_keep_a_refused_role_waiting_and_are_named(tmp_path: Path) -> None:
+    lines: list[str] = []
+    file = tmp_path / "footfall.toml"
+
+    def launch(role: str) -> Launch:
+        text = file.read_text() if file.exists() else "78"
+        if not text.isdigit():
+            raise SettingsError(f"found {text}, expected a number")
+        return Launch(dict(os.environ), [file], [sys.executable, "-c", f"import sys; print('started'); sys.exit({text})"])
+
+    running = Supervisor(launch, tmp_path, roles=("features",), on_line=lambda role, line: lines.append(line))
+    running.look_seconds = 0.02
+    await running.start()
+    await until(lambda: running.failures, "the refusal")
+    file.write_text("bad")
+    await until(lambda: running.failures == ["features: found bad, expected a number"], "the error of the settings")
+    file.write_text("1")
+    await until(lambda: lines.count("started") >= 2, "the start with new settings")
+    await running.stop()
+
+
+@pytest.mark.parametrize("end", ["sys.exit(78)", "os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(0)"])
+async def test_the_end_of_one_role_leaves_the_others_running(end: str, tmp_path: Path) -> None:
+    lines: list[tuple[str, str]] = []
+    ending = f"import os, signal, sys; print('ending', flush=True); {end}"
+    running = supervisor(tmp_path, ending, WAIT, on_line=lambda role, line: lines.append((role, line)))
+    await running.start()
+    await until(lambda: ("scorer", "up") in lines and ("features", "ending") in lines, "both starts")
+    pid = running.roles["scorer"].pid
+    await until(lambda: running.failures or running.restarts >= 2, "the end of one role")
+
+    assert running_processes({pid}) == [pid]
+    assert await running.stop() == []
+    assert running.roles["scorer"].restarts == 0
+
+
+async def test_a_role_that_someone_ended_with_sigterm_starts_again(tmp_path: Path) -> None:
+    lines: list[str] = []
+    running = supervisor(tmp_path, WAIT, on_line=lambda role, line: lines.append(line))
+    await running.start()
+    await until(lambda: "up" in lines, "the start")
+    os.kill(running.roles["features"].pid, signal.SIGTERM)
+    await until(lambda: lines.count("up") == 2, "the restart")
+    assert "features ended with code 0: restarting in 0.01 s" in lines
+    await running.stop()
+
+
+async def test_where_restarts_are_bounded_a_refusal_is_final(tmp_path: Path) -> None:
+    running = supervisor(tmp_path, "import sys; print('barrier_ms is wrong'); sys.exit(78)", restarts_at_most=2)
+    await running.start()
+    await until(lambda: running.failures, "the refusal")
+    assert running.failures == ["features: ended with code 78; last output: barrier_ms is wrong"]
     assert running.restarts == 0
     await running.stop()
 
@@ -65,7 +153,7 @@ async def test_a_role_that_ends_with_0_or_78_stays_down_and_says_why(code: int, 
 async def test_a_role_that_keeps_failing_is_given_up_where_a_bound_is_set(tmp_path: Path) -> None:
     running = supervisor(tmp_path, "import sys; sys.exit(75)", restarts_at_most=2)
     await running.start()
-    await asyncio.wait_for(running.ended.wait(), DEADLINE_SECONDS)
+    await until(lambda: running.failures, "the last end")
     assert (running.restarts, running.failures) == (2, ["features: ended with code 75; last output: nothing"])
     await running.stop()
 
@@ -115,10 +203,10 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = f"""
 import asyncio, os, sys
 from pathlib import Path
-from stream.operate.supervisor import Supervisor
+from stream.operate.supervisor import Launch, Supervisor
 async def run():
-    running = Supervisor(dict(os.environ), Path({str(tmp_path)!r}), roles=("features", "scorer"),
-                         command=lambda role: [sys.executable, "-c", {DEAF!r}],
+    launch = Launch(dict(os.environ), (), [sys.executable, "-c", {DEAF!r}])
+    running = Supervisor(lambda role: launch, Path({str(tmp_path)!r}), roles=("features", "scorer"),
                          on_line=lambda role, line: print(running.roles[role].pid, flush=True))
     await running.start()
     await asyncio.sleep(600)

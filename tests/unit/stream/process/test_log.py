@@ -4,7 +4,13 @@ import gc
 import io
 import json
 import logging
+import os
+import select
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,6 +35,7 @@ def restored() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(False)
     structlog.reset_defaults()
 
 
@@ -128,3 +135,67 @@ def test_a_text_line_keeps_the_lines_of_a_traceback(restored: None) -> None:
     except ValueError:
         structlog.get_logger().exception("unexpected")
     assert "Traceback" in stream.getvalue().splitlines()[1] and "\x1b" not in stream.getvalue()
+
+
+STALLED = """
+import logging, os, sys, time
+import structlog
+from stream.process.exit_codes import end_process
+from stream.process.log import configure_logging
+from stream.process.settings import load_settings
+configure_logging(load_settings(log_format="json"), "features")
+started = time.monotonic()
+for n in range(10_000):
+    structlog.get_logger().warning("late_event", number=n, filler="x" * 500)
+    if n % 1000 == 0:
+        logging.getLogger("aiokafka.conn").warning("library %s", n)
+import warnings
+warnings.warn("b'canary' of a library")
+print(time.monotonic() - started, flush=True)
+if sys.argv[1] == "wait":
+    sys.stdin.readline()
+    structlog.get_logger().warning("after")
+end_process("over", code=75)
+"""
+
+
+@contextmanager
+def stalled(what: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a process that logs far more than a pipe holds while nobody reads its stderr; yield it when it has done so."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", STALLED, what], **pipes) as process:
+        try:
+            assert select.select([process.stdout], [], [], 30)[0], "logging blocked the process"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_reader_that_stopped_reading_stderr_blocks_neither_the_process_nor_its_end() -> None:
+    with stalled("end") as process:
+        assert process.stderr is not None
+        assert process.wait(30) == 75
+        first = process.stderr.readline()
+    assert json.loads(first)["event"] == "late_event"
+
+
+def test_a_reader_that_reads_again_learns_how_many_lines_it_missed() -> None:
+    with stalled("wait") as process:
+        assert process.stdin is not None and process.stderr is not None
+        reading = process.stderr
+        os.set_blocking(reading.fileno(), False)
+        data, deadline = b"", time.monotonic() + 30
+        while data.count(b"\n") < 2_000 and time.monotonic() < deadline:
+            data += reading.read() or b""
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        os.set_blocking(reading.fileno(), True)
+        data += reading.read()
+    lines = [json.loads(line) for line in data.splitlines()]
+    written = sum(line["event"] == "late_event" for line in lines)
+    notices = [line for line in lines if line["event"] == "log_lines_dropped"]
+
+    assert written + sum(line["lines"] for line in notices) >= 10_000 > written
+    assert {(line["level"], line["role"]) for line in notices} == {("warning", "features")}
+    assert lines[-1]["event"] == "exit"
+    assert b"canary" not in data

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from models.features.spec import KINDS
 from models.features.user_state import BROWSE, CLICK, PURCHASE, RATING, REVIEW, SEARCH, VISIT, TopicState, new_topic
+from schemas.errors import SettingsError
 from schemas.events import Event
 from schemas.signals import AdTrigger, Suppression, SuppressionReason
 from schemas.time_units import HOUR_MS, MINUTE_MS
@@ -303,19 +304,19 @@ def test_a_policy_file_with_a_bad_field_is_refused_and_the_field_and_file_are_na
 ) -> None:
     path = policy_file(tmp_path, **{field: value})
 
-    with pytest.raises(ValueError, match=rf"campaigns\[0\]\.{field}") as refused:
+    with pytest.raises(SettingsError, match=rf"campaigns\[0\]\.{field}") as refused:
         load_trigger_policy(path)
     assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize("field", ["cooldown_hours", "expires_minutes"])
 def test_a_policy_file_with_an_infinite_time_is_refused(tmp_path: Path, field: str) -> None:
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(SettingsError, match=field):
         load_trigger_policy(policy_file(tmp_path, **{field: ".inf"}))
 
 
 def test_a_policy_file_with_an_unknown_field_is_refused_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown field `thresholds`"):
+    with pytest.raises(SettingsError, match="unknown field `thresholds`"):
         load_trigger_policy(policy_file(tmp_path, thresholds="0.5"))
 
 
@@ -324,21 +325,34 @@ def test_a_policy_file_without_a_required_field_is_refused_by_its_name(tmp_path:
     path = policy_file(tmp_path)
     path.write_text(path.read_text().replace(f"{field}: {GOOD[field]}, ", ""))
 
-    with pytest.raises(ValueError, match=f"missing required field `{field}`"):
+    with pytest.raises(SettingsError, match=f"missing required field `{field}`"):
         load_trigger_policy(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "campaigns: []", "version: v1", "a: [", "\x00", "version: 1\ncampaigns: []"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "campaigns: []",
+        "version: v1",
+        "a: [",
+        "\x00",
+        "version: 1\ncampaigns: []",
+        "version: 2020-13-45",
+        "a: " + 5000 * "9",
+    ],
+)
 def test_a_file_that_is_no_policy_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(text)
 
-    with pytest.raises(ValueError, match=f"trigger policy {path}"):
+    with pytest.raises(SettingsError, match=f"setting trigger_policy: {path}"):
         load_trigger_policy(path)
 
 
 def test_a_missing_policy_file_is_refused_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.yaml"):
+    with pytest.raises(SettingsError, match=r"none\.yaml"):
         load_trigger_policy(tmp_path / "none.yaml")
 
 
@@ -346,7 +360,7 @@ def test_a_campaign_listed_twice_is_refused_by_its_id(tmp_path: Path) -> None:
     path = policy_file(tmp_path)
     path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
 
-    with pytest.raises(ValueError, match="found campaign a twice"):
+    with pytest.raises(SettingsError, match="found campaign a twice"):
         load_trigger_policy(path)
 
 

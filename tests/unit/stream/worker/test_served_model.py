@@ -99,6 +99,42 @@ async def test_a_model_that_does_not_load_leaves_the_one_in_use_at_work_until_an
     assert (model.scorer.model_version, model.loaded, model.refused) == (three, 1, 1)
 
 
+async def test_a_refused_model_is_loaded_once_its_folder_is_repaired_and_no_file_changes_any_more(registry: Registry) -> None:
+    one = promoted(registry, 1)
+    model = ServedModel(registry.folder, threads=None)
+    two = promoted(registry, 2)
+    weights = registry.checkpoint(two) / WEIGHTS
+    whole = weights.read_bytes()
+    weights.unlink()  # production.json was copied before the weights
+
+    await model.reload()
+    assert (model.scorer.model_version, model.refused) == (one, 1)
+    weights.write_bytes(whole[:-5])
+    await model.reload()
+    weights.write_bytes(whole)
+    await model.reload()
+    assert (model.scorer.model_version, model.refused) == (one, 1)  # nothing is loaded while files still change
+
+    await model.reload()
+    assert (model.scorer.model_version, model.loaded, model.refused) == (two, 1, 1)
+    await model.reload()
+    assert (model.loaded, model.refused) == (1, 1)
+
+
+async def test_a_refused_model_that_is_still_broken_is_refused_once_per_change(registry: Registry) -> None:
+    promoted(registry, 1)
+    model = ServedModel(registry.folder, threads=None)
+    weights = registry.checkpoint(promoted(registry, 2)) / WEIGHTS
+    flip_a_byte(weights)
+    await model.reload()
+
+    weights.write_bytes(b"no weights")
+    for _ in range(4):
+        await model.reload()
+
+    assert (model.loaded, model.refused) == (0, 2)
+
+
 async def test_what_signals_cannot_be_made_of_or_no_note_at_all_leaves_the_model_in_use(registry: Registry) -> None:
     one = promoted(registry, 1)
     model = ServedModel(registry.folder, threads=None)
