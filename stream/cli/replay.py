@@ -56,6 +56,7 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
 
     from schemas.topics import SOURCES
     from stream.logs.event_log import read_log, read_manifest
+    from stream.offline.log_order import in_fold_order
     from stream.offline.replay_files import refuse_used, write_replay
     from stream.offline.replay_log import Replay
 
@@ -64,7 +65,9 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     scorer = None if no_score else _load_scorer(settings)
     replay = Replay(settings, partitions=next(iter(settings.topics().values())).partitions)
     total, started = sum(manifest.events.get(kind, 0) for kind in SOURCES), time.monotonic()
-    events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
+    events = track(
+        in_fold_order(read_log(log)), "replaying", total, console=console, disable=not console.is_terminal, transient=True
+    )
     summary = write_replay(replay, events, scorer, out)
     seconds = time.monotonic() - started
     totals = summary.totals
