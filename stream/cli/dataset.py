@@ -140,10 +140,13 @@ def _write(
     from models.features.spec import FEATURE_SPEC
     from stream.logs.event_log import read_log
     from stream.offline.build_dataset import cut_dataset
+    from stream.offline.log_order import in_fold_order
     from stream.offline.replay_log import settings_of_log
 
     total, settings = sum(log_manifest.events.values()), settings_of_log(settings, log_manifest)
-    events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
+    events = track(
+        in_fold_order(read_log(log)), "replaying", total, console=console, disable=not console.is_terminal, transient=True
+    )
     found = cut_dataset(events, settings, plan)
     if not found.examples and not found.reviews:
         raise ValueError(f"found no users to label in {log}: increase --landmarks, or choose other slices or another log")
@@ -214,6 +217,7 @@ def _lint(
     from models.data.leakage import lint
     from stream.logs.event_log import read_log, read_manifest
     from stream.offline.dataset_prefix import rebuild_examples
+    from stream.offline.log_order import in_fold_order
     from stream.offline.replay_log import settings_of_log
 
     again = None
@@ -221,7 +225,12 @@ def _lint(
         log_manifest = read_manifest(log)
         total = sum(log_manifest.events.values())
         events = track(
-            read_log(log), "searching for leaks", total, console=console, disable=not console.is_terminal, transient=True
+            in_fold_order(read_log(log)),
+            "searching for leaks",
+            total,
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
         )
         again = rebuild_examples(
             events,

@@ -56,6 +56,7 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
 
     from schemas.topics import SOURCES
     from stream.logs.event_log import read_log, read_manifest
+    from stream.offline.log_order import in_fold_order
     from stream.offline.replay_files import refuse_used, write_replay
     from stream.offline.replay_log import Replay, settings_of_log
 
@@ -65,7 +66,9 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     settings = settings_of_log(settings, manifest)
     replay = Replay(settings, partitions=settings.partition_count)
     total, started = sum(manifest.events.get(kind, 0) for kind in SOURCES), time.monotonic()
-    events = track(read_log(log), "replaying", total, console=console, disable=not console.is_terminal, transient=True)
+    events = track(
+        in_fold_order(read_log(log)), "replaying", total, console=console, disable=not console.is_terminal, transient=True
+    )
     summary = write_replay(replay, events, scorer, out)
     seconds = time.monotonic() - started
     totals = summary.totals

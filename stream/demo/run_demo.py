@@ -7,7 +7,7 @@ the present. This module knows nothing about terminals. Start at run_demo.
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
 from pathlib import Path
 
@@ -147,7 +147,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, show: Callable[[De
     return _result(state, len(running_processes(sessions)))
 
 
-def events_of(options: DemoOptions, now_ms: int) -> AbstractContextManager[Iterator[LoggedEvent]]:
+def events_of(options: DemoOptions, now_ms: int) -> AbstractContextManager[Iterable[LoggedEvent]]:
     """Return the demo's events: from a log, or from a simulated year.
 
     Raises:

@@ -1,8 +1,8 @@
 """Merge the fetched records of several topics into one stream per partition number, ordered by time.
 
-The order is record timestamp, then topic, then offset. A record is released once no topic can still deliver an earlier one.
-By default, only a topic with unread records on the broker holds the others back, so live traffic is released at once. This
-module knows neither Faust nor shops. Start at Alignment.release.
+The order is arrival time (ordering.ArrivalTimes), then topic, then offset. A record is released once no topic can still
+deliver an earlier one. By default, only a topic with unread records on the broker holds the others back, so live traffic is
+released at once. This module knows neither Faust nor shops. Start at Alignment.release.
 """
 
 import time
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 from msgspec import Struct
 
-from stream.fold.ordering import first_key_of, merged, order_keys, time_of
+from stream.fold.ordering import ArrivalTimes, first_key_of, merged, order_keys, time_of
 
 PAUSE_SECONDS = 3.0  # while the role is not busy, it fetches at least once a second
 
@@ -71,6 +71,7 @@ class Alignment:
         self._order, self._unaligned, self._limits, self._now = dict(order), frozenset(unaligned), limits, monotonic
         self._buffers: dict[int, dict[TopicPartition, list[tuple[int, Any]]]] = {}
         self._unaligned_buffers: dict[TopicPartition, list[Any]] = {}
+        self._times: dict[TopicPartition, ArrivalTimes] = {}
         self._newest_ms: dict[TopicPartition, int] = {}
         self._arrived_at: dict[TopicPartition, float] = {}
         self._waiting_since: dict[int, float] = {}  # when records last arrived in empty buffers, by partition number
@@ -88,6 +89,7 @@ class Alignment:
         for state in (
             self._buffers,
             self._unaligned_buffers,
+            self._times,
             self._newest_ms,
             self._arrived_at,
             self._waiting_since,
@@ -176,11 +178,12 @@ class Alignment:
         if not any(group.values()):
             self._waiting_since[tp.partition] = now
         buffer = group.setdefault(tp, [])
-        newest_ms = self._newest_ms.get(tp, -1)
-        times = [record.timestamp for record in records]
-        keys = order_keys(times, rank, reached_ms=newest_ms)
-        buffer.extend(zip(keys, records, strict=True))
-        self._newest_ms[tp] = time_of(keys[-1])
+        arrivals = self._times.setdefault(tp, ArrivalTimes()).add([record.timestamp for record in records])
+        if changed := min(len(arrivals) - len(records), len(buffer)):  # arrival times that these records changed
+            records = [*(record for _, record in buffer[-changed:]), *records]
+            del buffer[-changed:]
+        buffer.extend(zip(order_keys(arrivals[-len(records) :], rank), records, strict=True))
+        self._newest_ms[tp] = arrivals[-1]
 
     def release(
         self,
@@ -234,8 +237,14 @@ class Alignment:
         return [taken] if taken else []
 
     def _bound(self, tp: TopicPartition) -> int:
-        """Return the time before which this partition delivers no more records; a full buffer releases its newest time too."""
-        return self._newest_ms.get(tp, -1) + (1 if self._is_full(tp) else 0)
+        """Return the time before which this partition delivers no more records.
+
+        A full buffer releases this time too, and at least its first record, so that fetching goes on.
+        """
+        bound_ms = self._times[tp].bound_ms if tp in self._times else -1
+        if self._is_full(tp):
+            return max(bound_ms, time_of(self._buffers[tp.partition][tp][0][0])) + 1
+        return bound_ms
 
     def _is_full(self, tp: TopicPartition) -> bool:
         return len(self._buffers.get(tp.partition, {}).get(tp, ())) >= self._limits.buffer_records

@@ -20,7 +20,6 @@ from schemas.time_units import DAY_MS
 from schemas.topics import SIGNALS, SOURCES
 
 if TYPE_CHECKING:  # loaded where a log is read or written: a role that does neither starts without it
-    import numpy as np
     from duckdb import DuckDBPyConnection
 
 MANIFEST, UNFINISHED = "manifest.json", "unfinished"  # the other is a folder of events that are not sorted yet
@@ -163,12 +162,14 @@ class LogWriter:
                 self._write_waiting()
 
     def _write_waiting(self) -> None:
+        from stream.logs.event_columns import columns_of
+
         batch, self._waiting = self._waiting, []
         found = Counter(event.kind for event in batch)
         if unknown := sorted(set(found) - set(KINDS)):
             raise LogError(f"found events of kind {', '.join(unknown)}, expected {', '.join(KINDS)}: correct the source")
         self._counts += found
-        self._database.register("batch", _columns(batch))
+        self._database.register("batch", columns_of(batch))
         self._database.execute(f"INSERT INTO arrived SELECT {COLUMNS} FROM batch")
         self._database.unregister("batch")
 
@@ -205,38 +206,63 @@ class LogWriter:
         return manifest
 
 
-def read_log(directory: Path, kinds: Collection[str] | None = None) -> Iterator[LoggedEvent]:
-    """Read events in order of arrival, day file by day file; one batch is in memory.
-
-    Reads the source topics' events unless `kinds` says otherwise.
+class EventLog:
+    """The events of a log in order of arrival; each iteration reads the files again, with one batch in memory.
 
     Raises:
         LogError: no manifest, a damaged file, events out of order, or fewer or more than the manifest says.
     """
-    import duckdb
 
-    manifest = read_manifest(directory)
-    wanted = list(SOURCES if kinds is None else kinds)
-    expected = sum(manifest.events.get(kind, 0) for kind in wanted)
-    last_ms, count = -(1 << 63), 0
-    with duckdb.connect(config={"memory_limit": MEMORY, "threads": 1}) as database:  # more would mix a large file's rows
-        for path in sorted(directory.glob("events-*.parquet")):
-            for batch in _batches(database, path, wanted):
-                count += len(batch)
-                for kind, record_ms, key, value, partition, offset, headers in batch:
-                    if record_ms < last_ms:
+    def __init__(self, directory: Path, kinds: Collection[str]) -> None:
+        """Read these kinds of events."""
+        self.directory, self.kinds = directory, list(kinds)
+
+    def __iter__(self) -> Iterator[LoggedEvent]:
+        import duckdb
+
+        expected, last_ms, count = self.expected(), -(1 << 63), 0
+        with duckdb.connect(config={"memory_limit": MEMORY, "threads": 1}) as database:  # more would mix a large file's rows
+            for path in self.files():
+                for event in self.of_file(database, path):
+                    if event.record_ms < last_ms:
                         raise LogError(
-                            f"found record_ms {record_ms} after {last_ms} in {path}, expected ascending times: import or "
+                            f"found record_ms {event.record_ms} after {last_ms} in {path}, expected ascending times: import or "
                             "record the log again"
                         )
-                    last_ms = record_ms
-                    named = tuple((header["name"], header["value"]) for header in headers) if headers else ()
-                    yield LoggedEvent(kind, record_ms, key, value, partition, offset, named)
-    if count != expected:
-        raise LogError(
-            f"{directory}: found {count} events of {', '.join(wanted)}, expected {expected} as {MANIFEST} says: a file was "
-            "added or is missing; undo that or write the log again"
-        )
+                    last_ms = event.record_ms
+                    count += 1
+                    yield event
+        self.check_count(count, expected)
+
+    def files(self) -> list[Path]:
+        """Return the files of all days, in order."""
+        return sorted(self.directory.glob("events-*.parquet"))
+
+    def of_file(self, database: "DuckDBPyConnection", path: Path) -> Iterator[LoggedEvent]:
+        """Yield the events of one file in its order."""
+        query = f"SELECT {COLUMNS} FROM read_parquet($path) WHERE list_contains($kinds, kind)"
+        return read_events(database, query, path, path=str(path), kinds=self.kinds)
+
+    def expected(self) -> int:
+        """Return how many events the manifest promises."""
+        manifest = read_manifest(self.directory)
+        return sum(manifest.events.get(kind, 0) for kind in self.kinds)
+
+    def check_count(self, found: int, expected: int) -> None:
+        """Refuse a log with another number of events than its manifest promises."""
+        if found != expected:
+            raise LogError(
+                f"{self.directory}: found {found} events of {', '.join(self.kinds)}, expected {expected} as {MANIFEST} says: a "
+                "file was added or is missing; undo that or write the log again"
+            )
+
+
+def read_log(directory: Path, kinds: Collection[str] | None = None) -> EventLog:
+    """Return a log's events in order of arrival, of the source topics unless `kinds` says otherwise.
+
+    Where producers' clocks disagree, this is not the order of offsets: log_order.in_fold_order gives that.
+    """
+    return EventLog(directory, SOURCES if kinds is None else kinds)
 
 
 def read_manifest(directory: Path) -> LogManifest:
@@ -276,37 +302,15 @@ def day_file(day: int) -> str:
     return f"events-{datetime.fromtimestamp(day * DAY_MS / 1000, UTC):%Y-%m-%d}.parquet"
 
 
-def _batches(database: "DuckDBPyConnection", path: Path, kinds: list[str]) -> Iterator[list[tuple[Any, ...]]]:
-    """Read the rows of one day file in batches, in the order of the file."""
+def read_events(database: "DuckDBPyConnection", query: str, where: Path, **values: Any) -> Iterator[LoggedEvent]:
+    """Yield the events that a query for COLUMNS gives, in its order; an error of DuckDB names the file or folder `where`."""
     import duckdb
 
-    query = f"SELECT {COLUMNS} FROM read_parquet($path) WHERE list_contains($kinds, kind)"
     try:
-        rows = database.execute(query, {"path": str(path), "kinds": kinds})
+        rows = database.execute(query, values)
         while batch := rows.fetchmany(READ_BATCH):
-            yield batch
+            for kind, record_ms, key, value, partition, offset, headers in batch:
+                named = tuple((header["name"], header["value"]) for header in headers) if headers else ()
+                yield LoggedEvent(kind, record_ms, key, value, partition, offset, named)
     except duckdb.Error as error:
-        raise LogError(f"{path} is damaged ({error}), expected a day of an event log: write the log again") from error
-
-
-def _columns(batch: list[LoggedEvent]) -> "dict[str, np.ndarray[Any, Any]]":
-    """Convert events to columns, each (B,)."""
-    import numpy as np
-
-    return {
-        "kind": _objects([event.kind for event in batch]),
-        "record_ms": np.array([event.record_ms for event in batch], dtype=np.int64),
-        "key": _objects([event.key for event in batch]),
-        "value": _objects([event.value for event in batch]),
-        "partition": _objects([event.partition for event in batch]),
-        "offset": _objects([event.offset for event in batch]),
-        "headers": _objects([[{"name": name, "value": value} for name, value in event.headers] for event in batch]),
-    }
-
-
-def _objects(values: list[Any]) -> "np.ndarray[Any, Any]":
-    import numpy as np
-
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
+        raise LogError(f"{where} is damaged ({error}), expected a day of an event log: write the log again") from error

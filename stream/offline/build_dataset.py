@@ -33,9 +33,9 @@ from schemas.dead_letter import DeadLetter
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review
 from schemas.scoring import ScoreRequest
 from schemas.topics import SOURCES
-from stream.fold.ordering import aligned
 from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
+from stream.offline.log_order import in_fold_order
 from stream.offline.replay_log import LogRecord, Replay
 from stream.process.settings import Settings
 from stream.roles.build import features_fold
@@ -270,7 +270,7 @@ def numbered(
 ) -> Iterator[tuple[str, LogRecord]]:
     """Yield a log's records in replay order: each kind, and the record with its partition and offset in the replay."""
     replay = Replay(settings, partitions=settings.partition_count)
-    for event in aligned(events):
+    for event in in_fold_order(events):
         if digest is not None:
             digest.update(repr((event.kind, event.record_ms, event.key, event.value)).encode())
         yield event.kind, replay.number(event)

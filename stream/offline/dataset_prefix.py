@@ -67,10 +67,9 @@ def _resample(example: Example, records: Sequence[tuple[str, LogRecord]], settin
     """Sample a user again, from only the records that had arrived by the landmark, or by the event scored."""
     wanted = example.request
     at_landmark = wanted.due == LANDMARK
-    until_ms = example.landmark_ms if at_landmark else wanted.source.timestamp_ms
     live, sources = LiveFold(features_fold(settings, settings.partition_count)), LabelSources()
     for kind, record in records:
-        if record.timestamp > until_ms:
+        if at_landmark and record.timestamp > example.landmark_ms:
             break
         folded = live.fold(kind, record)
         if folded.event is not None:

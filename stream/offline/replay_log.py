@@ -18,10 +18,10 @@ from models.features.user_state import UserState
 from schemas.codec import encode
 from schemas.scoring import ScoreRequest
 from schemas.time_units import DAY_MS
-from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
 from stream.fold.records import Output, PartitionTotals, Totals
 from stream.logs.event_log import LoggedEvent, LogManifest, read_log, read_manifest
+from stream.offline.log_order import in_fold_order
 from stream.process.settings import Settings
 from stream.roles.build import features_fold, triggers_fold
 from stream.roles.scorer_fold import render_signals
@@ -81,9 +81,9 @@ class Replay:
         return partition_of(key, self._partitions, self._partitioner)
 
     def fold(self, events: Iterable[LoggedEvent]) -> Iterator[Output]:
-        """Fold a log's events in order and yield the outputs of role features: score requests and dead letters."""
+        """Fold events in the order of log_order.in_fold_order; yield role features' score requests and dead letters."""
         touched, fold = set[bytes | None](), self.features.fold
-        for event in aligned(events):
+        for event in in_fold_order(events):
             record = self.number(event)
             partition = record.partition
             yield from fold(self.rows[partition], self.totals[partition], [record], event.record_ms).outputs

@@ -18,12 +18,12 @@ from msgspec import Struct, field
 from schemas.errors import BrokerError
 from schemas.time_units import DAY_MS, HOUR_MS
 from schemas.topics import SOURCES
-from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
 from stream.kafka.clients import admin_client, output_producer
 from stream.kafka.connection_check import broker_error
 from stream.kafka.topic_admin import existing_partitions, topic_configs
 from stream.logs.event_log import LoggedEvent
+from stream.offline.log_order import in_fold_order
 from stream.process.settings import Settings
 from stream.roles.features_fold import SENT_AT
 
@@ -124,7 +124,7 @@ async def send_events(
         batches = _Batches(producer, settings, partitions, sent)
         started = time.monotonic()
         try:
-            for number, event in enumerate(aligned(events)):
+            for number, event in enumerate(in_fold_order(events)):
                 due = pace(number, event)
                 if due and (wait := started + due - time.monotonic()) > 0:
                     await batches.send_all()

@@ -8,7 +8,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
+from stream.fold import ordering
 from stream.kafka.alignment import Alignment, Chunk, Limits, TopicPartition
+from stream.logs.event_log import LoggedEvent
 from stream.offline.replay_log import LogRecord
 from tests.fakes import FakeClock
 
@@ -354,6 +357,50 @@ def test_times_that_go_backwards_keep_their_topics_offset_order() -> None:
     assert found == [(VISITS, 0, 25), (CLICKS, 0, 30), (CLICKS, 1, 10), (CLICKS, 2, 20), (VISITS, 1, 35), (CLICKS, 3, 40)]
 
 
+def test_one_record_stamped_an_hour_ahead_lets_no_other_topic_run_ahead_in_a_backlog() -> None:
+    aligned, found = alignment(chunk_records=10_000, buffer_records=20_000), list[tuple[str, int, int]]()
+    minutes = [number * MINUTE_MS // 10 for number in range(600)]
+    aligned.add(tp(CLICKS), records(CLICKS, 59 * MINUTE_MS, *minutes[1:300]))
+
+    for first in range(0, 600, 100):
+        aligned.add(tp(VISITS), records(VISITS, *minutes[first : first + 100], first=first))
+        found += passed(released(aligned))
+
+    as_stamped = [place for place in found if place != (CLICKS, 0, 59 * MINUTE_MS)]
+    assert as_stamped == sorted(as_stamped, key=lambda place: (place[2], ORDER[place[0]]))
+    assert max(at for topic, _, at in as_stamped if topic == VISITS) <= minutes[299]
+    assert sum(topic == CLICKS for topic, _, _ in found) == 299, "all but the newest, which may still have equals"
+
+
+def test_a_record_stamped_an_hour_ahead_at_the_end_of_a_fetch_waits_for_the_next_ones() -> None:
+    aligned = alignment()
+    aligned.add(tp(CLICKS), records(CLICKS, *range(10), 59 * MINUTE_MS))
+    aligned.add(tp(VISITS), records(VISITS, 5, 20, MINUTE_MS))
+    first = passed(released(aligned, ended=[VISITS]))
+
+    aligned.add(tp(CLICKS), records(CLICKS, 30, 40, first=11))
+    then = passed(released(aligned, ended=[VISITS]))
+
+    assert first[-1] == (CLICKS, 8, 8)
+    assert then == [(CLICKS, 9, 9), (VISITS, 1, 20), (CLICKS, 10, 59 * MINUTE_MS), (CLICKS, 11, 30)]
+
+
+def test_after_a_silent_night_a_full_buffer_is_released_although_nothing_confirms_the_new_time() -> None:
+    aligned = alignment(buffer_records=2)
+    for topic in (CLICKS, VISITS):
+        aligned.add(tp(topic), records(topic, 0))
+        released(aligned)
+        aligned.add(tp(topic), records(topic, DAY_MS, first=1))
+
+    found = passed(released(aligned))
+    for topic in (CLICKS, VISITS):
+        aligned.add(tp(topic), records(topic, DAY_MS + 1, first=2))
+
+    assert found == [(VISITS, 0, 0), (CLICKS, 0, 0)]
+    assert aligned.full() == {tp(CLICKS), tp(VISITS)}
+    assert passed(released(aligned)) == [(VISITS, 1, DAY_MS), (CLICKS, 1, DAY_MS)]
+
+
 def test_records_without_a_time_pass_when_nothing_bounds_them() -> None:
     aligned = alignment()
     aligned.add(tp(CLICKS), records(CLICKS, -1, -1))
@@ -376,7 +423,7 @@ def test_partitions_are_independent() -> None:
 
 LOGS = st.dictionaries(
     st.tuples(st.sampled_from((VISITS, CLICKS, FEEDBACK)), st.integers(0, 1)),
-    st.lists(st.integers(0, 20), min_size=1, max_size=25),
+    st.lists(st.integers(0, 20) | st.integers(0, 2 * HOUR_MS), min_size=1, max_size=25),
     min_size=1,
 )
 
@@ -425,3 +472,31 @@ def test_whatever_the_fetches_all_records_pass_once_in_offset_order_and_sorted_l
             full_buffer = buffer_records <= max(map(len, log.values()))
             assert [at for at, _, _ in ordered] == sorted(at for at, _, _ in ordered)
             assert full_buffer or ordered == sorted(ordered)  # a full buffer lets records of one time pass early
+
+
+@settings(max_examples=200, deadline=None)
+@given(LOGS, st.integers(0, 2**32))
+def test_records_pass_in_the_order_in_which_a_replay_folds_them(logs: dict[tuple[str, int], list[int]], seed: int) -> None:
+    rng, kinds = Random(seed), {VISITS: "visit", CLICKS: "click"}
+    log = [
+        LoggedEvent(kinds[topic], at, b"", b"", partition, 2 * offset)  # every other offset is a gap
+        for (topic, partition), stamps in logs.items()
+        if topic in kinds
+        for offset, at in enumerate(stamps)
+    ]
+    live = Alignment({"visit": 0, "click": 2}, [], Limits(chunk_records=1000, buffer_records=1000), monotonic=FakeClock())
+    rest = {tp(e.kind, e.partition or 0): [x for x in log if (x.kind, x.partition) == (e.kind, e.partition)] for e in log}
+    while rest:
+        found = rng.choice(sorted(rest))
+        size = rng.randint(1, 5)
+        live.add(found, [LogRecord(e.kind, found.partition, e.offset or 0, e.record_ms, b"", b"") for e in rest[found][:size]])
+        rest[found] = rest[found][size:]
+        rest = {place: events for place, events in rest.items() if events}
+
+    chunks = list(live.release([tp(kind, partition) for kind in kinds.values() for partition in (0, 1)], lambda found: True))
+
+    rng.shuffle(log)
+    replayed = list(ordering.aligned(log))
+    for partition in (0, 1):
+        passed_here = [(r.topic, r.offset) for chunk in chunks for r in chunk.records if r.partition == partition]
+        assert passed_here == [(event.kind, event.offset) for event in replayed if event.partition == partition]

@@ -1,22 +1,24 @@
 """The linter finds nothing in an honest dataset, and each planted leak by the name of its column."""
 
 from collections.abc import Callable
+from random import Random
 
 import msgspec
 import pytest
 import xxhash
 
-from models.data.examples import Example, ReviewExample, Slice
+from models.data.examples import LANDMARK, Example, ReviewExample, Slice
 from models.data.landmarks import Sampling, periods_of
 from models.data.leakage import Verdict, lint
 from models.features.spec import FEATURE_SPEC
 from schemas.scoring import ScoreRequest
-from schemas.time_units import DAY_MS
+from schemas.time_units import DAY_MS, MINUTE_MS
 from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.build_dataset import Cut, Plan, cut_dataset
 from stream.offline.dataset_prefix import rebuild_examples
+from stream.offline.replay_log import Replay
 from stream.process.settings import Settings, load_settings
 from tests.builders import history_entry
 
@@ -84,6 +86,25 @@ def test_an_honest_dataset_has_no_leak(plan: Plan, cut: Cut, again: dict[int, Ex
         "identity": len(cut.examples),
         "split": len(cut.examples) + len(cut.reviews),
     }
+
+
+def test_a_dataset_of_producers_whose_clocks_disagree_has_no_leak(
+    log: list[LoggedEvent], settings: Settings, plan: Plan
+) -> None:
+    replay, random, recorded = Replay(settings, partitions=4), Random(5), list[LoggedEvent]()
+    for event in log:
+        record, ahead_ms = replay.number(event), random.choice((0, 6 * MINUTE_MS))
+        place = {"partition": record.partition, "offset": 2 * record.offset}  # every other offset is a transaction marker
+        recorded.append(msgspec.structs.replace(event, record_ms=event.record_ms + ahead_ms, **place))
+    recorded.sort(key=lambda event: event.record_ms)
+
+    cut = cut_dataset(recorded, settings, plan)
+    again = rebuild_examples(
+        recorded, settings, cut.examples, periods=plan.periods, labelling=plan.labelling, categories={}, seed=1, sample=500
+    )
+
+    assert searched(plan, cut.examples, cut.reviews, again).leaks == ()
+    assert {example.request.due == LANDMARK for example in cut.examples} == {False, True}
 
 
 def test_a_feature_that_counts_the_future_differs_from_what_a_prefix_gives(

@@ -8,7 +8,9 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from models.features.row_codec import encode_row
 from models.features.spec import KINDS
-from stream.fold.ordering import DISORDER_MS, aligned, in_offset_order
+from schemas.codec import encode
+from schemas.time_units import MINUTE_MS
+from stream.fold.ordering import aligned
 from stream.fold.partitioner import partition_of
 from stream.fold.records import Output, PartitionTotals
 from stream.logs.event_log import LoggedEvent
@@ -17,6 +19,7 @@ from stream.logs.simulate.shopper import SimulatorConfig
 from stream.offline.replay_log import LogRecord, Replay
 from stream.process.settings import Settings, load_settings
 from stream.roles.build import features_fold
+from tests.builders import NOW_MS, click, visit
 from tests.harness import folded_rows
 
 PARTITIONS = 3
@@ -132,10 +135,6 @@ def test_offsets_are_numbered_per_topic_and_partition(settings: Settings) -> Non
     assert numbered == [0, 0, 0, 1, 1, 1]
 
 
-def recorded(kind: str, offset: int, at: int, partition: int = 0) -> LoggedEvent:
-    return LoggedEvent(kind, at, b"u-1", b"{}", partition, offset)
-
-
 def test_a_recorded_event_keeps_its_place_and_headers_in_a_replay(settings: Settings) -> None:
     event = LoggedEvent("click", 5, b"u-1", b"{}", 11, 70, (("x-event-id", b"first"),))
 
@@ -144,21 +143,24 @@ def test_a_recorded_event_keeps_its_place_and_headers_in_a_replay(settings: Sett
     assert found == LogRecord("shop.clicks.v1", 11, 70, 5, b"u-1", b"{}", (("x-event-id", b"first"),))
 
 
-def test_recorded_events_of_a_partition_are_folded_by_offset_where_producers_clocks_disagree() -> None:
-    log = [recorded("click", 1, 10), recorded("click", 0, 12), recorded("visit", 0, 12), recorded("click", 2, 13)]
+def test_rows_of_a_live_run_whose_producers_clocks_disagree_are_those_of_its_replay(settings: Settings) -> None:
+    def event(kind: str, build: Any, offset: int, at: int, ahead: int, user: str) -> LoggedEvent:
+        value = encode(build(user_id=user, event_time_ms=at, event_id=f"{kind}-{offset}"))
+        return LoggedEvent(kind, at + ahead, user.encode(), value, 0, offset)
 
-    found = [(event.kind, event.offset) for event in aligned(log)]
+    clicks = [event("click", click, n, NOW_MS + n * 1000, (15 * MINUTE_MS if n == 0 else 0), "u") for n in range(3)]
+    visits = [event("visit", visit, 2 * n, NOW_MS + n * MINUTE_MS, 0, "v") for n in range(20)]
+    live, rows = PartitionTotals(), dict[bytes, Any]()
+    for found in [*clicks, *visits]:  # in offset order, as a broker gives them
+        numbered = Replay(settings, partitions=1).number(found)
+        features_fold(settings).fold(rows, live, [numbered], found.record_ms)
 
-    assert found == [("click", 0), ("click", 1), ("visit", 0), ("click", 2)]
+    replay = Replay(settings, partitions=1)
+    list(replay.fold(sorted([*clicks, *visits], key=lambda event: event.record_ms)))
 
-
-def test_an_offset_that_the_log_lacks_is_awaited_for_a_while_of_its_time_and_no_event_is_lost() -> None:
-    late = DISORDER_MS + 1
-    log = [recorded("click", 0, 10), recorded("click", 2, 20), recorded("visit", 0, 30), recorded("visit", 1, 30 + 2 * late)]
-
-    found = [(event.kind, event.offset) for event in in_offset_order([*log, recorded("click", 5, 40 + 2 * late)])]
-
-    assert found == [("click", 0), ("visit", 0), ("visit", 1), ("click", 2), ("click", 5)]
+    assert live.events.applied == 23
+    assert replay.summed() == live.events
+    assert encoded(replay.rows) == encoded({0: rows})
 
 
 def test_putting_rows_back_to_bytes_changes_no_output(
