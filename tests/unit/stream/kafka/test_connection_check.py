@@ -170,7 +170,7 @@ async def test_an_error_of_a_client_becomes_a_setting_to_correct_or_a_broker_tha
         ),
         (errors.ClusterAuthorizationFailedError(), ["ACL of a cluster", "Create"]),
     ],
-    ids=str,
+    ids=["topic", "topics", "group", "transactional id", "cluster"],
 )
 def test_a_missing_acl_names_what_it_is_about(error: Exception, words: list[str]) -> None:
     outer = RuntimeError("wrapped")
