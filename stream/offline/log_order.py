@@ -13,19 +13,18 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.features.spec import KINDS
 from schemas.errors import LogError
 from schemas.time_units import DAY_MS
 from stream.fold.ordering import ArrivalTimes, aligned, by_topic
 from stream.logs.event_log import COLUMNS, MEMORY, EventLog, LoggedEvent, day_file, read_events
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a replay of a list needs neither
+    import numpy as np
     from duckdb import DuckDBPyConnection
+    from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+    Rows = NDArray[np.int64]
 PAGE_ROWS = 122_880  # a row group of DuckDB
 
 # each recorded event's partition, offset and timestamp, and its row in the file of its day
@@ -108,8 +107,10 @@ def _find_moved(database: "DuckDBPyConnection", log: EventLog) -> bool:
     return True
 
 
-def _runs(database: "DuckDBPyConnection") -> Iterator[tuple[int, Rows]]:
+def _runs(database: "DuckDBPyConnection") -> Iterator[tuple[int, "Rows"]]:
     """Yield table `by_offset` in its order, as a partition and some of its timestamps and row numbers, (R, 2)."""
+    import numpy as np
+
     first = 0
     while True:
         query = "SELECT place, record_ms, row_number FROM by_offset WHERE rowid BETWEEN $first AND $last"
@@ -124,8 +125,10 @@ def _runs(database: "DuckDBPyConnection") -> Iterator[tuple[int, Rows]]:
             return
 
 
-def _moved(runs: Iterable[tuple[int, Rows]]) -> Iterator[Rows]:
+def _moved(runs: Iterable[tuple[int, "Rows"]]) -> Iterator["Rows"]:
     """Yield the timestamps, row numbers and arrival times, (M, 3), of events that did not arrive as the files have them."""
+    import numpy as np
+
     for _, of_partition in groupby(runs, key=itemgetter(0)):
         times, waiting, arrivals = ArrivalTimes(), np.empty((0, 2), np.int64), np.empty(0, np.int64)
         last = np.full((1, 2), -1 << 62)
@@ -139,8 +142,10 @@ def _moved(runs: Iterable[tuple[int, Rows]]) -> Iterator[Rows]:
         yield _changed(waiting, arrivals, last)
 
 
-def _changed(rows: Rows, arrivals: Rows, last: Rows) -> Rows:
+def _changed(rows: "Rows", arrivals: "Rows", last: "Rows") -> "Rows":
     """Return those of a partition's rows, after `last`, that arrived at another time or lie behind the next offset's."""
+    import numpy as np
+
     before = np.concatenate((last, rows[:-1]))[: len(rows)]
     swapped = (rows[:, 0] == before[:, 0]) & (rows[:, 1] < before[:, 1])
     changed: Rows = np.column_stack((rows, arrivals))[(arrivals != rows[:, 0]) | swapped]

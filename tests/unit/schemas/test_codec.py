@@ -139,7 +139,13 @@ REFUSED: Mapping[str, tuple[str, bytes | None, bytes | None, Reason]] = {
     "a quoted key": ("click", b'"u-1"', CLICK, Reason.KEY_MISMATCH),
     "a key that is not UTF-8": ("click", b"\xff", CLICK, Reason.KEY_MISMATCH),
 }
-NOT_OF_DECODE = {Reason.UNKNOWN_CURRENCY, Reason.FROM_FUTURE, Reason.HANDLER_ERROR, Reason.SPEC_MISMATCH}
+NOT_OF_DECODE = {
+    Reason.UNKNOWN_CURRENCY,
+    Reason.FROM_FUTURE,
+    Reason.HANDLER_ERROR,
+    Reason.SPEC_MISMATCH,
+    Reason.MISPLACED_KEY,
+}
 
 
 @pytest.mark.parametrize("arrives", REFUSED)

@@ -37,7 +37,7 @@ def bought(user: str, day: float, *, returned: bool = False, price: float = 10.0
 def seen(events: list[Event], user: str) -> Example:
     """The example of a user at the landmark, as a dataset without purchases carries it."""
     settings = load_settings(reporting_currency="EUR")
-    live = LiveFold(features_fold(settings))
+    live = LiveFold(features_fold(settings, settings.partition_count))
     log = [LoggedEvent(type(e).__name__.lower(), e.event_time_ms, e.user_id.encode(), encode_event(e)) for e in events]
     for kind, record in numbered(log, settings):
         live.fold(kind, record)

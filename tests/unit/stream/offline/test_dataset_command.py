@@ -79,7 +79,10 @@ def test_only_last_items_of_some_users_are_asked_for(log: Path, tmp_path: Path) 
     [
         (["--shares", "0.5,0.5"], "expected four that add up to 1"),
         (["--split", "2026-01-10,2026-01-20,someday"], "found date 'someday', expected YYYY-MM-DD"),
-        (["--split", "2026-01-10,2026-01-20,2026-01-15"], "slices ending 2026-01-10 00:00, 2026-01-20 00:00, 2026-01-15 00:00"),
+        (
+            ["--split", "2026-01-10,2026-01-20,2026-01-15"],
+            "slices that end at 2026-01-10 00:00, 2026-01-20 00:00, 2026-01-15",
+        ),
         (["--split", "2026-01-10,2026-01-20"], "2 dates, expected the ends of train, validation and calibration"),
         (["--split", "2026-01-10,2026-01-20,2026-01-25,2027-01-01"], "expected dates within the log"),
         (["--cut", "2027-01-01"], "found a cut at 2027-01-01 00:00, expected one inside a slice (train 2026-01-"),

@@ -153,7 +153,7 @@ def test_rows_of_a_live_run_whose_producers_clocks_disagree_are_those_of_its_rep
     live, rows = PartitionTotals(), dict[bytes, Any]()
     for found in [*clicks, *visits]:  # in offset order, as a broker gives them
         numbered = Replay(settings, partitions=1).number(found)
-        features_fold(settings).fold(rows, live, [numbered], found.record_ms)
+        features_fold(settings, 1).fold(rows, live, [numbered], found.record_ms)
 
     replay = Replay(settings, partitions=1)
     list(replay.fold(sorted([*clicks, *visits], key=lambda event: event.record_ms)))
