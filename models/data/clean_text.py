@@ -59,6 +59,9 @@ class Cleaned(NamedTuple):
     changes: tuple[Change, ...]
 
 
+_NESTED_ESCAPES = re.compile("&(?:amp;)+", re.IGNORECASE)
+
+
 @lru_cache(1 << 14)
 def clean_text(text: str) -> str:
     """Return the text as every model reads it; empty if it has neither letters nor digits. Cleaning again changes nothing."""
@@ -82,6 +85,7 @@ def _entities(text: str) -> str:
     """Replace tags by spaces, and entities by their characters."""
     if "&" not in text and "<" not in text:
         return text
+    text = _NESTED_ESCAPES.sub("&", text)  # each level would need a round of its own
     return TAG.sub(" ", html.unescape(text))
 
 

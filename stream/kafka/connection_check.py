@@ -46,11 +46,11 @@ async def connection_fault(settings: Settings) -> str | None:
     for host, port, _ in collect_hosts(settings.kafka_bootstrap_servers):
         try:
             fault = await _server_fault(settings, host, port)
-        except ConnectionRefusedError:
-            continue
         except socket.gaierror as error:
             if error.errno == socket.EAI_NONAME:
                 faults.append(f"setting kafka_bootstrap_servers: found no address of {host}, expected the name of a broker")
+            continue
+        except OSError:  # refused, timed out, no route, or all of a name's addresses: the server is down or far away
             continue
         if fault is None:
             return None

@@ -5,11 +5,12 @@ would never end. Here the callback only starts the restore; Faust's own recovery
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.tables.recovery import Recovery as FaustRecovery
+
+from schemas.errors import BrokerError
 
 
 class Recovery(FaustRecovery):  # type: ignore[misc]  # Faust has no types
@@ -29,8 +30,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # Faust has no types
         task, self._take_over = self._take_over, None
         if task is not None:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})
 
     async def on_stop(self) -> None:
         """End a restore in progress when the app stops."""
@@ -41,6 +41,10 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # Faust has no types
         try:
             for table in self.tables.values():
                 await table.data.take_over()
+        except asyncio.CancelledError:  # of abandon(), which clears _take_over first; or of a client that was closed
+            if self._take_over is asyncio.current_task():
+                await self.app.crash(BrokerError("found the restore cancelled, expected it to end: start the worker again"))
+            raise
         except Exception as error:  # the top of a task: the app ends with it
             await self.app.crash(error)
             return

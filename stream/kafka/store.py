@@ -18,14 +18,14 @@ from faust.stores import memory
 from faust.types import TP
 from msgspec import Struct
 
-from schemas.errors import StartRefused
+from schemas.errors import BrokerError, StartRefused
 from stream.fold.damaged_row import BESIDE_ROWS
 from stream.fold.records import PartitionTotals
 from stream.fold.rows import RowRules, Rows
 from stream.fold.undo import Undo
 from stream.kafka.clients import plain_consumer, rows_producer
 from stream.kafka.restore_progress import RestoreProgress
-from stream.kafka.topic_reader import open_reader
+from stream.kafka.topic_reader import STALL_SECONDS, open_reader
 from stream.process.exit_codes import crash_only
 from stream.process.fault_points import reach
 from stream.process.settings import Settings
@@ -134,7 +134,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         self.assigned = [aiokafka.TopicPartition(*tp) for tp in assigned if tp.topic == topic]
         kept = {tp.partition for tp in self.assigned} if generation_id == self.generation + 1 else set()
         self.generation, self.taken_over = generation_id, False
-        await self._release({number for number in self.owned if number not in kept})
+        await self._release({number for number, found in self.owned.items() if number not in kept or not found.restored})
         self.rules.partitions = max(1, len(self.assigned))
 
     async def take_over(self) -> None:
@@ -154,7 +154,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             await self._restore(self.assigned, new)  # P5
             reach("P5.restored")
             if not self.checked:  # later partitions come from workers that read the same topics until now
-                await crash_only("restore check", self.check([self.owned[tp.partition] for tp in new]))
+                await crash_only("restore check", self.check([self.owned[tp.partition] for tp in self.assigned]))
                 self.checked = True
             self.taken_over = True
         finally:
@@ -162,17 +162,28 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             await self._release({number for number, partition in self.owned.items() if not partition.restored})
 
     async def _release(self, numbers: set[int]) -> None:
-        for number in numbers:
-            await self.owned.pop(number).producer.stop()
+        producers = [self.owned.pop(number).producer for number in numbers]
+        await asyncio.gather(*(producer.stop() for producer in producers), return_exceptions=True)  # nothing is in flight
 
     async def _fence(self, number: int) -> None:
-        """Take the partition's transactional id: the broker aborts the previous owner's transaction and rejects its writes."""
+        """Take the partition's transactional id: the broker aborts the previous owner's transaction and rejects its writes.
+
+        Raises:
+            BrokerError: the broker did not grant it within STALL_SECONDS.
+        """
         transactional_id = f"{self.app.conf.id}-{number}" if self.settings.transactions else None
         producer = rows_producer(self.settings, transactional_id)
         self.owned[number] = Partition(number, producer, Rows(self.rules))
-        await producer.start()
-        if transactional_id is not None:
-            await producer._txn_manager.wait_for_pid()
+        try:
+            async with asyncio.timeout(STALL_SECONDS):  # aiokafka retries for ever
+                await producer.start()
+                if transactional_id is not None:
+                    await producer._txn_manager.wait_for_pid()
+        except TimeoutError:
+            raise BrokerError(
+                f"partition {number}: found no transactional id {transactional_id} within {STALL_SECONDS:g} s, expected the "
+                "coordinator to grant it: check the brokers that hold __transaction_state"
+            ) from None
 
     async def _restore(self, owned: list[aiokafka.TopicPartition], new: list[aiokafka.TopicPartition]) -> None:
         """Read the committed rows of new partitions and the end offsets of all owned changelog partitions."""

@@ -70,6 +70,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
     """Run Faust's fetch thread with a short fetch wait, and read_committed where transactions are enabled."""
 
     _fetch: asyncio.Future[Any] | None = None
+    _stopped_fetch: asyncio.Future[Any] | None = None
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -82,11 +83,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         """Fetch nothing during a seek: records from the new position would be dropped with those from the old one."""
         if self.consumer.seeking:
             return {}
-        self._fetch = asyncio.ensure_future(super()._fetch_records(*args, **kwargs))
+        fetch = self._fetch = asyncio.ensure_future(super()._fetch_records(*args, **kwargs))
         try:
-            return await self._fetch
+            return await fetch
         except asyncio.CancelledError:
-            if not self.consumer.seeking:
+            if self._stopped_fetch is not fetch:
                 raise
             return {}
 
@@ -97,6 +98,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
 
     async def _stop_fetch(self) -> None:
         if self._fetch is not None:
+            self._stopped_fetch = self._fetch
             self._fetch.cancel()
 
     async def committed(self) -> dict[Any, int | None]:
@@ -114,22 +116,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         known: dict[Any, int | None] = {tp: offset if offset >= 0 else None for tp, offset in offsets.items()}
         return known
 
-    async def seek_all(self, positions: Mapping[Any, int | None], *, reset: bool) -> None:
-        """Seek every partition to its position, or to its beginning if that is None.
+    async def seek_all(self, positions: Mapping[Any, int | None], *, reset: bool, epoch: int) -> None:
+        """Seek every partition to its position, or to its beginning if that is None; a later seek makes this one do nothing.
 
-        Without `reset`, a position that retention has deleted raises an error from now on.
+        Without `reset`, a position that retention has deleted raises an error from now on. `epoch` is that of the alignment
+        when this seek began.
         """
-        await self.call_thread(self._seek_all, positions, reset)
+        await self.call_thread(self._seek_all, positions, reset, epoch)
 
-    async def _seek_all(self, positions: Mapping[Any, int | None], reset: bool) -> None:
+    async def _seek_all(self, positions: Mapping[Any, int | None], reset: bool, epoch: int) -> None:
         consumer = self._ensure_consumer()
-        for tp, offset in positions.items():
-            if offset is not None:
-                consumer.seek(tp, offset)
         unset = [tp for tp, offset in positions.items() if offset is None]
-        if unset:
-            for tp, first in (await consumer.beginning_offsets(unset)).items():
-                consumer.seek(tp, first)
+        first = await consumer.beginning_offsets(unset) if unset else {}
+        if self.app.alignment.epoch != epoch:
+            return
+        for tp, offset in positions.items():
+            consumer.seek(tp, first[tp] if offset is None else offset)
         if not reset:
             consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
 
@@ -165,7 +167,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         self.scheduler.consumer = self
         self.next_offset: dict[Any, int] = {}
         self.delivered: dict[Any, int | None] = {}  # positions below which nothing is in flight from the fetch thread
-        self._seeks = 0  # in progress
+        self._seeks, self._one_seek = 0, asyncio.Lock()  # in progress or waiting; Faust's fetcher and recovery both seek
 
     def _new_consumer_thread(self) -> Any:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -220,6 +222,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         notify(self._waiting_for_ack)
         return True
 
+    def ack_up_to(self, ends: Mapping[TopicPartition, int], generation_id: int) -> None:
+        """Acknowledge the first records of a chunk, up to these offsets; the chunk itself is acknowledged later."""
+        if generation_id != self.app.consumer_generation_id:
+            return
+        for tp, offset in ends.items():
+            self.next_offset[tp] = offset
+            self._acked[driver.TP(*tp)] = [offset - 1]
+        self._n_acked += 1
+
     def _new_offset(self, tp: Any) -> int | None:
         if tp.topic not in self.app.alignment.topics():
             found: int | None = super()._new_offset(tp)
@@ -264,9 +275,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         """Seek to where each partition resumes; drop buffered records and those of a fetch in flight: all are fetched again."""
         self._seeks += 1
         try:
-            self.app.alignment.clear()
-            await self._thread.stop_fetch()
-            await super().perform_seek()
+            async with self._one_seek:
+                self.app.alignment.clear()
+                await self._thread.stop_fetch()
+                await super().perform_seek()
         finally:
             self._seeks -= 1
 
@@ -275,9 +287,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         if not self.app.transactions:
             found: dict[Any, int | None] = await super().seek_to_committed()
             return found
+        epoch = self.app.alignment.epoch
         committed, known = await self.app.positions(self._thread.committed)
         positions: dict[Any, int | None] = {**committed, **known}
-        await self._thread.seek_all(positions, reset=not known)
+        await self._thread.seek_all(positions, reset=not known, epoch=epoch)
         return positions
 
     async def _wait_next_records(self, timeout: float) -> Any:

@@ -58,7 +58,8 @@ class LiveFold:
 
     def __init__(self, fold: FeaturesFold) -> None:
         """Start without rows."""
-        self._fold, self._totals, self._rows = fold, PartitionTotals(), dict[bytes, bytes | UserState]()
+        self._fold, self._totals = fold, PartitionTotals()
+        self._rows: dict[int, dict[bytes, bytes | UserState]] = defaultdict(dict)  # by partition: a split user has two rows
         self._newest: dict[bytes, tuple[int, Event, LogRecord]] = {}
         self._decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
         self.refused: Counter[str] = Counter()
@@ -67,7 +68,7 @@ class LiveFold:
         """Fold one record; a late event is returned although the rows do not include it."""
         count = self._totals.events
         applied, late = count.applied, count.late_dropped
-        outputs = self._fold.fold(self._rows, self._totals, [record], record.timestamp).outputs
+        outputs = self._fold.fold(self._rows[record.partition], self._totals, [record], record.timestamp).outputs
         if count.applied == applied and count.late_dropped == late:
             self.refused.update(output.message.reason for output in outputs if isinstance(output.message, DeadLetter))
             return FoldedRecord(None)
@@ -85,7 +86,7 @@ class LiveFold:
         if key not in self._newest:
             return None
         kind, event, record = self._newest[key]
-        state = self._rows[key]
+        state = self._rows[record.partition][key]
         assert isinstance(state, UserState)  # these rows are never encoded
         return self._fold.request(kind, event, record, state, LANDMARK, record.timestamp)
 

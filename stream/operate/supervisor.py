@@ -112,7 +112,7 @@ class Supervisor:
             await asyncio.wait(self._tasks, timeout=self._drain_seconds + KILL_MARGIN_SECONDS)
         for child in self._children.values():
             _send(child, signal.SIGKILL)
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         return running_processes(self.sessions)
 
     def refresh(self) -> None:
@@ -200,16 +200,20 @@ class Supervisor:
         role.port = None
         role.last_lines.clear()
         self._status_file(role).unlink(missing_ok=True)
-        child = await asyncio.create_subprocess_exec(
-            *(launch.command or worker_command(role.role)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**launch.environment, STATUS_FILE: str(self._status_file(role))},
-            limit=1 << 20,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then ends the roles in order
-            preexec_fn=die_with_parent(),
-        )
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *(launch.command or worker_command(role.role)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**launch.environment, STATUS_FILE: str(self._status_file(role))},
+                limit=1 << 20,
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then ends the roles in order
+                preexec_fn=die_with_parent(),
+            )
+        except OSError as error:  # no memory or no process left
+            self._on_line(role.role, f"{role.role} could not be started: {error}")
+            return 1
         role.pid = child.pid
         self.sessions.add(child.pid)
         self._children[role.role] = child

@@ -24,12 +24,11 @@ def file_states(paths: Iterable[Path]) -> Mapping[Path, FileState | None]:
     states: dict[Path, FileState | None] = {}
     for path in paths:
         states[path] = file_state(path)
-        if path.is_dir():
-            try:
-                for number, inner in enumerate(path.rglob("*")):
-                    if number == FILES_AT_MOST:
-                        break
-                    states[inner] = file_state(inner)
-            except OSError:  # it was removed meanwhile
-                continue
+        try:
+            for number, inner in enumerate(path.rglob("*") if path.is_dir() else ()):
+                if number == FILES_AT_MOST:
+                    break
+                states[inner] = file_state(inner)
+        except OSError:  # it was removed meanwhile, or may not be read
+            continue
     return states

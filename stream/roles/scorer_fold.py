@@ -103,6 +103,14 @@ def readable_in_order(
     return readable, held
 
 
+def first_offsets(waiting: Iterable[tuple[Record, ScoreRequest]]) -> dict[int, int]:
+    """Return the offset of each partition's first waiting request."""
+    first: dict[int, int] = {}
+    for record, _ in waiting:
+        first.setdefault(record.partition, record.offset)
+    return first
+
+
 def _check_request(request: ScoreRequest, record: Record) -> None:
     """Refuse a request with the wrong feature vector length, or a source partition other than the record's."""
     width = len(FEATURE_SPEC.names)

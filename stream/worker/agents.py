@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
 from stream.fold.records import Fold, Output, PartitionTotals, Record
 from stream.kafka.alignment import Chunk, TopicPartition
@@ -18,7 +19,7 @@ from stream.kafka.store import RowStore
 from stream.process.exit_codes import end_process
 from stream.process.fault_points import reach
 from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, log_once, score_isolating_errors
-from stream.roles.scorer_fold import decode_requests, readable_in_order, render_signals
+from stream.roles.scorer_fold import decode_requests, first_offsets, readable_in_order, render_signals
 from stream.worker.dead_letter_limit import DeadLetterLimit
 from stream.worker.misplaced_keys import MisplacedKeys
 
@@ -118,11 +119,12 @@ async def score_agent(
     totals: PartitionTotals,
     limit: DeadLetterLimit,
     generation: Callable[[], int],
+    acknowledge: Callable[[Mapping[TopicPartition, int], int], None],
 ) -> None:
     """Run role scorer: score each chunk as a batch of one model, and acknowledge it once its signals are acknowledged.
 
-    A partition is scored in order, up to the first request of a feature spec that the model does not read. The rest of the
-    chunk waits, unacknowledged, until a model reads it.
+    A partition is scored in order, up to the first request of a feature spec that the model does not read. What is before it
+    is acknowledged up to that offset, by `acknowledge` (offsets, generation). The rest waits until a model reads it.
     """
     contiguity, logged = Contiguity(), set[str]()
     async for event in stream:
@@ -131,11 +133,14 @@ async def score_agent(
         chunk: Chunk = event.value
         contiguity.check(event.message.generation_id, chunk, {})
         received_ms = int(time.time() * 1000)
-        waiting, outputs = decode_requests(chunk.records, totals, received_ms)
+        waiting, letters = decode_requests(chunk.records, totals, received_ms)
         posted: list[Output] = []
         while True:
             scorer = model.scorer  # one model per batch
             accepted, waiting = readable_in_order(waiting, scorer.spec_version)
+            held = first_offsets(waiting)
+            outputs = [letter for letter in letters if not _is_behind(letter, held)]
+            letters = [letter for letter in letters if _is_behind(letter, held)]
             requests = [request for _, request in accepted]
             scores = await asyncio.to_thread(score_isolating_errors, scorer, requests) if requests else []
             scored_ms = int(time.time() * 1000)
@@ -159,14 +164,25 @@ async def score_agent(
             await outbox.post(outputs)
             for output in outputs:
                 totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
-            posted, outputs = posted + outputs, []
+            posted += outputs
             if not waiting:
                 break
+            ends = {tp: held.get(tp.partition, end) for tp, end in chunk.ends.items()}
+            if done := {tp: end for tp, end in ends.items() if end > chunk.starts[tp]}:
+                acknowledge(done, event.message.generation_id)
             limit.pause(_needs_spec(scorer, waiting))
             await limit.wait_while_paused()  # the requests stay on the broker: they are not at fault
+            if event.message.generation_id != generation():
+                break  # a rebalance meanwhile: the next owner reads what is not acknowledged
         event.ack()
         limit.count(chunk, posted)
         await limit.wait_while_paused()
+
+
+def _is_behind(letter: Output, held: Mapping[int, int]) -> bool:
+    """Return whether a dead letter's record comes after a request of its partition that waits."""
+    found = letter.message
+    return isinstance(found, DeadLetter) and found.partition in held and found.offset > held[found.partition]
 
 
 def _needs_spec(scorer: "Scorer", waiting: Sequence[tuple[Record, ScoreRequest]]) -> str:

@@ -64,6 +64,11 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     def _create_directories(self) -> None:
         """Create nothing on disk: rows are in memory and in the changelog."""
 
+    def on_rebalance_end(self) -> None:
+        """Begin to read, unless another rebalance revoked partitions meanwhile and their rows are not restored yet."""
+        if self.store is None or self.store.taken_over:
+            super().on_rebalance_end()
+
     async def drained(self) -> None:
         """Make all folded chunks durable; an error ends the process, because Kafka's client would only log it."""
         if self.barrier is not None:
@@ -205,6 +210,7 @@ def _add_score_agent(app: FootfallApp, source: Any, model: "ServedModel", outbox
             totals=app.scorer_totals,
             limit=app.limit,
             generation=lambda: app.consumer_generation_id,
+            acknowledge=app.consumer.ack_up_to,
         )
         await crash_only("scorer", work)
 

@@ -63,3 +63,7 @@ def test_cleaning_what_is_clean_changes_nothing(text: str) -> None:
 
     assert cleaned(once) == (once, ())
     assert not any(unicodedata.category(c) == "Cc" for c in once)
+
+
+def test_escapes_of_escapes_are_read_however_deep() -> None:
+    assert cleaned("&" + "amp;" * 400 + "lt;3 fine").text == cleaned("<3 fine").text

@@ -143,6 +143,13 @@ async def test_one_server_that_answers_is_enough_and_one_that_is_down_is_no_faul
     assert await connection_fault(settings_for(down, "PLAINTEXT", tmp_path)) is None
 
 
+async def test_a_server_without_a_route_or_with_two_addresses_that_refuse_is_no_fault(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for away in (f"localhost:{port}", f"255.255.255.255:{port}"):
+        assert await connection_fault(settings_for(away, "PLAINTEXT", tmp_path, allow_plaintext=True)) is None
+
+
 async def test_an_error_of_a_client_becomes_a_setting_to_correct_or_a_broker_that_is_down(tmp_path: Path) -> None:
     async with listening(FakeListener(mechanisms=["PLAIN"], refusal=58)) as broker:
         settings = settings_for(broker, "SASL_PLAINTEXT", tmp_path, kafka_sasl_mechanism="PLAIN")

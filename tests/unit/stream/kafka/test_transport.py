@@ -402,6 +402,39 @@ async def test_a_seek_ends_a_fetch_that_waits_in_the_thread(app: FootfallApp, mo
     assert await app.consumer._thread._fetch_records() == {}, "a fetch that was queued before the seek fetches nothing"
 
 
+async def test_the_first_records_of_a_chunk_can_be_acknowledged_alone_but_not_those_of_an_older_generation(
+    app: FootfallApp,
+) -> None:
+    tp = TopicPartition(CLICKS, 1)
+    app.consumer_generation_id = 4
+    app.consumer.ack_up_to({tp: 7}, 4)
+    app.consumer.ack_up_to({tp: 9}, 3)
+
+    assert app.consumer.next_offset == {tp: 7}
+    assert app.consumer._acked[driver.TP(*tp)] == [6]
+
+
+async def test_a_seek_that_a_later_one_overtook_moves_nothing(app: FootfallApp) -> None:
+    sought: list[int] = []
+    app.consumer._thread._consumer = SimpleNamespace(seek=lambda tp, offset: sought.append(offset))
+    begun, tp = app.alignment.epoch, AIOKafkaTopicPartition(CLICKS, 1)
+    app.alignment.clear()
+
+    await app.consumer._thread._seek_all({tp: 3}, True, begun)
+    await app.consumer._thread._seek_all({tp: 5}, True, app.alignment.epoch)
+
+    assert sought == [5]
+    app.consumer._thread._consumer = None
+
+
+async def test_reading_does_not_begin_while_rows_of_a_later_rebalance_are_not_restored(app: FootfallApp) -> None:
+    assert app.store is not None
+    app.rebalancing, app.store.taken_over = True, False
+    app.on_rebalance_end()
+
+    assert app.rebalancing
+
+
 async def test_the_first_chunk_after_a_seek_begins_at_the_position_and_not_at_its_first_record(app: FootfallApp) -> None:
     tp = TopicPartition(CLICKS, 1)
     app.alignment.resume_at({tp: 4, TopicPartition(VISITS, 1): None})

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from zlib import crc32
 
 from schemas.codec import encode
-from schemas.dead_letter import DeadLetter
+from schemas.dead_letter import DeadLetter, Reason
 from schemas.events import Event
 from stream.fold.partitioner import murmur2
 from stream.logs.event_log import LoggedEvent, LogManifest, RecordedPartition
+from stream.offline.build_dataset import LiveFold
 from stream.offline.replay_log import Replay, settings_of_log
 from stream.process.settings import load_settings
+from stream.roles.build import features_fold
 from tests.builders import NOW_MS, purchase, visit
 
 PARTITIONS, USERS = 4, [f"crc-{number}" for number in range(20)]
@@ -86,3 +88,22 @@ def test_a_recorded_log_is_replayed_with_the_partition_count_of_its_topics() -> 
 
     assert settings_of_log(settings, known).partition_count == 7
     assert settings_of_log(settings, made).partition_count == 12
+
+
+def test_a_dataset_refuses_the_same_misplaced_records_as_a_replay() -> None:
+    user = next(user for user in USERS if by_crc32(user) != by_murmur2(user))
+    home, other = by_murmur2(user), by_crc32(user)
+    places = [(home, 50), (other, 60), (home, 51), (other, 3)]
+    events = [
+        recorded("visit", visit(user_id=user, event_id=f"v-{number}", event_time_ms=NOW_MS), partition, offset)
+        for number, (partition, offset) in enumerate(places)
+    ]
+    settings = load_settings()
+    replay, live = Replay(settings, partitions=PARTITIONS), LiveFold(features_fold(settings, PARTITIONS))
+
+    folded = [live.fold(event.kind, replay.number(event)).applied for event in events]
+    list(replay.fold(events))
+
+    assert (replay.summed().applied, replay.summed().dead_lettered) == (2, 2)
+    assert folded == [True, False, True, False]
+    assert live.refused == {Reason.MISPLACED_KEY: 2}

@@ -65,6 +65,7 @@ async def work_on(
         totals=totals,
         limit=limit,
         generation=lambda: 1,
+        acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
     )
     return totals, limit, calls
 
@@ -143,6 +144,7 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
             totals=totals,
             limit=limit,
             generation=lambda: 1,
+            acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
         )
     )
     for _ in range(20):
@@ -167,9 +169,10 @@ async def test_a_chunk_of_two_feature_specs_is_scored_in_order_per_partition_by_
     calls: list[tuple[Any, ...]] = []
     aligned = Alignment({}, ["requests"], Limits(chunk_records=64, buffer_records=512))
     tps = [TopicPartition("requests", partition) for partition in range(2)]
-    for tp, specs in zip(tps, (["old", "old", "new"], ["new", "old"]), strict=True):
+    for tp, specs in zip(tps, (["old", "bad", "new", "bad"], ["new", "old"]), strict=True):
         made = [replace(SOUND, spec_version=spec, source=source_position(partition=tp.partition)) for spec in specs]
-        aligned.add(tp, [LogRecord(*tp, n, NOW_MS, one.user_id.encode(), encode(one)) for n, one in enumerate(made)])
+        values = [b"{}" if one.spec_version == "bad" else encode(one) for one in made]
+        aligned.add(tp, [LogRecord(*tp, n, NOW_MS, b"u-1", value) for n, value in enumerate(values)])
     [chunk] = aligned.release(tps, lambda tp: True, unaligned_chunks=1)
     event = FakeEvent("chunk", chunk, calls)
     event.message = SimpleNamespace(generation_id=1)
@@ -189,19 +192,24 @@ async def test_a_chunk_of_two_feature_specs_is_scored_in_order_per_partition_by_
             totals=totals,
             limit=limit,
             generation=lambda: 1,
+            acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
         )
     )
+    letters: list[int] = []
     for spec in ("new", "old"):
         while not limit.paused:
             await asyncio.sleep(0.001)
         assert ("ack", "chunk") not in calls
+        letters.append(sum(len(keys) for name, topic, keys in calls if topic == "score-request.dlq"))
         scorer.spec_version = spec
         limit.resume()
     await working
 
-    assert taken == [[("old", 0), ("old", 0)], [("new", 0), ("new", 1)], [("old", 1)]]
-    assert calls[-1] == ("ack", "chunk")
-    assert (totals.events.events_in, totals.events.applied, totals.events.dead_lettered) == (5, 5, 0)
+    assert taken == [[("old", 0)], [("new", 0), ("new", 1)], [("old", 1)]]
+    assert letters == [1, 2], "a dead letter behind a request that waits must not overtake it"
+    acked = [call for call in calls if call[0].startswith("ack")]
+    assert acked == [("ack up to", {tps[0]: 2}, 1), ("ack up to", {tps[0]: 4, tps[1]: 1}, 1), ("ack", "chunk")]
+    assert (totals.events.events_in, totals.events.applied, totals.events.dead_lettered) == (6, 4, 2)
 
 
 # ------------------------------------------------------------------------------------------- offsets that do not continue
