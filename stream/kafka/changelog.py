@@ -14,7 +14,7 @@ from stream.fold.partitioner import partition_of
 from stream.fold.records import PartitionTotals
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.connection_check import broker_error
-from stream.kafka.store import META_KEY, MetaRow
+from stream.kafka.store import META_KEY, decode_meta
 from stream.kafka.topic_admin import existing_partitions
 from stream.kafka.topic_reader import open_reader
 from stream.process.settings import Settings
@@ -97,7 +97,7 @@ def _add(found: PartitionRows, record: ConsumerRecord) -> None:
     key, value = record.key, record.value
     if key == META_KEY:
         found.has_meta = value is not None
-        meta = msgspec.msgpack.decode(value, type=MetaRow) if value is not None else None
+        meta = decode_meta(value) if value is not None else None
         found.totals, found.offsets = (PartitionTotals(), {}) if meta is None else (meta.totals, meta.offsets)
         found.partitioner = "" if meta is None else meta.partitioner
     elif key is not None:

@@ -18,7 +18,7 @@ from faust.stores import memory
 from faust.types import TP
 from msgspec import Struct
 
-from schemas.errors import BrokerError, StartRefused
+from schemas.errors import BrokerError, RowVersionError, StartRefused
 from stream.fold.damaged_row import BESIDE_ROWS
 from stream.fold.records import PartitionTotals
 from stream.fold.rows import RowRules, Rows
@@ -52,6 +52,24 @@ class MetaRow(Struct, array_like=True):
     times: dict[str, int] = {}
     partitions: int = 0
     partitioner: str = "murmur2"
+
+
+class _MetaVersion(Struct, array_like=True):
+    version: int
+
+
+def decode_meta(row: bytes) -> MetaRow:
+    """Decode a meta row.
+
+    Raises:
+        RowVersionError: a version of Footfall wrote it whose meta rows this one does not know.
+    """
+    version = msgspec.msgpack.decode(row, type=_MetaVersion).version
+    if version != META_VERSION:
+        raise RowVersionError(
+            f"found a meta row of version {version}, expected {META_VERSION}: run the Footfall version that wrote it"
+        )
+    return msgspec.msgpack.decode(row, type=MetaRow)
 
 
 class Partition(Struct):
@@ -226,13 +244,13 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         """Load the meta row, delete tombstones and keys that are not users, and check the version of every row.
 
         Raises:
-            RowVersionError: a row's version is unknown; nothing was written to this partition.
+            RowVersionError: the version of a row or of the meta row is unknown; nothing was written to this partition.
             StartRefused: the rows were folded with another partitioner; nothing was written to this partition.
         """
         rows = partition.rows
         meta = rows.get(META_KEY)
         if meta is not None:
-            found = msgspec.msgpack.decode(meta, type=MetaRow)
+            found = decode_meta(meta)
             check_partitioner(partition.number, found, self.settings.partitioner)
             partition.totals, partition.offsets, partition.times = found.totals, found.offsets, found.times
             partition.partitions, partition.meta = found.partitions, meta
