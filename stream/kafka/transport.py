@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import faust
-from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 from faust.transport import drivers
 from faust.transport.drivers import aiokafka as driver
@@ -19,13 +18,12 @@ from mode.services import Service
 from mode.utils.futures import notify
 
 from stream.kafka.alignment import Alignment, Chunk, TopicPartition
+from stream.kafka.fetch_thread import ConsumerThread
 from stream.kafka.library_patches import patch_libraries
 from stream.process.exit_codes import EXIT_CONFIG, end_crashed, end_process
 
-FETCH_WAIT_MS = 50
 IDLE_SECONDS = 0.02
 JOIN_SECONDS = 1.0  # between two checks for a join error
-UNKNOWN_OFFSET = -1  # the broker's response for a partition without a committed offset
 
 
 class ChunkRecord:
@@ -64,96 +62,6 @@ class ChunkScheduler(SchedulingStrategyT):  # type: ignore[misc]  # Faust has no
             self.consumer.delivered.clear()
             record = ChunkRecord(chunk)
             yield driver.TP(record.topic, record.partition), record
-
-
-class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust has no types
-    """Run Faust's fetch thread with a short fetch wait, and read_committed where transactions are enabled."""
-
-    _fetch: asyncio.Future[Any] | None = None
-    _stopped_fetch: asyncio.Future[Any] | None = None
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        if self.app.transactions:
-            consumer._isolation_level = "read_committed"
-        return consumer
-
-    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
-        """Fetch nothing during a seek: records from the new position would be dropped with those from the old one."""
-        if self.consumer.seeking:
-            return {}
-        fetch = self._fetch = asyncio.ensure_future(super()._fetch_records(*args, **kwargs))
-        try:
-            return await fetch
-        except asyncio.CancelledError:
-            if self._stopped_fetch is not fetch:
-                raise
-            return {}
-
-    async def stop_fetch(self) -> None:
-        """End a fetch that still waits for records, before a seek."""
-        self._ensure_consumer()
-        await self.call_thread(self._stop_fetch)
-
-    async def _stop_fetch(self) -> None:
-        if self._fetch is not None:
-            self._stopped_fetch = self._fetch
-            self._fetch.cancel()
-
-    async def committed(self) -> dict[Any, int | None]:
-        """Fetch the group's offsets of all assigned source partitions in one request; None where none is committed."""
-        self._ensure_consumer()
-        found: dict[Any, int | None] = await self.call_thread(self._committed_now)
-        return found
-
-    async def _committed_now(self) -> dict[Any, int | None]:
-        consumer = self._ensure_consumer()
-        sources = self.app.alignment.topics()
-        assigned = [tp for tp in consumer.assignment() if tp.topic in sources]
-        found = await consumer._coordinator.fetch_committed_offsets(assigned)
-        offsets = {tp: found[tp].offset if tp in found else UNKNOWN_OFFSET for tp in assigned}
-        known: dict[Any, int | None] = {tp: offset if offset >= 0 else None for tp, offset in offsets.items()}
-        return known
-
-    async def seek_all(self, positions: Mapping[Any, int | None], *, reset: bool, epoch: int) -> None:
-        """Seek every partition to its position, or to its beginning if that is None; a later seek makes this one do nothing.
-
-        Without `reset`, a position that retention has deleted raises an error from now on. `epoch` is that of the alignment
-        when this seek began.
-        """
-        await self.call_thread(self._seek_all, positions, reset, epoch)
-
-    async def _seek_all(self, positions: Mapping[Any, int | None], reset: bool, epoch: int) -> None:
-        consumer = self._ensure_consumer()
-        unset = [tp for tp, offset in positions.items() if offset is None]
-        first = await consumer.beginning_offsets(unset) if unset else {}
-        if self.app.alignment.epoch != epoch:
-            return
-        for tp, offset in positions.items():
-            consumer.seek(tp, first[tp] if offset is None else offset)
-        if not reset:
-            consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
-
-    async def group_error(self) -> KafkaError | None:
-        """Return the error of the last join, or None; aiokafka joins again only after this call."""
-        found: KafkaError | None = await self.call_thread(self._group_error)
-        return found
-
-    async def _group_error(self) -> KafkaError | None:
-        try:
-            if self._consumer is not None:
-                self._consumer._coordinator.check_errors()
-        except KafkaError as error:
-            return error
-        return None
-
-    async def permit_reset(self) -> None:
-        """Start partitions without a committed offset at the earliest record, from the next assignment on."""
-        await self.call_thread(self._permit_reset)
-
-    async def _permit_reset(self) -> None:
-        self._ensure_consumer()._fetcher._default_reset_strategy = OffsetResetStrategy.EARLIEST
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types

@@ -27,6 +27,7 @@ from schemas.errors import StartRefused
 from stream.kafka import library_patches, transport
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import lag_of
+from stream.kafka.fetch_thread import FETCH_WAIT_MS
 from stream.kafka.store import Partition
 from stream.kafka.transport import ChunkRecord, ChunkSchema, install
 from stream.process.settings import load_settings
@@ -303,7 +304,7 @@ async def test_the_fetching_consumer_waits_shortly_and_reads_committed_records_w
 ) -> None:
     consumer = app.consumer._thread._create_worker_consumer(app.transport)
 
-    assert consumer._fetch_max_wait_ms == transport.FETCH_WAIT_MS
+    assert consumer._fetch_max_wait_ms == FETCH_WAIT_MS
     assert consumer._isolation_level == ("read_committed" if app.transactions else "read_uncommitted")
 
 
