@@ -51,7 +51,8 @@ class SecuredBroker(Broker):
     def _keystore(self) -> Path:
         folder = self._data.parent
         command = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out ca.pem -days 2 -subj /CN=broker"
-        names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+        usage = "keyUsage=critical,keyCertSign,digitalSignature,keyEncipherment"  # Python 3.13 demands it
+        names = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", usage]
         subprocess.run(["openssl", *command.split(), *names], cwd=folder, check=True, capture_output=True)
         (folder / "keystore.pem").write_bytes((folder / "key.pem").read_bytes() + self.ca.read_bytes())
         return folder / "keystore.pem"

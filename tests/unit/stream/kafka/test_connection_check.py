@@ -28,17 +28,21 @@ def openssl(folder: Path, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make two CAs, and broker certificates of the first: for 127.0.0.1, for another host, and an expired one."""
+    """Make two CAs, and broker certificates of the first: for 127.0.0.1, for another host, and an expired one.
+
+    They have the extensions of RFC 5280 that Python 3.13 demands.
+    """
     folder = tmp_path_factory.mktemp("certificates")
     for ca in ("ca", "other-ca"):
-        openssl(folder, "req", "-x509", *KEY, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}")
+        openssl(folder, "req", "-x509", *KEY, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}",
+                "-addext", "keyUsage=critical,keyCertSign,cRLSign")  # fmt: skip
     for name, host, days in (
         ("broker", "IP:127.0.0.1", 2),
         ("elsewhere", "DNS:kafka.shop.example", 2),
         ("old", "IP:127.0.0.1", -1),
     ):
         openssl(folder, "req", *KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "san").write_text(f"subjectAltName={host}\n")
+        (folder / "san").write_text(f"subjectAltName={host}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
         openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
                 "-days", str(days), "-extfile", "san", "-out", f"{name}.pem")  # fmt: skip
     return folder
