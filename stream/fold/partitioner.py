@@ -9,6 +9,8 @@ from struct import unpack_from
 from typing import Literal
 from zlib import crc32
 
+from schemas.fields import MAX_ID_CHARS
+
 Partitioner = Literal["murmur2", "crc32"]
 
 SEED, MULTIPLIER, SHIFT, MASK = 0x9747B28C, 0x5BD1E995, 24, 0xFFFFFFFF  # constants of the Java client's Utils.murmur2
@@ -21,7 +23,13 @@ def compute_partition(key: bytes | None, partitions: int, partitioner: Partition
     return (crc32(key) if partitioner == "crc32" else murmur2(key) & 0x7FFFFFFF) % partitions
 
 
-partition_of = lru_cache(maxsize=1 << 20)(compute_partition)  # for senders, which see the same keys again and again
+_cached = lru_cache(maxsize=1 << 20)(compute_partition)
+
+
+def partition_of(key: bytes | None, partitions: int, partitioner: Partitioner) -> int:
+    """Return what compute_partition does, from a cache: senders see the same keys again and again. Long keys stay out of it."""
+    find = _cached if key is None or len(key) <= MAX_ID_CHARS else compute_partition
+    return find(key, partitions, partitioner)
 
 
 def murmur2(data: bytes) -> int:
