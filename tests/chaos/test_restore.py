@@ -84,7 +84,13 @@ async def test_a_worker_killed_over_200_000_rows_commits_again_within_a_session_
     assert {key: row for key, row in rows.items() if key not in users} == folded_rows(replay)
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["a second worker joins", "the worker that joined is killed"])
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param(False, id="a second worker joins"),
+        pytest.param(True, id="the worker that joined is killed", marks=pytest.mark.long),
+    ],
+)
 async def test_a_restore_longer_than_three_session_timeouts_ends(
     scene: Scene, broker: Broker, events: list[LoggedEvent], killed: bool
 ) -> None:

@@ -166,7 +166,7 @@ async def slice_ends(deployment: Deployment) -> dict[TopicPartition, int]:
         await consumer.stop()
 
 
-@pytest.mark.parametrize("policy", ["delete", "compact,delete"])
+@pytest.mark.parametrize("policy", ["compact,delete"])
 async def test_a_changelog_whose_rows_retention_would_delete_is_refused(deployment: Deployment, policy: str) -> None:
     admin = admin_client(deployment.settings)
     await admin.start()
