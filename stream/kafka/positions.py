@@ -102,7 +102,7 @@ def resume_positions(
 ) -> dict[TopicPartition, int | None]:
     """Return the offset to resume from by source partition: the one committed with its rows, or None for the beginning.
 
-    The group's offset is only a copy for tools. The next barrier writes it again where it is missing or behind.
+    The group's offset is only a copy for tools. The partition's next commit writes it again where it is missing or behind.
 
     Raises:
         StartRefused: the group's offset is ahead of the rows, so someone moved it; or it exists, but the rows do not.
