@@ -8,7 +8,7 @@ docs/explanation/guarantees.md. Start at Barrier.flush.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiokafka
@@ -95,14 +95,16 @@ class Barrier:
         timeout_seconds: float = 60.0,
         max_events: int,
         max_bytes: int,
+        check_topics: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Write rows to the topic `changelog`; the fold blocks beyond `max_events` or `max_bytes` pending.
 
-        A flush raises BrokerError after `timeout_seconds`.
+        A flush raises BrokerError after `timeout_seconds`. It commits only after `check_topics` returns, which raises if a
+        source topic was recreated: what was folded before may come from the new topic.
         """
         self._store, self._outbox, self._changelog, self._encode_row = store, outbox, changelog, encode_row
         self._interval, self._timeout = interval_seconds, timeout_seconds
-        self._max_events, self._max_bytes = max_events, max_bytes
+        self._max_events, self._max_bytes, self._check_topics = max_events, max_bytes, check_topics
         self._pending: dict[int, Pending] = {}
         self._events = self._bytes = 0
         self._due, self._done, self._flushing = asyncio.Event(), asyncio.Event(), asyncio.Lock()
@@ -159,6 +161,7 @@ class Barrier:
 
         Raises:
             BrokerError: the broker did not acknowledge rows and outputs in time.
+            StartRefused: a source topic was recreated, or gained partitions.
         """
         async with self._flushing:
             taken, self._pending = self._pending, {}
@@ -172,7 +175,8 @@ class Barrier:
             sends = [send for pending in taken.values() for send in pending.sends]
             try:
                 async with asyncio.timeout(self._timeout):  # aiokafka's idempotent producers retry forever
-                    await asyncio.gather(*sends)  # P1 outputs first
+                    checks = [] if self._check_topics is None else [self._check_topics()]
+                    await asyncio.gather(*checks, *sends)  # P1 outputs first
                     reach("P1.acked")
                     await asyncio.gather(*(self._commit(batch) for batch in batches))  # P2 rows, offsets: one transaction
             except TimeoutError:

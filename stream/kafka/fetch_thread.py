@@ -8,12 +8,16 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from aiokafka.consumer.fetcher import OffsetResetStrategy
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 
 FETCH_WAIT_MS = 50
 UNKNOWN_OFFSET = -1  # the broker's response for a partition without a committed offset
+
+log = structlog.get_logger()
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust has no types
@@ -62,9 +66,43 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         sources = self.app.alignment.topics()
         assigned = [tp for tp in consumer.assignment() if tp.topic in sources]
         found = await consumer._coordinator.fetch_committed_offsets(assigned)
-        offsets = {tp: found[tp].offset if tp in found else UNKNOWN_OFFSET for tp in assigned}
-        known: dict[Any, int | None] = {tp: offset if offset >= 0 else None for tp, offset in offsets.items()}
-        return known
+        return {tp: self._usable(tp, found[tp]) if tp in found else None for tp in assigned}
+
+    def _usable(self, tp: Any, committed: OffsetAndMetadata) -> int | None:
+        """Return a committed offset, or None if there is none or it was committed for a topic that was recreated since."""
+        topic_id = self.app.watch.ids.get(tp.topic)
+        if committed.metadata and topic_id and committed.metadata != topic_id:
+            log.warning(
+                "group_offset_of_deleted_topic",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=committed.offset,
+                action="the topic was recreated since: reading begins at its first record",
+            )
+            return None
+        offset: int = committed.offset
+        return offset if offset != UNKNOWN_OFFSET else None
+
+    async def _commit(self, offsets: Mapping[Any, int]) -> bool:
+        """Commit offsets with the id of their topic as metadata; Faust commits them without."""
+        consumer, ids = self._ensure_consumer(), self.app.watch.ids
+        assigned = self.assignment()
+        try:
+            await consumer.commit(
+                {
+                    TopicPartition(*tp): OffsetAndMetadata(offset, ids.get(tp.topic, ""))
+                    for tp, offset in offsets.items()
+                    if tp in assigned
+                }
+            )
+        except CommitFailedError as error:
+            if "already rebalanced" not in str(error):
+                await self.crash(error)
+            return False
+        except Exception as error:  # the top of a service: the app ends with it
+            await self.crash(error)
+            return False
+        return True
 
     async def seek_all(self, positions: Mapping[Any, int | None], *, reset: bool, epoch: int) -> None:
         """Seek every partition to its position, or to its beginning if that is None; a later seek makes this one do nothing.

@@ -14,6 +14,7 @@ from aiokafka import TopicPartition
 from schemas.errors import StartRefused
 from stream.kafka.clients import plain_consumer
 from stream.kafka.store import Partition
+from stream.kafka.topic_watch import recreated
 from stream.process.settings import Settings
 
 PROBE_SECONDS = 10.0
@@ -37,6 +38,19 @@ def check_partition_count(partition: Partition, partitions: int) -> None:
         )
 
 
+def check_topic_ids(partition: Partition, ids: Mapping[str, str], role: str) -> None:
+    """Refuse rows that were folded from a topic that was deleted and created again since; remember the ids of the others.
+
+    Raises:
+        StartRefused: a topic has another id.
+    """
+    for topic, topic_id in ids.items():
+        known = partition.topic_ids.get(topic)
+        if known and topic_id and known != topic_id and topic in partition.offsets:
+            raise StartRefused(recreated(topic, topic_id, known, reset_hint(role)))
+    partition.topic_ids = {**partition.topic_ids, **{topic: topic_id for topic, topic_id in ids.items() if topic_id}}
+
+
 async def check_sources(settings: Settings, role: str, owned: Sequence[Partition], topics: Collection[str]) -> None:
     """Check the offsets committed with the rows against the source topics; count lost records if a setting permits it.
 
@@ -58,7 +72,7 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
             if end[tp] < offset:
                 raise StartRefused(
                     f"found end offset {end[tp]} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset "
-                    f"committed with the rows: the topic was recreated or truncated; {_reset_hint(role)}"
+                    f"committed with the rows: the topic was recreated or truncated; {reset_hint(role)}"
                 )
             if begin[tp] > offset:
                 _count_lost(settings, partitions[tp.partition], tp, offset, begin[tp])
@@ -68,7 +82,7 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
             if expected_ms is not None and found_ms != expected_ms:
                 raise StartRefused(
                     f"found timestamp {found_ms} ms at {tp.topic}/{tp.partition}@{last[tp]}, expected {expected_ms} ms, the "
-                    f"timestamp of the record last folded: the topic was recreated; {_reset_hint(role)}"
+                    f"timestamp of the record last folded: the topic was recreated; {reset_hint(role)}"
                 )
     finally:
         await consumer.stop()
@@ -128,11 +142,11 @@ def resume_positions(
             if rows is None:
                 raise StartRefused(
                     f"{found}expected rows committed with it: the changelog {settings.changelog(role)} was deleted or "
-                    f"emptied; {_reset_hint(role)}"
+                    f"emptied; {reset_hint(role)}"
                 )
             raise StartRefused(
                 f"{found}expected {rows}, the offset committed with the rows: someone moved the group's offsets; start once "
-                f"with ignore_group_offsets=true to resume from the rows, or {_reset_hint(role)}"
+                f"with ignore_group_offsets=true to resume from the rows, or {reset_hint(role)}"
             )
         positions[tp] = rows
     return positions
@@ -144,7 +158,8 @@ def _committed_offset(partition: Partition, topic: str) -> int | None:
     return None if rows is None else rows - partition.skipped.get(topic, 0)
 
 
-def _reset_hint(role: str) -> str:
+def reset_hint(role: str) -> str:
+    """Say how to go on with a topic that does not continue the rows."""
     return f"to rebuild from the retained records, run `footfall state reset {role}`"
 
 

@@ -42,8 +42,9 @@ log = structlog.get_logger()
 class MetaRow(Struct, array_like=True):
     """Describe the state of a partition's rows; committed in the same transaction, read by the next owner.
 
-    Holds totals, next offset and timestamp of the last record by source topic, the partition count of the topics, and the
-    partitioner of their keys: murmur2 in rows written before it was a setting.
+    Holds totals, next offset and timestamp of the last record by source topic, the partition count of the topics, the
+    partitioner of their keys (murmur2 in rows written before it was a setting), and the ids of the topics (empty in rows
+    written before ids were kept).
     """
 
     version: int
@@ -52,6 +53,7 @@ class MetaRow(Struct, array_like=True):
     times: dict[str, int] = {}
     partitions: int = 0
     partitioner: str = "murmur2"
+    topic_ids: dict[str, str] = {}
 
 
 class _MetaVersion(Struct, array_like=True):
@@ -82,6 +84,7 @@ class Partition(Struct):
     offsets: dict[str, int] = {}
     times: dict[str, int] = {}
     partitions: int = 0  # partition count of the topics when the rows were folded
+    topic_ids: dict[str, str] = {}  # ids of the source topics, empty where the broker has none
     meta: bytes = b""  # the meta row of the last commit
     skipped: dict[str, int] = {}  # by topic, lost records that `offsets` skipped since the last commit
     undo: Undo = msgspec.field(default_factory=Undo)
@@ -89,7 +92,8 @@ class Partition(Struct):
 
     def meta_row(self, partitions: int, partitioner: str) -> bytes:
         """Encode the meta row of the current rows, for topics of `partitions` partitions with keys placed by `partitioner`."""
-        return msgspec.msgpack.encode(MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions, partitioner))
+        meta = MetaRow(META_VERSION, self.totals, self.offsets, self.times, partitions, partitioner, self.topic_ids)
+        return msgspec.msgpack.encode(meta)
 
     def evict(self, written: list[tuple[bytes, bytes]]) -> list[tuple[bytes, None]]:
         """Free memory at a barrier that encoded `written`; return tombstones of expired rows to write with it."""
@@ -116,7 +120,7 @@ def check_partitioner(number: int, meta: MetaRow, partitioner: str) -> None:
         )
 
 
-Check = Callable[[list[Partition]], Awaitable[None]]  # raises if a worker must not resume from restored rows
+Check = Callable[[list[Partition], bool], Awaitable[None]]  # (owned, the first ones) raises if a worker must not resume
 
 
 class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
@@ -134,7 +138,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         self.ends: dict[TP, int | None] = {}
         self.generation = -1
         self.restoring = False
-        self.checked = False  # the first restored rows were compared with the topics
+        self.checked = False  # the first restored rows were compared with the last records of the topics
         self.taken_over = False  # `owned` equals the current assignment, restored and checked
         self.rules, self.progress = RowRules(), RestoreProgress()
 
@@ -171,9 +175,9 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             reach("P4.fenced")
             await self._restore(self.assigned, new)  # P5
             reach("P5.restored")
-            if not self.checked:  # later partitions come from workers that read the same topics until now
-                await crash_only("restore check", self.check([self.owned[tp.partition] for tp in self.assigned]))
-                self.checked = True
+            owned = [self.owned[tp.partition] for tp in self.assigned]
+            await crash_only("restore check", self.check(owned, not self.checked))
+            self.checked = True
             self.taken_over = True
         finally:
             self.restoring = False
@@ -253,7 +257,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             found = decode_meta(meta)
             check_partitioner(partition.number, found, self.settings.partitioner)
             partition.totals, partition.offsets, partition.times = found.totals, found.offsets, found.times
-            partition.partitions, partition.meta = found.partitions, meta
+            partition.partitions, partition.topic_ids, partition.meta = found.partitions, found.topic_ids, meta
         for key in [key for key, value in rows.items() if value is None or key.startswith(BESIDE_ROWS)]:
             del rows[key]
         for row in rows.values():

@@ -7,7 +7,7 @@ chunk is acknowledged, because Faust would skip the chunk. Start at fold_agent.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.dead_letter import DeadLetter
@@ -120,11 +120,13 @@ async def score_agent(
     limit: DeadLetterLimit,
     generation: Callable[[], int],
     acknowledge: Callable[[Mapping[TopicPartition, int], int], None],
+    check_topics: Callable[[], Awaitable[None]],
 ) -> None:
     """Run role scorer: score each chunk as a batch of one model, and acknowledge it once its signals are acknowledged.
 
     A partition is scored in order, up to the first request of a feature spec that the model does not read. What is before it
-    is acknowledged up to that offset, by `acknowledge` (offsets, generation). The rest waits until a model reads it.
+    is acknowledged up to that offset, by `acknowledge` (offsets, generation). The rest waits until a model reads it. Nothing is
+    acknowledged before `check_topics` returns, which raises if the topic was recreated.
     """
     contiguity, logged = Contiguity(), set[str]()
     async for event in stream:
@@ -161,7 +163,7 @@ async def score_agent(
                     received_ms=received_ms,
                     scored_ms=scored_ms,
                 )
-            await outbox.post(outputs)
+            await asyncio.gather(check_topics(), outbox.post(outputs))
             for output in outputs:
                 totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
             posted += outputs

@@ -4,6 +4,7 @@ Building an app starts nothing; its only side effect is install(), which patches
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import faust
 import structlog
 
 from models.features.row_codec import check_row_version, encode_row, newest_ms
-from schemas.errors import StartRefused
+from schemas.errors import BrokerError, StartRefused
 from schemas.time_units import DAY_MS, HOUR_MS
 from stream.fold.damaged_row import DAMAGED_KIND
 from stream.fold.records import Fold, PartitionTotals, Totals
@@ -19,10 +20,20 @@ from stream.fold.rows import RowRules
 from stream.kafka.alignment import Alignment, Limits
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.clients import faust_credentials, output_producer
-from stream.kafka.positions import check_partition_count, check_sources, resume_positions, stable_group_offsets
+from stream.kafka.positions import (
+    check_partition_count,
+    check_sources,
+    check_topic_ids,
+    reset_hint,
+    resume_positions,
+    stable_group_offsets,
+)
 from stream.kafka.recovery import TableManager
 from stream.kafka.store import Partition, RowStore, RowTable
+from stream.kafka.topic_reader import STALL_SECONDS
+from stream.kafka.topic_watch import TopicWatch
 from stream.kafka.transport import ChunkScheduler, ChunkSchema, install
+from stream.kafka.unread_partitions import UnreadPartitions
 from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_process
 from stream.process.settings import TABLE, Settings
 from stream.roles.build import features_fold, placement, triggers_fold
@@ -37,6 +48,8 @@ if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
 
 CHUNKS_BUFFERED = 64
+METADATA_MS = 10_000  # between two metadata refreshes of the consumer
+SCORER_WAY_OUT = "start the scorer again: it reads the new topic from its first request"
 HEARTBEAT_SECONDS = 0.5  # the longest time until a worker notices a rebalance
 SCORER_CHUNKS_IN_WORK = 2  # one on the model, one waiting: batches form while the model is busy
 
@@ -51,6 +64,8 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     transactions: bool
     barrier_commits: bool
     alignment: Alignment
+    watch: TopicWatch
+    unread: UnreadPartitions
     chunks_in_work: int | None
     outbox_producer: Any
     barrier: Barrier | None
@@ -78,16 +93,48 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         """Return whether chunks are in flight that are not durable yet."""
         return bool(self.consumer.unacked) or (self.barrier is not None and self.barrier.pending)
 
-    async def check_restored(self, restored: list[Partition]) -> None:
-        """Check restored rows against the topics; without transactions, only the offsets in the rows guard them.
+    async def check_restored(self, owned: list[Partition], first: bool) -> None:
+        """Check the rows of a new assignment against the topics; without transactions, only the offsets in the rows guard them.
+
+        The last records are compared at the first assignment: later partitions come from workers that read the same topics
+        until now, as their ids show. Where the broker has no ids, they are compared at each assignment.
 
         Raises:
             StartRefused: resuming would silently lose or duplicate events.
+            BrokerError: no broker answered within STALL_SECONDS.
         """
-        if self.barrier_commits:
-            for partition in restored:
-                check_partition_count(partition, self.conf.topic_partitions)
-            await check_sources(self.settings, self.role, restored, self.alignment.topics())
+        if not self.barrier_commits:
+            return
+        await self.check_topics()
+        sources = self.alignment.topics()
+        ids = {topic: topic_id for topic, topic_id in self.watch.ids.items() if topic in sources}
+        for partition in owned:
+            check_partition_count(partition, self.conf.topic_partitions)
+            check_topic_ids(partition, ids, self.role)
+        if first or not all(ids.values()):
+            await check_sources(self.settings, self.role, owned, sources)
+
+    async def check_topics(self) -> None:
+        """Compare ids and partition counts of the topics with those at the start.
+
+        Raises:
+            StartRefused: a topic was recreated, or gained partitions.
+            BrokerError: no broker answered within STALL_SECONDS.
+        """
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await self.watch.check()
+        except TimeoutError:
+            raise BrokerError(
+                f"found no broker that describes the topics within {STALL_SECONDS:g} s, expected one: check the brokers"
+            ) from None
+
+    def unread_partitions(self) -> dict[tuple[str, int], float]:
+        """Return the assigned partitions that are not being read, with the seconds since the last fetch response."""
+        consumer = self.consumer._thread._consumer
+        if consumer is None or self.rebalancing or self.limit.paused:
+            return {}
+        return self.unread.find(consumer, self.alignment.topics() - self.watch.missing, time.monotonic(), time.time())
 
     async def positions(
         self, committed: Callable[[], Awaitable[Mapping[Any, int | None]]]
@@ -97,6 +144,8 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         A refused start ends the process. Faust sometimes seeks during a rebalance, before rows are restored; then the second
         mapping is empty.
         """
+        if self.store is None and self.transactions:
+            await crash_only("topics", self.check_topics())  # committed offsets are compared with the topics' ids
         if self.store is None or not self.barrier_commits or not self.store.taken_over:
             return await committed(), {}
         found = await stable_group_offsets(committed, self.store.owned)
@@ -162,6 +211,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
         broker_request_timeout=max(90.0, settings.session_timeout_seconds),
         broker_heartbeat_interval=min(HEARTBEAT_SECONDS, settings.session_timeout_seconds / 5),
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_MS,
         producer_request_timeout=120.0,
         ConsumerScheduler=ChunkScheduler,
         TableManager=TableManager,
@@ -178,6 +228,10 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
             timeout_seconds=settings.alignment_timeout_seconds,
         ),
     )
+    way_out = SCORER_WAY_OUT if role == "scorer" else reset_hint(role)
+    watched = sorted(app.alignment.topics()) + ([] if role == "scorer" else [settings.changelog(role)])
+    app.watch = TopicWatch(lambda: app.outbox_producer.client, watched, partitions, way_out)
+    app.unread = UnreadPartitions()
     app.chunks_in_work = SCORER_CHUNKS_IN_WORK if role == "scorer" else None
     app.outbox_producer = output_producer(settings)
     outbox = Outbox(app.outbox_producer, names | {DAMAGED_KIND: settings.changelog(role)})
@@ -211,6 +265,7 @@ def _add_score_agent(app: FootfallApp, source: Any, model: "ServedModel", outbox
             limit=app.limit,
             generation=lambda: app.consumer_generation_id,
             acknowledge=app.consumer.ack_up_to,
+            check_topics=app.check_topics,
         )
         await crash_only("scorer", work)
 
@@ -233,6 +288,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
         timeout_seconds=settings.barrier_timeout_seconds,
         max_events=settings.max_pending_events,
         max_bytes=settings.max_pending_mb << 20,
+        check_topics=app.watch.check if settings.transactions else None,
     )
     app.store, app.barrier = store, barrier
     app.fold = features_fold(settings, partitions) if features else triggers_fold(settings, partitions)

@@ -43,6 +43,14 @@ class Health:
             reasons.append("joining: no partition assignment yet")
         if (silent := app.consumer.silent_seconds()) > SILENT_SECONDS:
             reasons.append(f"broker: no heartbeat response for {silent:.0f} s")
+        if app.watch.missing:
+            reasons.append(f"topics: found none named {', '.join(sorted(app.watch.missing))}, expected them: they were deleted")
+        if unread := app.unread_partitions():
+            longest = max(unread, key=lambda tp: unread[tp])
+            reasons.append(
+                f"unread: {len(unread)} partitions, {longest[0]}/{longest[1]} for {unread[longest]:.0f} s: the broker sends no "
+                "records of them"
+            )
         since = None if app.barrier is None else app.barrier.flushing_since
         if since is not None and (waiting := time.monotonic() - since) > SILENT_SECONDS:
             reasons.append(f"flush: no acknowledgement of rows and outputs for {waiting:.0f} s")

@@ -50,6 +50,9 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
     for (topic, partition), count in lag_of(app.consumer, app.alignment).items():
         lag.add_metric([topic, str(partition)], count)
     yield lag
+    yield GaugeMetricFamily(
+        "footfall_unread_partitions", "Assigned partitions that are not being read", value=len(app.unread_partitions())
+    )
     if app.barrier is not None:
         barrier = app.barrier
         yield SummaryMetricFamily(

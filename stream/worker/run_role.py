@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from schemas.errors import BrokerError, RowVersionError, SettingsError, StartRefused
 from schemas.topics import dlq
@@ -23,7 +23,7 @@ from stream.kafka.clients import admin_client
 from stream.kafka.connection_check import broker_error
 from stream.kafka.topic_admin import topic_configs
 from stream.process.access_faults import access_fault
-from stream.process.exit_codes import EXIT_CONFIG, end_crashed, end_process, end_stopped
+from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_crashed, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
 from stream.process.settings import Settings
@@ -107,12 +107,15 @@ async def _serve(app: FootfallApp, stop: asyncio.Event) -> None:
         if starting.done() and not starting.cancelled() and starting.exception() is not None:
             end_crashed("the worker could not start", starting.exception())
         tasks.append(asyncio.create_task(collect_garbage(app)))
+        tasks.append(asyncio.create_task(crash_only("topics", app.watch.run())))
         if app.model is not None:
             tasks.append(asyncio.create_task(app.model.watch()))
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if crashed.done():
             if isinstance(app.crash_reason, RowVersionError | StartRefused):
                 end_process(f"restore: {app.crash_reason}; nothing was written to its partition", code=EXIT_CONFIG)
+            if isinstance(app.crash_reason, OffsetOutOfRangeError):  # retention, or a new topic with fewer records
+                await crash_only("topics", app.check_topics())
             end_crashed("Faust crashed", app.crash_reason)
     finally:
         for task in tasks:

@@ -88,8 +88,9 @@ async def test_while_a_partition_is_unreachable_the_others_are_read_and_it_follo
         waiting = lags(far, worker)[FAR]
         assert worker.metric(UNREACHABLE) >= 1
         far.report.faults["partition unreachable"] += 1
-        ready, said = worker.get("/readyz")
-        assert (ready, f"{far.deployment.topic('click')}/1" in said) == (200, True), said
+        await until("the worker says that it is not read", lambda: worker.get("/readyz")[0] == 503, seconds=15, worker=worker)
+        said = worker.get("/readyz")[1]
+        assert f"unread: 1 partitions, {far.deployment.topic('click')}/1" in said
         assert '"event": "partition_unreachable"' in worker.log.read_text(), worker.tail()
     finally:
         second.resume()

@@ -48,6 +48,10 @@ def scored(requests: Sequence[ScoreRequest]) -> list[Any]:
     return [SimpleNamespace(interests=[("kitchen", 0.5)], survival=[0.25], sentiment=None, unread=None) for _ in requests]
 
 
+async def unchanged() -> None:
+    """Find every topic as it was."""
+
+
 async def work_on(
     scorer: Any, *requests: ScoreRequest, unread: Counter[Unread] | None = None
 ) -> tuple[PartitionTotals, DeadLetterLimit, list[tuple[Any, ...]]]:
@@ -66,6 +70,7 @@ async def work_on(
         limit=limit,
         generation=lambda: 1,
         acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
+        check_topics=unchanged,
     )
     return totals, limit, calls
 
@@ -145,6 +150,7 @@ async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_sam
             limit=limit,
             generation=lambda: 1,
             acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
+            check_topics=unchanged,
         )
     )
     for _ in range(20):
@@ -193,6 +199,7 @@ async def test_a_chunk_of_two_feature_specs_is_scored_in_order_per_partition_by_
             limit=limit,
             generation=lambda: 1,
             acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
+            check_topics=unchanged,
         )
     )
     letters: list[int] = []

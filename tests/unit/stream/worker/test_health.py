@@ -1,6 +1,7 @@
 """What a role answers at /readyz and /metrics while its broker, or its own start, keeps it waiting."""
 
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,9 @@ from stream.worker.app import build_app
 from stream.worker.health import Health
 
 
-def role(*, answered_ago: float | None = 0.1, flushing_for: float | None = None) -> Any:
+def role(
+    *, answered_ago: float | None = 0.1, flushing_for: float | None = None, missing: Sequence[str] = (), unread_for: float = 0.0
+) -> Any:
     """A role that has joined: its broker answered so many seconds ago, a flush is on its way for so many seconds."""
     now = time.monotonic()
     coordinator = SimpleNamespace() if answered_ago is None else SimpleNamespace(answered_at=now - answered_ago)
@@ -26,6 +29,8 @@ def role(*, answered_ago: float | None = 0.1, flushing_for: float | None = None)
         consumer=SimpleNamespace(silent_seconds=lambda: Consumer.silent_seconds(consumer)),  # type: ignore[arg-type]
         barrier=SimpleNamespace(flushing_since=None if flushing_for is None else now - flushing_for),
         limit=SimpleNamespace(paused=""),
+        watch=SimpleNamespace(missing=frozenset(missing)),
+        unread_partitions=lambda: {("clicks", 0): unread_for} if unread_for else {},
     )
 
 
@@ -42,6 +47,11 @@ def test_a_role_whose_broker_answers_is_ready(state: dict[str, Any]) -> None:
 
 def test_a_role_whose_broker_has_answered_no_heartbeat_for_long_is_not_ready() -> None:
     assert not_ready(role(answered_ago=6.0)) == ["broker"]
+
+
+def test_a_role_whose_topic_was_deleted_or_whose_partition_is_not_read_is_not_ready() -> None:
+    assert not_ready(role(missing=["clicks"])) == ["topics"]
+    assert not_ready(role(unread_for=11.0)) == ["unread"]
 
 
 def test_a_role_whose_rows_have_waited_for_the_broker_for_long_is_not_ready() -> None:
