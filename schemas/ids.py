@@ -19,9 +19,9 @@ def output_id(user_id: str, kind: str, event_id: str, output: str, ordinal: int 
     return _uuid5(f"{user_id}|{kind}|{event_id}|{output}|{ordinal}")
 
 
-def trigger_id(signal_id: str, campaign_id: str, outcome: str) -> str:
-    """Return the id of one campaign's decision about one signal."""
-    return _uuid5(f"{signal_id}|{campaign_id}|{outcome}")
+def trigger_id(topic: str, partition: int, offset: int, campaign_id: str, outcome: str) -> str:
+    """Return the id of one campaign's decision about the signal of a source event, which is named by its position."""
+    return _uuid5(f"{topic}|{partition}|{offset}|{campaign_id}|{outcome}")
 
 
 def _uuid5(name: str) -> str:

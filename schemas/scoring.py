@@ -15,16 +15,21 @@ Amount = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 WallMillis = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # from any clock, so it may be wrong
 TopicName = Annotated[str, Meta(min_length=1, max_length=249)]
+TopicId = Annotated[str, Meta(max_length=64)]
 Guard = Annotated[dict[Id, tuple[Offset, Offset]], Meta(max_length=16)]
 
 
-class SourcePosition(Struct, frozen=True, kw_only=True, gc=False):
-    """The record of the event that caused a score; `timestamp_ms` is the record's own timestamp."""
+class SourcePosition(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The record of the event that caused a score; `timestamp_ms` is the record's own timestamp.
+
+    `topic_id` tells the topic from another one that had the same name before. It is empty where the broker has no topic ids.
+    """
 
     topic: TopicName
     partition: Offset
     offset: Offset
     timestamp_ms: Millis
+    topic_id: TopicId = ""
 
 
 class Timings(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

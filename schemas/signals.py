@@ -1,7 +1,8 @@
 """Define what Footfall publishes: interest, churn risk, review sentiment, ad triggers, and suppressions (triggers not sent).
 
-The id of a signal depends on its source event alone, that of a trigger also on the campaign. So a consumer can drop records
-whose id it has already seen. Every signal names its model, its feature spec and its source event. Start at Interest.
+The id of a signal depends on its source event alone, that of a trigger on the position of that event and the campaign. So a
+consumer can drop records whose id it has already seen. Every signal names its model, its feature spec and its source event.
+Start at Interest.
 """
 
 from enum import StrEnum
@@ -16,7 +17,10 @@ CHURN_HORIZON_DAYS = 30
 
 
 class Signal(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The fields of every score: the user, the event and its record, the model, the records behind it, the times."""
+    """The fields of every score: the user, the event and its record, the model, the records behind it, the times.
+
+    `resent` says that the score's request was sent again from the dead letters, so later ones of the user may precede it.
+    """
 
     signal_id: Id
     request_id: Id
@@ -28,6 +32,7 @@ class Signal(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     source: SourcePosition
     guard: Guard
     timings: Timings
+    resent: bool = False
     schema_version: int = 1
 
 

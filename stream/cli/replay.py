@@ -64,7 +64,7 @@ def _replay(log: Path, out: Path, settings: Settings, console: "Console", no_sco
     refuse_used(out)
     scorer = None if no_score else _load_scorer(settings)
     settings = settings_of_log(settings, manifest)
-    replay = Replay(settings, partitions=settings.partition_count)
+    replay = Replay(settings, partitions=settings.partition_count, topic_ids=manifest.topic_ids)
     total, started = sum(manifest.events.get(kind, 0) for kind in SOURCES), time.monotonic()
     events = track(
         in_fold_order(read_log(log)), "replaying", total, console=console, disable=not console.is_terminal, transient=True

@@ -9,11 +9,14 @@ from typing import Any, Protocol
 
 from msgspec import Struct, field
 
-from schemas.dead_letter import DeadLetter, bounded
+from schemas.dead_letter import DeadLetter, Reason, bounded
 from schemas.errors import DecodeError
 from schemas.fields import MAX_ID_CHARS
+from schemas.time_units import MINUTE_MS
 
 EVENT_ID = "x-event-id"  # record header: the id given to an event without one when its dead letter is sent again
+FUTURE_MS = 5 * MINUTE_MS  # by which an event may be after the arrival of its record
+RESENT = "x-resent"  # record header of a score request or signal whose dead letter was sent again
 
 
 class Record(Protocol):
@@ -121,6 +124,24 @@ def resent_id(record: Record) -> str | None:
         if name == EVENT_ID and value and len(value) <= MAX_ID_CHARS and value.isascii():
             return value.decode()
     return None
+
+
+def check_not_future(event_time_ms: int, arrived_ms: int) -> None:
+    """Refuse an event from after its own arrival, but for what clocks differ by.
+
+    Raises:
+        DecodeError: it is more than FUTURE_MS after it.
+    """
+    if event_time_ms > arrived_ms + FUTURE_MS:
+        raise DecodeError(
+            Reason.FROM_FUTURE,
+            f"found event time {event_time_ms} ms, expected at most 5 minutes after arrival at {arrived_ms} ms",
+        )
+
+
+def is_resent(record: Record) -> bool:
+    """Return whether a score request or signal was sent again from the dead letters: it may come after later ones."""
+    return any(name == RESENT for name, _ in record.headers)
 
 
 def dead_letter(

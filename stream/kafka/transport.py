@@ -160,7 +160,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
             self.app.store.taken_over = False
         await self._thread.permit_reset()
         await self.app.drained()
-        await self.commit()
+        await self._commit_acknowledged()
+        if self.app.should_stop:  # Faust then joins at once, and chunks in flight could not be committed any more
+            await self.wait_empty()
         await super().on_partitions_revoked(revoked)
         await self.app.drained()  # the chunk that was being folded when the flow stopped
         for tp in revoked:
@@ -168,10 +170,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
 
     async def wait_empty(self) -> None:
         """Wait for chunks in flight; a paused role only makes folded chunks durable and leaves the others unacknowledged."""
-        if not self.app.limit.paused:
+        if self.app.limit.paused:
+            await self.app.drained()
+        else:
             await super().wait_empty()
-            return
-        await self.app.drained()
+        await self._commit_acknowledged()
+
+    async def _commit_acknowledged(self) -> None:
+        """Commit what is acknowledged by now; Faust's commit only waits if another one is in progress, which may be older."""
+        await self.commit()
         await self.commit()
 
     @property

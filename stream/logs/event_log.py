@@ -83,7 +83,8 @@ class ImportCounts(Struct, kw_only=True):
 class RecordedPartition(Struct, frozen=True):
     """The offsets of one partition that a recorded log holds: from `first` up to, but not including, `next`.
 
-    The log begins where the topic did if `first` is 0. Offsets between may be missing: transactions leave such gaps.
+    The log begins where the topic did if `first` is 0. Offsets between may be missing: transactions leave such gaps. The topic
+    id is empty where the broker has none.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class RecordedPartition(Struct, frozen=True):
     partition: int
     first: int
     next: int
+    topic_id: str = ""
 
 
 class LogManifest(Struct, frozen=True, kw_only=True):
@@ -108,6 +110,11 @@ class LogManifest(Struct, frozen=True, kw_only=True):
     def partitions(self) -> int | None:
         """The partition count of the recorded topics; None for events that have no partition yet."""
         return max((found.partition + 1 for found in self.recorded), default=None)
+
+    @property
+    def topic_ids(self) -> dict[str, str]:
+        """The ids of the recorded topics by kind, where the broker had any."""
+        return {found.kind: found.topic_id for found in self.recorded if found.topic_id}
 
 
 def write_log(

@@ -6,7 +6,7 @@ clock is read. Start at Replay.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,14 +48,18 @@ class LogRecord(Struct, frozen=True, gc=False):
 class Replay:
     """The state of a replay: rows and totals by partition number, next offsets by topic and partition."""
 
-    def __init__(self, settings: Settings, *, partitions: int) -> None:
-        """Replay with the policies of `settings` into `partitions` partitions per topic."""
+    def __init__(self, settings: Settings, *, partitions: int, topic_ids: Mapping[str, str] | None = None) -> None:
+        """Replay with the policies of `settings` into `partitions` partitions per topic.
+
+        `topic_ids` (kind → id) are those of a recording: requests then name their source topics as the live ones did.
+        """
         topics = settings.topics()
         self._names = {kind: topic.name for kind, topic in topics.items()}
         self._partitions, self._partitioner = partitions, settings.partitioner
         self.ttl_ms = round(settings.ttl_days * DAY_MS)
         self._next: dict[tuple[str, int], int] = defaultdict(int)
-        self.features, self.triggers = features_fold(settings, partitions), triggers_fold(settings, partitions)
+        ids = {self._names[kind]: topic_id for kind, topic_id in (topic_ids or {}).items()}
+        self.features, self.triggers = features_fold(settings, partitions, ids), triggers_fold(settings, partitions)
         self.rows: dict[int, dict[bytes, bytes | UserState]] = defaultdict(dict)
         self.trigger_rows: dict[int, dict[bytes, bytes | TriggerState]] = defaultdict(dict)
         self.totals: dict[int, PartitionTotals] = defaultdict(PartitionTotals)
@@ -150,7 +154,8 @@ def settings_of_log(settings: Settings, manifest: LogManifest) -> Settings:
 
 def score_requests(log: Path, settings: Settings) -> Iterator[ScoreRequest]:
     """Yield every score request that a log causes, in order; nothing is scored."""
-    settings = settings_of_log(settings, read_manifest(log))
-    for output in Replay(settings, partitions=settings.partition_count).fold(read_log(log)):
+    manifest = read_manifest(log)
+    settings = settings_of_log(settings, manifest)
+    for output in Replay(settings, partitions=settings.partition_count, topic_ids=manifest.topic_ids).fold(read_log(log)):
         if isinstance(output.message, ScoreRequest):
             yield output.message

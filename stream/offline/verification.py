@@ -118,7 +118,8 @@ def write_verification(
     spans = _recorded_spans(log, counts, settings)
     directory.mkdir(parents=True, exist_ok=True)
     found, ids = Verification(model_version=None if scorer is None else scorer.model_version), Ids()
-    replay, passes = Replay(settings, partitions=settings.partition_count), -(-sum(counts.values()) // PASS_RECORDS)
+    replay = Replay(settings, partitions=settings.partition_count, topic_ids=manifest.topic_ids)
+    passes = -(-sum(counts.values()) // PASS_RECORDS)
     with ParquetFiles(directory, {FILE: COLUMNS}) as files:
         for number in range(passes):
             verified: list[tuple[ScoreRequest, Checked, list[Signal]]] = []

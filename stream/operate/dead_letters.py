@@ -29,7 +29,7 @@ from schemas.errors import BrokerError, DecodeError
 from schemas.ids import position_id
 from schemas.topics import DEAD_LETTERED, SOURCES, dlq
 from stream.fold.partitioner import compute_partition
-from stream.fold.records import EVENT_ID
+from stream.fold.records import EVENT_ID, RESENT
 from stream.kafka.clients import admin_client, letter_producer, plain_consumer
 from stream.kafka.connection_check import broker_error
 from stream.kafka.topic_admin import existing_partitions, topic_configs
@@ -316,10 +316,15 @@ async def _acknowledged(found: FoundLetter, send: Any, replayed: Replayed, alone
 
 
 def headers_again(found: FoundLetter) -> tuple[tuple[str, bytes], ...]:
-    """Return a record's original headers; an event without an id gets the id of its first position."""
+    """Return the headers to send a record with: its own, and for an event without an id that of its first position.
+
+    A score request or signal is marked, because a later one of its user may have been folded since.
+    """
     letter = found.letter
+    if found.kind not in SOURCES:
+        return (*[header for header in letter.headers if header[0] != RESENT], (RESENT, b"1"))
     known = any(name == EVENT_ID for name, _ in letter.headers)
-    if known or found.kind not in SOURCES or _event_id(found) is not None:
+    if known or _event_id(found) is not None:
         return letter.headers
     return (*letter.headers, (EVENT_ID, position_id(letter.topic, letter.partition, letter.offset).encode()))
 

@@ -17,6 +17,7 @@ from schemas.errors import BrokerError
 from stream.kafka.clients import admin_client, plain_consumer
 from stream.kafka.connection_check import broker_error
 from stream.kafka.topic_admin import existing_partitions
+from stream.kafka.topic_ids import describe_topics
 from stream.kafka.topic_reader import TopicReader
 from stream.logs.event_log import LoggedEvent, LogWriter, RecordedPartition
 from stream.process.settings import Settings
@@ -55,16 +56,20 @@ async def record(
     try:
         await consumer.start()
         tps = await _partitions(settings, names)
+        topics = await describe_topics(consumer._client, list(names))
         begin = await _begin(consumer, tps, since_ms)
         end = await consumer.end_offsets(tps)
         recorded.expected = TopicReader(consumer, begin, end).expected
         reader = TopicReader(consumer, begin, None if follow else end)
         await _write_until(stop, reader, consumer, writer, names, recorded, embedded=not settings.transactions)
-    except KafkaError as error:
+    except (KafkaError, TimeoutError) as error:
         raise await broker_error(settings, error) from error
     finally:
         await consumer.stop()
-    return [RecordedPartition(names[tp.topic], tp.topic, tp.partition, begin[tp], _reached(reader, tp)) for tp in tps]
+    return [
+        RecordedPartition(names[tp.topic], tp.topic, tp.partition, begin[tp], _reached(reader, tp), topics[tp.topic].topic_id)
+        for tp in tps
+    ]
 
 
 async def _write_until(

@@ -1,5 +1,7 @@
 """Build the folds of roles features and triggers from the settings. Start at features_fold."""
 
+from collections.abc import Mapping
+
 from models.features.spec import KINDS
 from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.fold.placement import Placement
@@ -10,8 +12,8 @@ from stream.roles.trigger_policy import load_trigger_policy
 from stream.roles.triggers_fold import TriggersFold
 
 
-def features_fold(settings: Settings, partitions: int) -> FeaturesFold:
-    """Build the fold of role features, for topics with `partitions` partitions."""
+def features_fold(settings: Settings, partitions: int, topic_ids: Mapping[str, str] | None = None) -> FeaturesFold:
+    """Build the fold of role features, for topics with `partitions` partitions; requests carry the `topic_ids` (name → id)."""
     return FeaturesFold(
         topics={kind: topic.name for kind, topic in settings.topics().items()},
         policy=ScoringPolicy(
@@ -25,6 +27,7 @@ def features_fold(settings: Settings, partitions: int) -> FeaturesFold:
         lateness_ms=round(settings.lateness_hours * HOUR_MS),
         ttl_ms=round(settings.ttl_days * DAY_MS),
         placement=placement(settings, partitions),
+        topic_ids=topic_ids,
     )
 
 

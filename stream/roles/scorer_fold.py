@@ -27,8 +27,12 @@ def render_signals(
     model_version: str,
     received_ms: int,
     scored_ms: int,
+    resent: bool = False,
 ) -> list[Output]:
-    """Render interest, churn risk and, for a review, sentiment, perhaps null; ids depend only on the source event."""
+    """Render interest, churn risk and, for a review, sentiment, perhaps null; ids depend only on the source event.
+
+    `resent` says that the request was sent again from the dead letters.
+    """
 
     def output(kind: str, struct: type[Signal], **fields: Any) -> Output:
         signal = struct(
@@ -47,6 +51,7 @@ def render_signals(
                 received_ms=received_ms,
                 scored_ms=scored_ms,
             ),
+            resent=resent,
             **fields,
         )
         return Output(kind, request.source.partition, scored_ms, request.user_id.encode(), signal)

@@ -12,8 +12,11 @@ from msgspec import Meta, Struct
 from schemas.errors import SettingsError
 from schemas.fields import Category, Id
 from schemas.ids import trigger_id
+from schemas.scoring import SourcePosition
 from schemas.signals import AdTrigger, ChurnRisk, Decision, Interest, Suppression, SuppressionReason
-from schemas.time_units import HOUR_MS, MINUTE_MS
+from schemas.time_units import DAY_MS, HOUR_MS, MINUTE_MS
+
+AHEAD_MS = DAY_MS  # beyond what clocks of producers differ by
 
 
 class Campaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,8 +36,13 @@ class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     version: str
     campaigns: list[Campaign]
 
-    def decide(self, signal: Interest | ChurnRisk, last_fired_ms: dict[str, int]) -> list[AdTrigger | Suppression]:
-        """Decide every campaign on one signal; update `last_fired_ms` (campaign → event time) of those that fire."""
+    def decide(
+        self, signal: Interest | ChurnRisk, last_fired_ms: dict[str, int], arrived_ms: int
+    ) -> list[AdTrigger | Suppression]:
+        """Decide every campaign on one signal; update `last_fired_ms` (campaign → event time) of those that fire.
+
+        A firing more than AHEAD_MS after `arrived_ms`, the arrival of the signal, came from a wrong clock: it silences nothing.
+        """
         decisions: list[AdTrigger | Suppression] = []
         for campaign in self.campaigns:
             crossed = crossing(campaign, signal)
@@ -43,7 +51,7 @@ class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             label, score = crossed
             at = signal.event_time_ms
             cooldown_ms = round(campaign.cooldown_hours * HOUR_MS)
-            until = last_fired_ms.get(campaign.id, 0) + cooldown_ms
+            fired_ms = last_fired_ms.get(campaign.id)
             shared = Decision(
                 user_id=signal.user_id,
                 event_time_ms=at,
@@ -56,11 +64,11 @@ class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 model_version=signal.model_version,
                 policy_version=self.version,
             )
-            if cooldown_ms and campaign.id in last_fired_ms and at < until:
-                decisions.append(_suppress(shared, SuppressionReason.COOLDOWN, until))
+            if cooldown_ms and fired_ms is not None and at < fired_ms + cooldown_ms and fired_ms <= arrived_ms + AHEAD_MS:
+                decisions.append(_suppress(shared, signal.source, SuppressionReason.COOLDOWN, fired_ms + cooldown_ms))
             else:
                 last_fired_ms[campaign.id] = at
-                decisions.append(_fire(shared, at + round(campaign.expires_minutes * MINUTE_MS)))
+                decisions.append(_fire(shared, signal.source, at + round(campaign.expires_minutes * MINUTE_MS)))
         return decisions
 
 
@@ -79,20 +87,24 @@ def crossing(campaign: Campaign, signal: Interest | ChurnRisk) -> tuple[str | No
     return None
 
 
-def _fire(decision: Decision, expires_at_ms: int) -> AdTrigger:
+def _id(decision: Decision, source: SourcePosition, outcome: str) -> str:
+    return trigger_id(source.topic, source.partition, source.offset, decision.campaign_id, outcome)
+
+
+def _fire(decision: Decision, source: SourcePosition, expires_at_ms: int) -> AdTrigger:
     what = decision.signal if decision.label is None else f"{decision.signal} in {decision.label}"
     return AdTrigger(
         **msgspec.structs.asdict(decision),
-        trigger_id=trigger_id(decision.signal_id, decision.campaign_id, "trigger"),
+        trigger_id=_id(decision, source, "trigger"),
         expires_at_ms=expires_at_ms,
         reason=f"{what} {decision.score:.2f} reached {decision.threshold:.2f}",
     )
 
 
-def _suppress(decision: Decision, reason: SuppressionReason, until_ms: int) -> Suppression:
+def _suppress(decision: Decision, source: SourcePosition, reason: SuppressionReason, until_ms: int) -> Suppression:
     return Suppression(
         **msgspec.structs.asdict(decision),
-        suppression_id=trigger_id(decision.signal_id, decision.campaign_id, "suppression"),
+        suppression_id=_id(decision, source, "suppression"),
         reason=reason,
         until_ms=until_ms,
     )

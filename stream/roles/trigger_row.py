@@ -9,17 +9,23 @@ from models.features.recent_ids import RecentIds, from_joined
 from models.features.row_codec import Upcasts, check_version, upcast
 from schemas.errors import DamagedRowError
 
-TRIGGER_ROW_VERSION = 3
+TRIGGER_ROW_VERSION = 4
 
 
 class TriggerState(Struct, array_like=True, gc=False):
-    """Hold a user's state: last offset and 256 signal ids per topic, last firing per campaign, and newest event time."""
+    """Hold a user's state: last offset per signal topic, last firing per campaign, newest event time and the signals decided.
+
+    `decided` has the highest source offset per signal topic and source topic: later repeats of lower ones are ignored, however
+    old. A source topic is named by its id, or by its name where the broker has no ids. `ids` has the last 256 ids per signal
+    topic of signals that were sent again from the dead letters, and of those that an older version of the row had decided.
+    """
 
     version: int = TRIGGER_ROW_VERSION
     guard: dict[str, int] = {}
     ids: dict[str, RecentIds] = {}
     last_fired_ms: dict[str, int] = {}
     newest_ms: int = 0
+    decided: dict[str, dict[str, int]] = {}
 
 
 def _with_newest(values: list[Any]) -> list[Any]:
@@ -34,7 +40,12 @@ def _with_ids_apart(values: list[Any]) -> list[Any]:
     return [3, guard, {kind: from_joined(joined) for kind, joined in ids.items()}, last_fired_ms, newest_ms]
 
 
-TRIGGER_UPCASTS: Upcasts = {1: _with_newest, 2: _with_ids_apart}
+def _with_decided(values: list[Any]) -> list[Any]:
+    """Upcast version 3, which knew decided signals by their last 256 ids alone: those ids stay."""
+    return [4, *values[1:], {}]
+
+
+TRIGGER_UPCASTS: Upcasts = {1: _with_newest, 2: _with_ids_apart, 3: _with_decided}
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(TriggerState).decode

@@ -11,8 +11,8 @@ from schemas.errors import DecodeError
 from schemas.signals import AdTrigger, ChurnRisk, Interest
 from stream.fold.damaged_row import state_of_row
 from stream.fold.placement import Placement
-from stream.fold.records import Folded, Output, PartitionTotals, Record, dead_letter
-from stream.roles.trigger_policy import TriggerPolicy
+from stream.fold.records import Folded, Output, PartitionTotals, Record, check_not_future, dead_letter, is_resent
+from stream.roles.trigger_policy import AHEAD_MS, TriggerPolicy
 from stream.roles.trigger_row import TriggerState, decode_trigger_row
 
 
@@ -35,9 +35,11 @@ class TriggersFold:
         folded_ms: int,
         folded: Folded | None = None,
     ) -> Folded:
-        """Decide on signals of one partition, in the order given; ignore a repeated signal id.
+        """Decide on signals of one partition, in the order given; ignore a signal that was decided before.
 
-        Results are added to `folded` if it is given. An error has the same effect as in FeaturesFold.fold.
+        A user's signals of one source topic come in the order of that topic, also when they are sent again after a crash. So
+        one whose source offset is not above the highest one decided is a repeat. Results are added to `folded` if it is given.
+        An error has the same effect as in FeaturesFold.fold.
         """
         folded, count = Folded() if folded is None else folded, totals.events
         for record in records:
@@ -45,6 +47,7 @@ class TriggersFold:
             count.events_in += 1
             try:
                 signal = decode_keyed(struct, record.key, record.value)
+                check_not_future(signal.event_time_ms, signal.source.timestamp_ms)
                 if record.key not in rows and self._placement is not None:  # a row begins: the only time its key is checked
                     self._placement.check(record, folded)
             except DecodeError as error:
@@ -56,18 +59,16 @@ class TriggersFold:
             state = rows.get(key)
             if type(state) is not TriggerState:
                 state = rows[key] = state_of_row(decode_trigger_row, TriggerState, key, state, record, totals, folded)
-            digest = id_hash(signal.signal_id)
             if record.offset <= state.guard.get(kind, -1):
                 count.replay_skipped += 1
                 continue
-            ids = state.ids.setdefault(kind, RecentIds())
-            if ids.has(digest):
+            if _is_decided(state, kind, signal, resent=signal.resent or is_resent(record)):
                 count.duplicate_dropped += 1
                 continue
-            ids.add(digest)
             state.guard[kind] = record.offset
-            decisions = self._policy.decide(signal, state.last_fired_ms)
-            state.newest_ms = max(state.newest_ms, signal.event_time_ms)
+            arrived_ms = max(record.timestamp, signal.source.timestamp_ms)
+            decisions = self._policy.decide(signal, state.last_fired_ms, arrived_ms)
+            state.newest_ms = max(state.newest_ms, min(signal.event_time_ms, arrived_ms + AHEAD_MS))
             count.applied += 1  # nothing below can raise
             folded.dirty[key] = state
             for decision in decisions:
@@ -79,3 +80,21 @@ class TriggersFold:
     def kind_and_key(self, record: Record) -> tuple[str, bytes | None]:
         """Return a record's kind and the key of its row, or None for the key if it has no row."""
         return self._structs[record.topic][0], record.key
+
+
+def _is_decided(state: TriggerState, kind: str, signal: Interest | ChurnRisk, *, resent: bool) -> bool:
+    """Return whether a signal was decided before, and note that it is now.
+
+    A resent one comes after later ones, so its id is looked up, and the highest offset stays.
+    """
+    source, ids = signal.source, state.ids.get(kind)
+    if ids is not None and ids.has(id_hash(signal.signal_id)):
+        return True
+    if resent:
+        state.ids.setdefault(kind, RecentIds()).add(id_hash(signal.signal_id))
+        return False
+    decided, origin = state.decided.setdefault(kind, {}), source.topic_id or source.topic
+    if source.offset <= decided.get(origin, -1):
+        return True
+    decided[origin] = source.offset
+    return False

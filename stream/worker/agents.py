@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.dead_letter import DeadLetter
 from schemas.scoring import ScoreRequest
-from stream.fold.records import Fold, Output, PartitionTotals, Record
+from stream.fold.records import Fold, Output, PartitionTotals, Record, is_resent
 from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.store import RowStore
@@ -162,6 +162,7 @@ async def score_agent(
                     model_version=scorer.model_version,
                     received_ms=received_ms,
                     scored_ms=scored_ms,
+                    resent=is_resent(record),
                 )
             await asyncio.gather(check_topics(), outbox.post(outputs))
             for output in outputs:

@@ -291,7 +291,7 @@ def _add_fold_agent(app: FootfallApp, source: Any, role: Role, partitions: int, 
         check_topics=app.watch.check if settings.transactions else None,
     )
     app.store, app.barrier = store, barrier
-    app.fold = features_fold(settings, partitions) if features else triggers_fold(settings, partitions)
+    app.fold = features_fold(settings, partitions, app.watch.ids) if features else triggers_fold(settings, partitions)
 
     async def run(stream: Any) -> None:
         flushing = asyncio.create_task(crash_only("barrier", barrier.run()))

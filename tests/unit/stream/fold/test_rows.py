@@ -271,7 +271,7 @@ def test_a_trigger_row_of_version_1_keeps_ids_guards_and_cooldowns() -> None:
     found = decode_trigger_row(row)
 
     assert found == TriggerState(
-        3, {"interest": 4}, {"interest": recent_ids}, {"spring": NOW_MS, "autumn": NOW_MS - DAY_MS}, NOW_MS
+        4, {"interest": 4}, {"interest": recent_ids}, {"spring": NOW_MS, "autumn": NOW_MS - DAY_MS}, NOW_MS
     )
     assert trigger_newest_ms(row) == 0
     assert trigger_newest_ms(encode_trigger_row(found)) == trigger_newest_ms(found) == NOW_MS

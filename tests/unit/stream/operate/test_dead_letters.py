@@ -13,7 +13,7 @@ from schemas.scoring import ScoreRequest
 from schemas.time_units import DAY_MS
 from schemas.topics import TABLE
 from stream.cli.dlq import as_fields, as_text, since_ms
-from stream.fold.records import EVENT_ID, PartitionTotals, Totals
+from stream.fold.records import EVENT_ID, RESENT, PartitionTotals, Totals
 from stream.offline.replay_log import LogRecord
 from stream.operate.dead_letters import (
     NAMED_AT_MOST,
@@ -108,8 +108,13 @@ def test_an_event_without_an_id_takes_the_id_of_its_first_position_along_and_kee
     assert first == second == (*headers, (EVENT_ID, position_id(CLICKS, 3, 41).encode()))
 
 
-def test_a_message_of_ours_is_sent_as_it_was() -> None:
-    assert headers_again(found("score-request", value=encode(score_request()), topic=TOPICS["score-request"])) == ()
+def test_a_message_of_ours_is_marked_once_however_often_it_is_sent_again() -> None:
+    value, topic = encode(score_request()), TOPICS["score-request"]
+
+    first = headers_again(found("score-request", value=value, topic=topic, headers=(("trace", b"1"),)))
+    second = headers_again(found("score-request", value=value, topic=topic, headers=first))
+
+    assert first == second == (("trace", b"1"), (RESENT, b"1"))
 
 
 def test_an_event_without_an_id_that_is_sent_again_twice_counts_once_under_the_id_it_would_have_had() -> None:

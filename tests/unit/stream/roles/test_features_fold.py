@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from models.features.recent_ids import RecentIds, id_hash
 from models.features.row_codec import encode_row
 from models.features.spec import FEATURE_SPEC, KINDS
 from models.features.user_state import UserState
@@ -16,11 +18,11 @@ from schemas.dead_letter import DeadLetter, Reason
 from schemas.errors import RowVersionError
 from schemas.ids import output_id, position_id
 from schemas.scoring import ScoreRequest
-from schemas.signals import AdTrigger, Suppression, Unread
+from schemas.signals import AdTrigger, Interest, Suppression, Unread
 from schemas.time_units import DAY_MS, MINUTE_MS
 from schemas.topics import TABLE
 from stream.fold.ordering import aligned
-from stream.fold.records import Folded, Output, PartitionTotals, Totals
+from stream.fold.records import RESENT, Folded, Output, PartitionTotals, Totals
 from stream.logs.simulate.dirt import MALFORMED
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
@@ -30,7 +32,19 @@ from stream.roles.scoring_policy import ScoringPolicy
 from stream.roles.trigger_policy import Campaign, TriggerPolicy
 from stream.roles.trigger_row import decode_trigger_row, encode_trigger_row
 from stream.roles.triggers_fold import TriggersFold
-from tests.builders import NOW_MS, churn_risk, click, interest, purchase, purchase_line, review, review_sentiment, search, visit
+from tests.builders import (
+    NOW_MS,
+    churn_risk,
+    click,
+    interest,
+    purchase,
+    purchase_line,
+    review,
+    review_sentiment,
+    search,
+    source_position,
+    visit,
+)
 
 TOPICS = {kind: topic.name for kind, topic in TABLE.items()}
 KIND_OF = {name: kind for kind, name in TOPICS.items()}
@@ -418,6 +432,11 @@ class Triggers:
         return self.step.fold(self.rows, self.totals, made, NOW_MS)
 
 
+def later(offset: int, **changes: Any) -> Interest:
+    """Return an interest whose source event is at an offset of its topic."""
+    return interest(signal_id=f"interest-{offset}", source=source_position(offset=offset), **changes)
+
+
 def test_decisions_go_with_the_rows_under_the_users_key() -> None:
     triggers = Triggers()
 
@@ -432,20 +451,80 @@ def test_decisions_go_with_the_rows_under_the_users_key() -> None:
 def test_a_campaign_on_cooldown_sends_a_suppression_with_the_rows() -> None:
     triggers = Triggers()
 
-    folded = triggers.fold(("interest", 0, interest()), ("interest", 1, interest(signal_id="interest-2")))
+    folded = triggers.fold(("interest", 0, later(41)), ("interest", 1, later(42)))
 
     assert [(o.kind, type(o.message)) for o in folded.with_rows] == [("ad-trigger", AdTrigger), ("suppression", Suppression)]
     assert triggers.totals.outputs == {"ad-trigger": 1, "suppression": 1}
 
 
-def test_a_repeated_signal_id_is_ignored_and_counted() -> None:
+def test_a_repeated_signal_is_ignored_and_counted_however_many_came_since() -> None:
     triggers = Triggers()
-    triggers.fold(("interest", 0, interest()))
+    signals = [later(offset, event_time_ms=NOW_MS + offset) for offset in range(600)]
+    triggers.fold(*[("interest", n, signal) for n, signal in enumerate(signals)])
+    triggers.rows = {key: encode_trigger_row(row) for key, row in triggers.rows.items()}
 
-    again = triggers.fold(("interest", 1, interest()))
+    again = triggers.fold(*[("interest", 600 + n, signal) for n, signal in enumerate(signals)])
 
     assert (again.with_rows, again.dirty) == ([], {})
+    assert triggers.totals.events == Totals(events_in=1200, applied=600, duplicate_dropped=600)
+
+
+def test_topics_of_one_name_but_another_id_are_told_apart() -> None:
+    triggers = Triggers()
+    ids = ("old", "new", "new", "")
+    signals = [interest(signal_id=f"i-{n}", source=source_position(topic_id=name)) for n, name in enumerate(ids)]
+
+    triggers.fold(*[("interest", n, signal) for n, signal in enumerate(signals)])
+
+    assert triggers.totals.events == Totals(events_in=4, applied=3, duplicate_dropped=1)
+    assert triggers.rows[KEY].decided == {"interest": {"old": 41, "new": 41, "shop.clicks.v1": 41}}
+
+
+def test_a_signal_sent_again_from_the_dead_letters_is_decided_once_and_hides_none_of_the_later_ones() -> None:
+    triggers = Triggers()
+    triggers.fold(("interest", 0, later(50)))
+    resent = replace(raw("interest", encode(later(7)), offset=1), headers=((RESENT, b"1"),))
+    of_request = later(8, resent=True)
+
+    first = triggers.step.fold(triggers.rows, triggers.totals, [resent], NOW_MS)
+    again = triggers.step.fold(triggers.rows, triggers.totals, [replace(resent, offset=2)], NOW_MS)
+    other = triggers.fold(("interest", 3, of_request), ("interest", 4, of_request), ("interest", 5, later(50)))
+
+    assert [len(folded.with_rows) for folded in (first, again, other)] == [1, 0, 1]
+    assert triggers.totals.events == Totals(events_in=6, applied=3, duplicate_dropped=3)
+
+
+def test_a_row_of_the_version_before_decides_none_of_its_signals_again() -> None:
+    triggers = Triggers()
+    ids = RecentIds()
+    ids.add(id_hash("interest-9"))
+    triggers.rows = {KEY: msgspec.msgpack.encode([3, {"interest": 4}, {"interest": ids}, {}, NOW_MS])}
+
+    triggers.fold(("interest", 5, later(9)), ("interest", 6, later(10)))
+
     assert triggers.totals.events == Totals(events_in=2, applied=1, duplicate_dropped=1)
+
+
+def test_a_signal_dated_far_ahead_is_a_dead_letter_or_silences_nothing() -> None:
+    triggers, in_2096 = Triggers(), NOW_MS + 70 * 365 * DAY_MS
+    dated = later(1, event_time_ms=in_2096)
+    source = source_position(offset=2, timestamp_ms=in_2096)
+    whole = interest(signal_id="interest-2", event_time_ms=in_2096, source=source)
+
+    folded = triggers.fold(("interest", 0, dated), ("interest", 1, whole), ("interest", 2, later(3)))
+
+    assert [output.message.reason for output in folded.outputs] == [Reason.FROM_FUTURE]  # type: ignore[attr-defined]
+    assert [type(output.message) for output in folded.with_rows] == [AdTrigger, AdTrigger]
+    assert triggers.rows[KEY].last_fired_ms == {"mugs": NOW_MS}
+
+
+def test_a_decision_is_named_by_the_position_of_its_source_and_the_campaign() -> None:
+    named, other_id, elsewhere = (
+        Triggers().fold(("interest", 0, signal)).with_rows[0].message.trigger_id  # type: ignore[attr-defined]
+        for signal in (later(7), interest(signal_id="other", source=source_position(offset=7)), later(8))
+    )
+
+    assert named == other_id != elsewhere
 
 
 def test_a_signal_record_seen_again_is_skipped_by_its_topics_own_offset() -> None:
@@ -489,12 +568,17 @@ def test_a_trigger_row_comes_back_from_its_bytes_and_one_of_another_version_is_r
     row = triggers.rows[KEY]
 
     assert decode_trigger_row(encode_trigger_row(row)) == row
-    with pytest.raises(RowVersionError, match="version 4, expected version 1 to 3"):
-        decode_trigger_row(msgspec.msgpack.encode(msgspec.structs.replace(row, version=4)))
+    with pytest.raises(RowVersionError, match="version 5, expected version 1 to 4"):
+        decode_trigger_row(msgspec.msgpack.encode(msgspec.structs.replace(row, version=5)))
+
+
+def signal_at(n: int) -> Interest:
+    at = NOW_MS + n * DAY_MS // 3
+    return interest(signal_id=f"s-{n}", event_time_ms=at, source=source_position(offset=n, timestamp_ms=at))
 
 
 def test_chunks_of_any_size_decide_the_same() -> None:
-    signals = [("interest", n, interest(signal_id=f"s-{n}", event_time_ms=NOW_MS + n * DAY_MS // 3)) for n in range(9)]
+    signals = [("interest", n, signal_at(n)) for n in range(9)]
     whole, parts = Triggers(), Triggers()
 
     one = whole.fold(*signals).with_rows

@@ -28,7 +28,7 @@ from stream.roles.scoring_policy import ScoringPolicy
 from stream.roles.trigger_policy import Campaign, TriggerPolicy
 from stream.roles.trigger_row import encode_trigger_row
 from stream.roles.triggers_fold import TriggersFold
-from tests.builders import NOW_MS, churn_risk, click, interest, purchase, review_sentiment, search, visit
+from tests.builders import NOW_MS, churn_risk, click, interest, purchase, review_sentiment, search, source_position, visit
 from tests.fakes import BrokenPolicy, BrokenRates, BrokenRequests, BrokenTriggers
 
 TOPICS = {kind: topic.name for kind, topic in TABLE.items()}
@@ -257,7 +257,14 @@ def test_a_row_of_another_version_is_no_error_of_a_record() -> None:
 
 def test_a_signal_whose_decision_fails_leaves_no_campaign_fired_and_no_decision() -> None:
     hour = 3_600_000
-    signals = [churn_risk(signal_id=f"s-{n}", event_time_ms=NOW_MS + n * hour) for n in range(6)]
+    signals = [
+        churn_risk(
+            signal_id=f"s-{n}",
+            event_time_ms=NOW_MS + n * hour,
+            source=source_position(offset=n, timestamp_ms=NOW_MS + n * hour),
+        )
+        for n in range(6)
+    ]
     broken = TriggersFold(topics=TOPICS, policy=BrokenTriggers(POLICY, {"s-0", "s-2", "s-3"}))  # type: ignore[arg-type]
     guarded, sound = Guarded(broken), Guarded(TriggersFold(topics=TOPICS, policy=POLICY))
     records = records_of(signals)
@@ -274,7 +281,8 @@ def test_a_signal_whose_decision_fails_leaves_no_campaign_fired_and_no_decision(
 def test_signals_of_both_topics_are_restored_together() -> None:
     broken = TriggersFold(topics=TOPICS, policy=BrokenTriggers(POLICY, {"i-2"}))  # type: ignore[arg-type]
     guarded, sound = Guarded(broken), Guarded(TriggersFold(topics=TOPICS, policy=POLICY))
-    records = records_of([interest(signal_id="i-1"), churn_risk(), interest(signal_id="i-2"), interest(signal_id="i-3")])
+    first, second, third = (interest(signal_id=f"i-{n}", source=source_position(offset=n)) for n in (1, 2, 3))
+    records = records_of([first, churn_risk(), second, third])
 
     guarded.fold(records)
 

@@ -18,7 +18,7 @@ from stream.roles.handler_errors import fold_guarded
 from stream.roles.scoring_policy import ScoringPolicy
 from stream.roles.trigger_policy import Campaign, TriggerPolicy
 from stream.roles.triggers_fold import TriggersFold
-from tests.builders import NOW_MS, click, interest, purchase, review_sentiment, visit
+from tests.builders import NOW_MS, click, interest, purchase, review_sentiment, source_position, visit
 
 TOPICS = {kind: topic.name for kind, topic in TABLE.items()}
 USER, HOME, ELSEWHERE = "crc-1", 2, 3  # of four partitions, by murmur2; crc32 chooses the other one
@@ -149,7 +149,8 @@ def test_a_campaign_decides_only_in_the_partition_of_its_user(partition: int, de
 def test_signals_go_on_into_a_row_that_exists_and_accepted_keys_into_a_new_one() -> None:
     rows = dict[bytes, Any]()
     first = record("interest", interest(user_id=USER), partition=ELSEWHERE)
-    second = record("interest", interest(user_id=USER, signal_id="i-2"), partition=ELSEWHERE, offset=1)
+    later = interest(user_id=USER, signal_id="i-2", source=source_position(offset=42))
+    second = record("interest", later, partition=ELSEWHERE, offset=1)
 
     accepted = triggers(LENIENT).fold(rows, PartitionTotals(), [first], NOW_MS)
     kept = triggers(STRICT).fold(rows, PartitionTotals(), [second], NOW_MS)

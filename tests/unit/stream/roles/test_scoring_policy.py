@@ -147,8 +147,8 @@ def interests(**scores: float) -> Any:
 
 
 def test_a_score_at_the_threshold_fires_and_one_below_does_not() -> None:
-    assert policy_of().decide(interests(kitchen=0.4999), {}) == []
-    [fired] = policy_of().decide(interests(kitchen=0.5), {})
+    assert policy_of().decide(interests(kitchen=0.4999), {}, NOW_MS) == []
+    [fired] = policy_of().decide(interests(kitchen=0.5), {}, NOW_MS)
 
     assert isinstance(fired, AdTrigger)
     assert (fired.label, fired.score, fired.threshold) == ("kitchen", 0.5, 0.5)
@@ -157,7 +157,7 @@ def test_a_score_at_the_threshold_fires_and_one_below_does_not() -> None:
 def test_a_trigger_names_the_signal_model_policy_and_campaign_and_says_why() -> None:
     signal = interests(kitchen=0.75)
 
-    [fired] = policy_of(expires_minutes=45).decide(signal, {})
+    [fired] = policy_of(expires_minutes=45).decide(signal, {}, NOW_MS)
 
     assert isinstance(fired, AdTrigger)
     assert (fired.user_id, fired.event_time_ms, fired.signal_id) == (signal.user_id, signal.event_time_ms, signal.signal_id)
@@ -167,44 +167,44 @@ def test_a_trigger_names_the_signal_model_policy_and_campaign_and_says_why() -> 
 
 
 def test_a_campaign_for_one_label_ignores_stronger_interests_in_others() -> None:
-    [fired] = policy_of().decide(interests(garden=0.9, kitchen=0.6), {})
+    [fired] = policy_of().decide(interests(garden=0.9, kitchen=0.6), {}, NOW_MS)
 
     assert (fired.label, fired.score) == ("kitchen", 0.6)
 
 
 def test_a_campaign_for_a_label_that_is_not_scored_does_not_fire() -> None:
-    assert policy_of(label="toys").decide(interests(garden=0.9, kitchen=0.6), {}) == []
+    assert policy_of(label="toys").decide(interests(garden=0.9, kitchen=0.6), {}, NOW_MS) == []
 
 
 def test_a_star_stands_for_the_strongest_interest() -> None:
-    [fired] = policy_of(label="*").decide(interests(garden=0.9, kitchen=0.6), {})
+    [fired] = policy_of(label="*").decide(interests(garden=0.9, kitchen=0.6), {}, NOW_MS)
 
     assert (fired.label, fired.score) == ("garden", 0.9)
 
 
 def test_a_signal_without_any_interest_decides_nothing() -> None:
-    assert policy_of(label="*").decide(interests(), {}) == []
+    assert policy_of(label="*").decide(interests(), {}, NOW_MS) == []
 
 
 def test_a_churn_campaign_fires_on_churn_risk_alone_and_has_no_label() -> None:
     policy = policy_of(id="win-back", signal="churn-risk", label="*")
 
-    [fired] = policy.decide(churn_risk(probability=0.5), {})
+    [fired] = policy.decide(churn_risk(probability=0.5), {}, NOW_MS)
 
     assert isinstance(fired, AdTrigger)
     assert (fired.signal, fired.label, fired.reason) == ("churn-risk", None, "churn-risk 0.50 reached 0.50")
-    assert policy.decide(churn_risk(probability=0.4999), {}) == []
-    assert policy.decide(interests(kitchen=0.9), {}) == []
+    assert policy.decide(churn_risk(probability=0.4999), {}, NOW_MS) == []
+    assert policy.decide(interests(kitchen=0.9), {}, NOW_MS) == []
 
 
 def test_an_interest_campaign_ignores_churn_risk() -> None:
-    assert policy_of(label="*").decide(churn_risk(probability=1.0), {}) == []
+    assert policy_of(label="*").decide(churn_risk(probability=1.0), {}, NOW_MS) == []
 
 
 def test_a_campaign_on_cooldown_is_suppressed_with_the_reason_and_its_end() -> None:
     policy, fired_ms = policy_of(), {"spring-mugs": NOW_MS - HOUR_MS}
 
-    [held] = policy.decide(interests(kitchen=0.75), fired_ms)
+    [held] = policy.decide(interests(kitchen=0.75), fired_ms, NOW_MS)
 
     assert isinstance(held, Suppression)
     assert (held.reason, held.until_ms) == (SuppressionReason.COOLDOWN, NOW_MS + 23 * HOUR_MS)
@@ -216,7 +216,7 @@ def test_a_campaign_on_cooldown_is_suppressed_with_the_reason_and_its_end() -> N
     ("since_ms", "expected"), [(0, Suppression), (24 * HOUR_MS - 1, Suppression), (24 * HOUR_MS, AdTrigger)]
 )
 def test_a_cooldown_ends_exactly_when_its_hours_have_passed(since_ms: int, expected: type) -> None:
-    [decision] = policy_of().decide(interests(kitchen=0.75), {"spring-mugs": NOW_MS - since_ms})
+    [decision] = policy_of().decide(interests(kitchen=0.75), {"spring-mugs": NOW_MS - since_ms}, NOW_MS)
 
     assert type(decision) is expected
 
@@ -224,13 +224,13 @@ def test_a_cooldown_ends_exactly_when_its_hours_have_passed(since_ms: int, expec
 def test_a_fire_starts_the_cooldown_at_the_events_own_time() -> None:
     fired_ms: dict[str, int] = {}
 
-    policy_of().decide(interests(kitchen=0.75), fired_ms)
+    policy_of().decide(interests(kitchen=0.75), fired_ms, NOW_MS)
 
     assert fired_ms == {"spring-mugs": NOW_MS}
 
 
 def test_a_signal_older_than_the_last_fire_is_suppressed() -> None:
-    [held] = policy_of().decide(interests(kitchen=0.75), {"spring-mugs": NOW_MS + HOUR_MS})
+    [held] = policy_of().decide(interests(kitchen=0.75), {"spring-mugs": NOW_MS + HOUR_MS}, NOW_MS)
 
     assert isinstance(held, Suppression)
     assert held.until_ms == NOW_MS + 25 * HOUR_MS
@@ -239,7 +239,7 @@ def test_a_signal_older_than_the_last_fire_is_suppressed() -> None:
 def test_without_a_cooldown_every_crossing_in_order_fires() -> None:
     policy, fired_ms = policy_of(cooldown_hours=0.0), dict[str, int]()
 
-    decisions = [policy.decide(interests(kitchen=0.75), fired_ms) for _ in range(2)]
+    decisions = [policy.decide(interests(kitchen=0.75), fired_ms, NOW_MS) for _ in range(2)]
 
     assert [type(decision) for [decision] in decisions] == [AdTrigger, AdTrigger]
 
@@ -247,15 +247,15 @@ def test_without_a_cooldown_every_crossing_in_order_fires() -> None:
 def test_campaigns_cool_down_each_by_itself_and_are_decided_in_the_order_of_the_file() -> None:
     both = TriggerPolicy(version="policy-1", campaigns=policy_of(label="*").campaigns + policy_of(id="second").campaigns)
 
-    decisions = both.decide(interests(kitchen=0.75), {"second": NOW_MS})
+    decisions = both.decide(interests(kitchen=0.75), {"second": NOW_MS}, NOW_MS)
 
     assert [(d.campaign_id, type(d)) for d in decisions] == [("spring-mugs", AdTrigger), ("second", Suppression)]
 
 
 def test_ids_depend_on_signal_campaign_and_outcome_alone() -> None:
-    [one], [again] = (policy_of().decide(interests(kitchen=0.75), {}) for _ in range(2))
-    [other] = policy_of(id="other").decide(interests(kitchen=0.75), {})
-    [held] = policy_of().decide(interests(kitchen=0.75), {"spring-mugs": NOW_MS})
+    [one], [again] = (policy_of().decide(interests(kitchen=0.75), {}, NOW_MS) for _ in range(2))
+    [other] = policy_of(id="other").decide(interests(kitchen=0.75), {}, NOW_MS)
+    [held] = policy_of().decide(interests(kitchen=0.75), {"spring-mugs": NOW_MS}, NOW_MS)
 
     assert isinstance(one, AdTrigger)
     assert isinstance(other, AdTrigger)
