@@ -13,8 +13,6 @@ from msgspec import Meta, Struct
 from schemas.fields import EventId, Id, Millis, Probability, UserId
 from schemas.scoring import Guard, SourcePosition, Timings
 
-CHURN_HORIZON_DAYS = 30
-
 
 class Signal(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The fields of every score: the user, the event and its record, the model, the records behind it, the times.
@@ -53,7 +51,7 @@ class ChurnRisk(Signal, frozen=True, kw_only=True, gc=False, omit_defaults=True)
     """How likely the user stays away: survival[i] = P(no return within horizons_days[i] of `event_time_ms`).
 
     After `e` days of silence the risk over a further H days is S(e + H) / S(e), so it needs no new score.
-    `probability` is the survival at `horizon_days`, the shop's definition of churn.
+    `probability` is the survival at `horizon_days`, which the model's training set as the shop's definition of churn.
     """
 
     horizons_days: list[int]

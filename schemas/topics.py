@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from schemas.dead_letter import DeadLetter
 from schemas.events import Browse, Click, Event, Purchase, Rating, Review, Search, Visit
+from schemas.feature_spec import PublishedSpec
 from schemas.scoring import ScoreRequest
 from schemas.signals import AdTrigger, ChurnRisk, Interest, ReviewSentiment, Suppression
 from schemas.time_units import DAY_MS
@@ -64,6 +65,7 @@ _MAIN = (
     Topic(kind="review", name="shop.reviews.v1", struct=Review),
     Topic(kind="rating", name="shop.ratings.v1", struct=Rating),
     Topic(kind="score-request", name="footfall.score-requests.v1", struct=ScoreRequest, retention_ms=DAY_MS),
+    Topic(kind="feature-spec", name="footfall.feature-specs.v1", struct=PublishedSpec, key="version", cleanup="compact"),
     Topic(kind="interest", name="footfall.interest.v1", struct=Interest),
     Topic(kind="churn-risk", name="footfall.churn-risk.v1", struct=ChurnRisk),
     Topic(kind="review-sentiment", name="footfall.review-sentiment.v1", struct=ReviewSentiment),

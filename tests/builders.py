@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.events import Browse, Click, Purchase, PurchaseLine, Rating, Review, Search, Visit
+from schemas.feature_spec import PublishedSpec, SpecFeature
 from schemas.scoring import HistoryEntry, ScoreRequest, SourcePosition, Timings
 from schemas.signals import AdTrigger, ChurnRisk, Interest, InterestScore, ReviewSentiment, Suppression, SuppressionReason
 from schemas.time_units import DAY_MS
@@ -79,6 +80,11 @@ def score_request(**changes: Any) -> ScoreRequest:
     evidence = {"spec_version": "spec-1", "features": [1.0, None, 0.25], "history": [history_entry()]}
     evidence |= {"categories": [("kitchen", 0.75), ("garden", 0.25)]}
     return ScoreRequest(**fields | position | evidence | changes)
+
+
+def published_spec(**changes: Any) -> PublishedSpec:
+    feature = SpecFeature(name="click.count.7d", unit="events", window="7d", null="never", reference="click.count.7d@0123abcd")
+    return PublishedSpec(**{"version": "spec-1", "features": [feature]} | changes)
 
 
 def _signal_fields(signal_id: str) -> dict[str, Any]:
@@ -154,6 +160,7 @@ SAMPLES: Mapping[str, Callable[..., Struct]] = {
     "review": review,
     "rating": rating,
     "score-request": score_request,
+    "feature-spec": published_spec,
     "interest": interest,
     "churn-risk": churn_risk,
     "review-sentiment": review_sentiment,

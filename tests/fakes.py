@@ -240,8 +240,8 @@ class FixedScorer:
     """A model whose scores depend only on the request's id, with a fixed error for one user."""
 
     labels = ("garden", "kitchen")
-    horizons_days = (7, 30)
-    spec_version = FEATURE_SPEC.version
+    horizons_days, churn_days = (7, 30), 30
+    spec_version, features = FEATURE_SPEC.version, FEATURE_SPEC.references
 
     def __init__(self, model_version: str = "fixed-1", *, off_by: float = 0.0, user: str = "") -> None:
         self.model_version, self._off_by, self._user = model_version, off_by, user

@@ -63,9 +63,7 @@ class LiveRun:
         """Append the signals of requests and return those that the features role reads."""
         heard = []
         for request, scores in zip(requests, self.scorer.score(requests), strict=True):
-            rendered = render_signals(
-                request, scores, horizons_days=[7, 30], model_version=self.scorer.model_version, received_ms=0, scored_ms=0
-            )
+            rendered = render_signals(request, scores, scorer=self.scorer, received_ms=0, scored_ms=0)  # type: ignore[arg-type]
             for output in rendered:
                 sent = self.send(output.kind, output.partition, request.source.timestamp_ms, *_message(output.message))
                 if output.kind == "review-sentiment":

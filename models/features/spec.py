@@ -1,7 +1,8 @@
 """Define each number of a feature vector (name, unit, window, when it is unknown) and one hash over all definitions.
 
-The hash is the version of the feature spec: it changes when a definition changes. The scorer refuses a vector that was
-made with another version. Start at FEATURE_SPEC.
+The hash is the version of the feature spec: it changes when a definition changes. Each feature also has a reference, its name
+with a hash of its own definition. A model names the references that it reads, so a spec that only adds features stops no
+model. Start at FEATURE_SPEC.
 """
 
 import hashlib
@@ -37,11 +38,15 @@ class Feature(Struct, frozen=True):
 
 
 class FeatureSpec(Struct, frozen=True):
-    """The ordered features of a vector, and a hash of their order and definitions as `version`."""
+    """The ordered features of a vector, and a hash of their order and definitions as `version`.
+
+    `references` name each feature with a hash of its definition and of what all definitions share, as `name@hash`.
+    """
 
     features: tuple[Feature, ...]
     names: tuple[str, ...]
     version: str
+    references: tuple[str, ...]
 
 
 def _features() -> Iterator[Feature]:
@@ -75,10 +80,9 @@ def _features() -> Iterator[Feature]:
         yield Feature(f"categories.top{rank}.share", "share of decayed weight", "30d", "fewer categories")
 
 
-def _spec() -> FeatureSpec:
-    features = tuple(_features())
-    definition = {
-        "features": to_builtins(features),
+def make_spec(features: tuple[Feature, ...]) -> FeatureSpec:
+    """Return the spec of these features, in this order."""
+    shared = {
         "windows": to_builtins(WINDOWS),
         "history": [HISTORY_EVENTS, HISTORY_EVENTS_PER_KIND, HISTORY_TEXT_CHARS],
         "bounds": [MAX_ITEMS_PER_DAY, MAX_CATEGORIES, MAX_PURCHASE_TIMES, RECENT_IDS],
@@ -86,8 +90,13 @@ def _spec() -> FeatureSpec:
         "session_slot_ms": SESSION_SLOT_MS,
         "semantics": SEMANTICS,
     }
-    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
-    return FeatureSpec(features, tuple(feature.name for feature in features), digest[:16])
+    references = tuple(f"{one.name}@{_digest({'feature': to_builtins(one)} | shared)[:8]}" for one in features)
+    version = _digest({"features": to_builtins(features)} | shared)[:16]
+    return FeatureSpec(features, tuple(feature.name for feature in features), version, references)
 
 
-FEATURE_SPEC = _spec()
+def _digest(definition: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+
+
+FEATURE_SPEC = make_spec(tuple(_features()))

@@ -27,6 +27,7 @@ from models.serving.checkpoint_files import FileFacts as FileFacts
 from models.serving.item_prior import ItemPrior
 from schemas.errors import ModelError
 
+DEFAULT_CHURN_DAYS = 30
 LEARNT_UNTIL_MS = "learnt_until_ms"  # a setting: the end of the data that the model was trained on
 
 WEIGHTS = "model.safetensors"
@@ -52,9 +53,12 @@ class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     sentiment: Platt
 
 
-class Contract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Contract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything beside the weights that determines a checkpoint's scores; the model version is a hash of both.
 
+    `features` names the features that the model reads, in order, by their references in the feature spec. It is empty in
+    older checkpoints, which read all features of their spec. `churn_days` is the horizon whose survival is published as
+    the probability to churn; older checkpoints publish that of 30 days.
     `rhythm` names the rhythm features that the model reads. `returns` is the event its hazards predict: "any" activity,
     timed from the newest event, or a "purchase", timed from the newest purchase.
     """
@@ -69,6 +73,8 @@ class Contract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     network: NetworkConfig
     normalisation: Normalisation
     calibration: Calibration
+    features: list[str] = []
+    churn_days: int = DEFAULT_CHURN_DAYS
 
 
 class Provenance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,17 +161,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a checkpoint for this code's feature spec; the hash is verified before any weight is read.
+    """Load a checkpoint; the hash is verified before any weight is read.
 
     Raises:
         ModelError: a file is missing, altered, or of another format, feature spec or shape.
     """
     manifest = read_manifest(folder)
     contract = manifest.contract
-    if contract.spec_version != FEATURE_SPEC.version:
-        raise ModelError(
-            f"{folder} was trained on feature spec {contract.spec_version}, expected {FEATURE_SPEC.version}: {RETRAIN}"
-        )
+    features_read(contract, folder)
     _check_sizes(folder, contract)
     _check_encoder(folder, manifest)
     network = Network(contract.network)
@@ -173,6 +176,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     network.eval().requires_grad_(False)
     catalogue, item_categories = _read_catalogue(folder, manifest), _read_item_categories(folder, manifest)
     return Checkpoint(network, manifest, catalogue, item_categories, _read_sentiment_terms(folder, manifest))
+
+
+def features_read(contract: Contract, folder: Path) -> list[str]:
+    """Return the references of the features that a model reads, in the order of its inputs.
+
+    Raises:
+        ModelError: an older checkpoint does not name them and was trained on another feature spec than this code's.
+    """
+    if contract.features:
+        return contract.features
+    if contract.spec_version != FEATURE_SPEC.version:
+        raise ModelError(
+            f"{folder} was trained on feature spec {contract.spec_version}, expected {FEATURE_SPEC.version}: {RETRAIN}"
+        )
+    return list(FEATURE_SPEC.references)
 
 
 def encoder_address(folder: Path, contract: Contract) -> str:
@@ -213,7 +231,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _check_sizes(folder: Path, contract: Contract) -> None:
-    network, numbers = contract.network, len(FEATURE_SPEC.names) + len(RHYTHM_NAMES)
+    network, numbers = contract.network, len(features_read(contract, folder)) + len(RHYTHM_NAMES)
     if contract.rhythm != list(RHYTHM_NAMES):
         raise ModelError(f"{folder} reads rhythm features {contract.rhythm}, expected {list(RHYTHM_NAMES)}: {RETRAIN}")
     for what, found, expected in (

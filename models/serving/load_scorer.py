@@ -5,7 +5,6 @@ from pathlib import Path
 from models.network.encoder import Encoder
 from models.serving.scorer import Scorer
 from schemas.errors import ModelError
-from schemas.signals import CHURN_HORIZON_DAYS
 
 
 def load_scorer(folder: Path, *, threads: int | None = None, encoder: Encoder | None = None) -> Scorer:
@@ -16,9 +15,10 @@ def load_scorer(folder: Path, *, threads: int | None = None, encoder: Encoder | 
         RegistryError: no model of the registry is in production.
     """
     scorer = Scorer.load(folder, threads=threads, encoder=encoder)
-    if CHURN_HORIZON_DAYS not in scorer.horizons_days:
+    if scorer.churn_days not in scorer.horizons_days:
         raise ModelError(
             f"model {scorer.model_version} has horizons of {list(scorer.horizons_days)} days, expected "
-            f"{CHURN_HORIZON_DAYS} days among them, as churn-risk events report that horizon: train it on a longer log"
+            f"{scorer.churn_days} days among them, as churn-risk events report that horizon: train it on a longer log, or with "
+            "another --churn-days"
         )
     return scorer

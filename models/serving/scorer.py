@@ -31,7 +31,6 @@ BATCH_ROWS = 64
 BATCH_PADDED_EVENTS = 3_584
 TOP_ITEMS = 20
 UNDECIDED = 0.5  # the probability of a positive review that cannot be read
-PURCHASE_RECENCY = FEATURE_SPEC.names.index("purchase.recency_ms")
 Probabilities = NDArray[np.float64]
 
 
@@ -82,12 +81,16 @@ class Scorer:
         self._known = vocabulary(contract.labels, self._catalogue.items if self._catalogue else ())
         self.model_version = manifest.model_version
         self.spec_version = contract.spec_version
+        self.features = tuple(contract.features or FEATURE_SPEC.references)
+        names = [reference.rpartition("@")[0] for reference in self.features]
+        self._purchase_recency = names.index("purchase.recency_ms") if "purchase.recency_ms" in names else None
+        self.churn_days = contract.churn_days
         self.labels = tuple(contract.labels)
         self.horizons_days = tuple(contract.horizons_days)
         self.returns = contract.returns
         self.ranks_items = self._catalogue is not None
-        varied = dict(zip(FEATURE_SPEC.names, contract.normalisation.std, strict=False))
-        self.kinds_read = frozenset(kind for kind in KINDS if varied[f"{kind}.count.{LIFETIME}"] > 0)
+        varied = dict(zip(names, contract.normalisation.std, strict=False))
+        self.kinds_read = frozenset(kind for kind in KINDS if varied.get(f"{kind}.count.{LIFETIME}", 0) > 0)
         self.knows_reviews = contract.calibration.sentiment != Platt()
 
     @classmethod
@@ -118,7 +121,7 @@ class Scorer:
 
     def warm_up(self) -> None:
         """Score synthetic requests with short and long histories, so that the first real one is not slowed by set-up."""
-        self.score([_warm_up_request(self.spec_version, n) for n in (1, HISTORY_EVENTS)])
+        self.score([_warm_up_request(self.spec_version, len(self.features), n) for n in (1, HISTORY_EVENTS)])
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
         """Score requests; result i answers request i.
@@ -202,8 +205,15 @@ class Scorer:
 
     def _survival(self, requests: Sequence[ScoreRequest], hazards: Probabilities) -> Probabilities:
         """Return survival (N, H) from each request's event on, given the silence before it."""
-        silent = silent_days(requests, self.returns)
+        silent = self._silent_days(requests)
         return np.stack([risk(hazards, silent, days, self.horizons_days) for days in self.horizons_days], axis=1)
+
+    def _silent_days(self, requests: Sequence[ScoreRequest]) -> Probabilities:
+        """Return (N,) days of silence at each request's event: 0, or since the newest purchase if hazards run from it."""
+        at = self._purchase_recency
+        if self.returns == "any" or at is None:
+            return np.zeros(len(requests))
+        return np.array([(request.features[at] or 0.0) / DAY_MS for request in requests], np.float64)
 
     def _best_items(self, logits: Logits, rows: Rows, picked: NDArray[np.int64]) -> list[list[tuple[str, float]]]:
         assert self._catalogue is not None  # the caller checks it
@@ -218,7 +228,7 @@ class Scorer:
         ]
 
     def _check_spec(self, requests: Sequence[ScoreRequest]) -> None:
-        width = len(FEATURE_SPEC.names)
+        width = len(self.features)
         for request in requests:
             if request.spec_version != self.spec_version:
                 raise ModelError(
@@ -234,13 +244,6 @@ class Scorer:
 
 def _has_review(request: ScoreRequest) -> bool:
     return request.kind == "review" and request.text is not None
-
-
-def silent_days(requests: Sequence[ScoreRequest], returns: str) -> Probabilities:
-    """Return (N,) days of silence at each request's event: 0, or since the newest purchase if hazards run from it."""
-    if returns == "any":
-        return np.zeros(len(requests))
-    return np.array([(request.features[PURCHASE_RECENCY] or 0.0) / DAY_MS for request in requests], np.float64)
 
 
 def text_table(encoder: Encoder, texts: list[str]) -> Vectors:
@@ -269,7 +272,7 @@ def _probability(logits: Probabilities, platt: Platt) -> Probabilities:
     return sigmoid(logits * platt.scale + platt.bias)
 
 
-def _warm_up_request(spec_version: str, events: int) -> ScoreRequest:
+def _warm_up_request(spec_version: str, features: int, events: int) -> ScoreRequest:
     entry = HistoryEntry(0, KINDS[0], None, None, 0, "warm up")
     return ScoreRequest(
         request_id="warm-up",
@@ -281,7 +284,7 @@ def _warm_up_request(spec_version: str, events: int) -> ScoreRequest:
         source=SourcePosition(topic="warm-up", partition=0, offset=0, timestamp_ms=0),
         guard={},
         spec_version=spec_version,
-        features=[None] * len(FEATURE_SPEC.names),
+        features=[None] * features,
         history=[entry] * events,
         categories=[],
         timings=Timings(sent_ms=0, folded_ms=0),

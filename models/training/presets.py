@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from models.serving.checkpoint import DEFAULT_CHURN_DAYS
 from models.training.loop import LoopConfig
 from models.training.objective import Weights
 from models.training.optimisation import OptimiserConfig
@@ -14,6 +15,7 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     share rows by hash. `next_items` is how many following items are predicted. `negatives` is how many items are sampled for
     a batch's softmax; 0 takes all. `fade_days` is the half-life of item counts. `label_share` is the share of training users
     whose labels are used, for few-label curves. `copies` of every training example get a randomly changed history.
+    `churn_days` is the horizon that churn-risk events report.
     """
 
     loop: LoopConfig = LoopConfig(epochs=6, patience=2)
@@ -36,6 +38,7 @@ class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     fade_days: float = 60.0
     label_share: float = 1.0
     copies: int = 0
+    churn_days: int = DEFAULT_CHURN_DAYS
 
 
 PRESETS = {

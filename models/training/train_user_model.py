@@ -117,6 +117,8 @@ def train(
     calibration_logits = predict_logits(network, data, calibration)
     contract = Contract(
         spec_version=FEATURE_SPEC.version,
+        features=list(FEATURE_SPEC.references),
+        churn_days=config.churn_days,
         rhythm=list(RHYTHM_NAMES),
         returns=returns,
         encoder_uri=encoder.uri,

@@ -42,6 +42,9 @@ def train_command(
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Gradient accumulation: batches per step.")] = 1,
     augment: Annotated[int, typer.Option(min=0, help="Randomly perturbed copies of each training example.")] = 0,
+    churn_days: Annotated[
+        int | None, typer.Option(min=1, help="Horizon in days that churn-risk events report; default: the preset's, 30.")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Use bfloat16 for matrix multiplications.")] = False,
     few_labels: Annotated[
         str | None, typer.Option(metavar="SHARE,SHARE,…", help="Only measure: train on these fractions of the training users.")
@@ -70,6 +73,7 @@ def train_command(
             ),
             decoder=objective == "decoder",
             copies=augment,
+            churn_days=churn_days or config.churn_days,
         )
         if few_labels is None:
             refuse_model(out)
@@ -106,7 +110,6 @@ def _train(
     from models.network.encoder import Encoder
     from models.training.run_card import tensorboard
     from models.training.train_user_model import train
-    from schemas.signals import CHURN_HORIZON_DAYS
 
     manifest = read_manifest(directory)
     started = time.monotonic()
@@ -128,10 +131,10 @@ def _train(
             curves=curves,
             device=device,
         )
-    if CHURN_HORIZON_DAYS not in trained.contract.horizons_days:
+    if config.churn_days not in trained.contract.horizons_days:
         _say(
-            f"found churn horizons up to {trained.contract.horizons_days[-1]} days in {directory}, expected "
-            f"{CHURN_HORIZON_DAYS}, the published horizon: you can evaluate this model, but no role will serve it"
+            f"found churn horizons {trained.contract.horizons_days} days in {directory}, expected {config.churn_days} among "
+            "them, the published horizon (--churn-days): you can evaluate this model, but no role will serve it"
         )
     seconds = round(time.monotonic() - started, 1)
     facts = _write(out, run, manifest, config, encoder, trained, device, seconds)

@@ -78,6 +78,7 @@ class Alignment:
         self._released: dict[TopicPartition, int] = {}
         self._unreachable: set[TopicPartition] = set()
         self._unfetched_at: dict[TopicPartition, float] = {}  # when a partition was last not part of the fetch
+        self._on_hold: frozenset[TopicPartition] = frozenset()
         self._fetching: Collection[TopicPartition] | None = None  # None means all
         self._started = self._last_call = self._now()
         self.epoch = 0  # counts clear() calls
@@ -98,6 +99,7 @@ class Alignment:
             state.clear()
         self._unreachable.clear()
         self._unfetched_at.clear()
+        self._on_hold = frozenset()
         self._started = self._now()
         self.epoch += 1
 
@@ -125,7 +127,11 @@ class Alignment:
     def waiting(self) -> bool:
         """Return whether buffered records can be released without another fetch: by idle time, or by a free chunk."""
         idle = self._limits.idle_seconds > 0 and any(buffer for group in self._buffers.values() for buffer in group.values())
-        return idle or bool(self._unaligned_buffers)
+        return idle or bool(self._unaligned_buffers.keys() - self._on_hold)
+
+    def hold(self, partitions: Collection[TopicPartition]) -> None:
+        """Release no records of these partitions of unaligned topics from now on, only of the others."""
+        self._on_hold = frozenset(partitions)
 
     def holds(self, tp: TopicPartition) -> bool:
         """Return whether fetched records of a partition are buffered."""
@@ -223,10 +229,12 @@ class Alignment:
     def _take_unaligned(self, chunks: int | None) -> list[list[Any]]:
         """Remove buffered records of unaligned topics: all, or at most as many as fit into `chunks` chunks."""
         if chunks is None:
-            waiting, self._unaligned_buffers = self._unaligned_buffers, {}
-            return list(waiting.values())
+            free = [tp for tp in self._unaligned_buffers if tp not in self._on_hold]
+            return [self._unaligned_buffers.pop(tp) for tp in free]
         room, taken = chunks * self._limits.chunk_records, list[Any]()
         for tp, records in list(self._unaligned_buffers.items()):
+            if tp in self._on_hold:
+                continue
             part = records[: room - len(taken)]
             if not part:
                 break

@@ -119,11 +119,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         """Acknowledge a chunk; ignore acknowledgements of an older generation."""
         if not isinstance(message.value, Chunk):
             return bool(super().ack(message))
+        return self.ack_partly(message, message.value.ends)
+
+    def ack_partly(self, message: Any, ends: Mapping[TopicPartition, int]) -> bool:
+        """Acknowledge a chunk up to these offsets: the rest is held by the role, and ack_up_to acknowledges it later."""
         if message.acked or message.generation_id != self.app.consumer_generation_id:
             return False
         message.acked = True
         self._unacked_messages.discard(message)
-        for tp, offset in message.value.ends.items():
+        for tp, offset in ends.items():
             self.next_offset[tp] = offset
             self._acked[driver.TP(*tp)] = [offset - 1]  # Faust only checks that it exists: see _new_offset
         self._n_acked += 1
@@ -131,7 +135,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
         return True
 
     def ack_up_to(self, ends: Mapping[TopicPartition, int], generation_id: int) -> None:
-        """Acknowledge the first records of a chunk, up to these offsets; the chunk itself is acknowledged later."""
+        """Acknowledge records that the role held when their chunk was acknowledged, up to these offsets."""
         if generation_id != self.app.consumer_generation_id:
             return
         for tp, offset in ends.items():

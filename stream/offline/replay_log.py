@@ -124,8 +124,7 @@ class Replay:
             rendered = render_signals(
                 request,
                 scores,
-                horizons_days=list(scorer.horizons_days),
-                model_version=scorer.model_version,
+                scorer=scorer,
                 received_ms=at,
                 scored_ms=at,
             )

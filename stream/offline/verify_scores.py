@@ -60,8 +60,7 @@ def difference(request: ScoreRequest, scores: "Scores", recorded: Sequence[Signa
     rendered = render_signals(
         request,
         scores,
-        horizons_days=list(scorer.horizons_days),
-        model_version=scorer.model_version,
+        scorer=scorer,
         received_ms=0,
         scored_ms=0,
     )

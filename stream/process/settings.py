@@ -163,6 +163,9 @@ class Settings(BaseSettings):
     checkpoint: Path = Field(
         Path(__file__).parents[2] / "models" / "checkpoints" / "demo", description="folder of a model, or of a model registry"
     )
+    also_checkpoints: list[Path] = Field(
+        [], description="folders of models that answer requests which the first model cannot read, in order"
+    )
     registry: Path = Field(Path("models-registry"), description="folder of the model registry of `footfall models`")
     trigger_policy: Path = Field(
         Path(__file__).parents[1] / "roles" / "trigger_policy.yaml", description="YAML file of the campaigns"

@@ -6,32 +6,34 @@ Start at decode_requests and render_signals.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from models.features.spec import FEATURE_SPEC
 from schemas.codec import decode_keyed
 from schemas.dead_letter import Reason
 from schemas.errors import DecodeError
 from schemas.ids import output_id
 from schemas.scoring import ScoreRequest, Timings
-from schemas.signals import CHURN_HORIZON_DAYS, ChurnRisk, Interest, InterestScore, ReviewSentiment, Signal
+from schemas.signals import ChurnRisk, Interest, InterestScore, ReviewSentiment, Signal
 from stream.fold.records import Output, PartitionTotals, Record, dead_letter
 
 if TYPE_CHECKING:  # roles that only send signals never load torch
-    from models.serving.scorer import Scores
+    from models.serving.scorer import Scorer, Scores
 
 
 def render_signals(
     request: ScoreRequest,
     scores: "Scores",
     *,
-    horizons_days: list[int],
-    model_version: str,
+    scorer: "Scorer",
     received_ms: int,
     scored_ms: int,
     resent: bool = False,
 ) -> list[Output]:
     """Render interest, churn risk and, for a review, sentiment, perhaps null; ids depend only on the source event.
 
-    `resent` says that the request was sent again from the dead letters.
+    `scorer` made the scores. `resent` says that the request was sent again from the dead letters.
     """
 
     def output(kind: str, struct: type[Signal], **fields: Any) -> Output:
@@ -41,7 +43,7 @@ def render_signals(
             user_id=request.user_id,
             event_id=request.event_id,
             event_time_ms=request.event_time_ms,
-            model_version=model_version,
+            model_version=scorer.model_version,
             spec_version=request.spec_version,
             source=request.source,
             guard=request.guard,
@@ -56,6 +58,7 @@ def render_signals(
         )
         return Output(kind, request.source.partition, scored_ms, request.user_id.encode(), signal)
 
+    horizons_days = list(scorer.horizons_days)
     signals = [
         output("interest", Interest, interests=[InterestScore(label=label, probability=p) for label, p in scores.interests]),
         output(
@@ -63,8 +66,8 @@ def render_signals(
             ChurnRisk,
             horizons_days=horizons_days,
             survival=scores.survival,
-            horizon_days=CHURN_HORIZON_DAYS,
-            probability=scores.survival[horizons_days.index(CHURN_HORIZON_DAYS)],
+            horizon_days=scorer.churn_days,
+            probability=scores.survival[horizons_days.index(scorer.churn_days)],
         ),
     ]
     if request.review_id is not None and (scores.sentiment is not None or scores.unread is not None):
@@ -73,47 +76,39 @@ def render_signals(
     return signals
 
 
-def decode_requests(
-    records: Iterable[Record], totals: PartitionTotals, received_ms: int
-) -> tuple[list[tuple[Record, ScoreRequest]], list[Output]]:
-    """Decode score requests and return each with its record; a record without a valid one becomes a dead letter."""
-    accepted: list[tuple[Record, ScoreRequest]] = []
-    dead = []
+class Asked(Struct, frozen=True):
+    """Hold one record of the request topic: its request, or the dead letter of a record that is none."""
+
+    record: Record
+    request: ScoreRequest | None
+    letter: Output | None = None
+
+
+def decode_requests(records: Iterable[Record], totals: PartitionTotals, received_ms: int) -> list[Asked]:
+    """Decode records of score requests, in order; a record without a valid request gets a dead letter."""
+    asked = []
     for record in records:
         totals.events.events_in += 1
         try:
             request = decode_keyed(ScoreRequest, record.key, record.value)
             _check_request(request, record)
-            accepted.append((record, request))
+            asked.append(Asked(record, request))
         except DecodeError as error:
             totals.events.dead_lettered += 1
-            dead.append(dead_letter("score-request", record, error, received_ms))
-    return accepted, dead
+            asked.append(Asked(record, None, dead_letter("score-request", record, error, received_ms)))
+    return asked
 
 
-def readable_in_order(
-    waiting: Sequence[tuple[Record, ScoreRequest]], spec_version: str
-) -> tuple[list[tuple[Record, ScoreRequest]], list[tuple[Record, ScoreRequest]]]:
-    """Split requests into those that a model of `spec_version` scores now and those that wait, each in order.
-
-    A partition is scored in order: its first request of another feature spec holds back the later ones.
-    """
-    readable: list[tuple[Record, ScoreRequest]] = []
-    held: list[tuple[Record, ScoreRequest]] = []
-    held_partitions = set[int]()
-    for record, request in waiting:
-        if request.spec_version != spec_version:
-            held_partitions.add(record.partition)
-        (held if record.partition in held_partitions else readable).append((record, request))
-    return readable, held
+def places_of(scorer: "Scorer", references: Sequence[str]) -> list[int] | None:
+    """Return where the features that a model reads are in a vector of these features; None if one is missing."""
+    at = {reference: place for place, reference in enumerate(references)}
+    places = [at.get(reference) for reference in scorer.features]
+    return None if None in places else places  # type: ignore[return-value]
 
 
-def first_offsets(waiting: Iterable[tuple[Record, ScoreRequest]]) -> dict[int, int]:
-    """Return the offset of each partition's first waiting request."""
-    first: dict[int, int] = {}
-    for record, _ in waiting:
-        first.setdefault(record.partition, record.offset)
-    return first
+def as_read(request: ScoreRequest, scorer: "Scorer", places: Sequence[int]) -> ScoreRequest:
+    """Return a request with only the features that a model reads, in the model's order."""
+    return replace(request, features=[request.features[place] for place in places], spec_version=scorer.spec_version)
 
 
 def _check_request(request: ScoreRequest, record: Record) -> None:

@@ -8,7 +8,7 @@ from schemas.topics import SIGNALS, RoleTopics
 
 Role = Literal["features", "scorer", "triggers"]
 ROLE_TOPICS: Mapping[Role, RoleTopics] = {
-    "features": RoleTopics(aligned=KINDS, unaligned=("review-sentiment",), sends=("score-request",)),
+    "features": RoleTopics(aligned=KINDS, unaligned=("review-sentiment",), sends=("score-request", "feature-spec")),
     "scorer": RoleTopics(unaligned=("score-request",), sends=SIGNALS),
     "triggers": RoleTopics(aligned=("interest", "churn-risk"), sends=("ad-trigger", "suppression")),
 }

@@ -7,25 +7,19 @@ chunk is acknowledged, because Faust would skip the chunk. Start at fold_agent.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, NamedTuple
 
-from schemas.dead_letter import DeadLetter
-from schemas.scoring import ScoreRequest
-from stream.fold.records import Fold, Output, PartitionTotals, Record, is_resent
+from stream.fold.records import Fold
 from stream.kafka.alignment import Chunk, TopicPartition
-from stream.kafka.barrier import Barrier, Outbox
+from stream.kafka.barrier import Barrier
 from stream.kafka.store import RowStore
-from stream.process.exit_codes import end_process
+from stream.process.exit_codes import crash_only, end_process
 from stream.process.fault_points import reach
-from stream.roles.handler_errors import dead_letter_of_error, fold_guarded, log_once, score_isolating_errors
-from stream.roles.scorer_fold import decode_requests, first_offsets, readable_in_order, render_signals
+from stream.roles.handler_errors import fold_guarded
 from stream.worker.dead_letter_limit import DeadLetterLimit
 from stream.worker.misplaced_keys import MisplacedKeys
-
-if TYPE_CHECKING:  # only role scorer loads torch
-    from models.serving.scorer import Scorer
-    from stream.worker.served_model import ServedModel
+from stream.worker.score_requests import RequestScorer
 
 
 class Break(NamedTuple):
@@ -114,83 +108,29 @@ async def fold_agent(
 async def score_agent(
     stream: AsyncIterator[Any],
     *,
-    model: "ServedModel",
-    outbox: Outbox,
-    totals: PartitionTotals,
+    requests: RequestScorer,
     limit: DeadLetterLimit,
     generation: Callable[[], int],
-    acknowledge: Callable[[Mapping[TopicPartition, int], int], None],
-    check_topics: Callable[[], Awaitable[None]],
+    acknowledge_partly: Callable[[Any, Mapping[TopicPartition, int]], object],
 ) -> None:
-    """Run role scorer: score each chunk as a batch of one model, and acknowledge it once its signals are acknowledged.
+    """Run role scorer: score each chunk, and acknowledge it once its signals are acknowledged.
 
-    A partition is scored in order, up to the first request of a feature spec that the model does not read. What is before it
-    is acknowledged up to that offset, by `acknowledge` (offsets, generation). The rest waits until a model reads it. Nothing is
-    acknowledged before `check_topics` returns, which raises if the topic was recreated.
+    A chunk with requests that no model reads is acknowledged only up to them, by `acknowledge_partly` (message, offsets).
     """
-    contiguity, logged = Contiguity(), set[str]()
-    async for event in stream:
-        if event.message.generation_id != generation():
-            continue
-        chunk: Chunk = event.value
-        contiguity.check(event.message.generation_id, chunk, {})
-        received_ms = int(time.time() * 1000)
-        waiting, letters = decode_requests(chunk.records, totals, received_ms)
-        posted: list[Output] = []
-        while True:
-            scorer = model.scorer  # one model per batch
-            accepted, waiting = readable_in_order(waiting, scorer.spec_version)
-            held = first_offsets(waiting)
-            outputs = [letter for letter in letters if not _is_behind(letter, held)]
-            letters = [letter for letter in letters if _is_behind(letter, held)]
-            requests = [request for _, request in accepted]
-            scores = await asyncio.to_thread(score_isolating_errors, scorer, requests) if requests else []
-            scored_ms = int(time.time() * 1000)
-            for (record, request), score in zip(accepted, scores, strict=True):
-                if isinstance(score, Exception):
-                    totals.events.dead_lettered += 1
-                    log_once(record, score, logged)
-                    outputs.append(dead_letter_of_error("score-request", record, score, received_ms))
-                    continue
-                totals.events.applied += 1
-                if score.unread is not None:
-                    model.unread[score.unread] += 1
-                outputs += render_signals(
-                    request,
-                    score,
-                    horizons_days=list(scorer.horizons_days),
-                    model_version=scorer.model_version,
-                    received_ms=received_ms,
-                    scored_ms=scored_ms,
-                    resent=is_resent(record),
-                )
-            await asyncio.gather(check_topics(), outbox.post(outputs))
-            for output in outputs:
-                totals.count_output("dead-letter" if output.kind.endswith(".dlq") else output.kind)
-            posted += outputs
-            if not waiting:
-                break
-            ends = {tp: held.get(tp.partition, end) for tp, end in chunk.ends.items()}
-            if done := {tp: end for tp, end in ends.items() if end > chunk.starts[tp]}:
-                acknowledge(done, event.message.generation_id)
-            limit.pause(_needs_spec(scorer, waiting))
-            await limit.wait_while_paused()  # the requests stay on the broker: they are not at fault
+    contiguity = Contiguity()
+    retrying = asyncio.create_task(crash_only("scorer", requests.retry()))
+    try:
+        async for event in stream:
             if event.message.generation_id != generation():
-                break  # a rebalance meanwhile: the next owner reads what is not acknowledged
-        event.ack()
-        limit.count(chunk, posted)
-        await limit.wait_while_paused()
-
-
-def _is_behind(letter: Output, held: Mapping[int, int]) -> bool:
-    """Return whether a dead letter's record comes after a request of its partition that waits."""
-    found = letter.message
-    return isinstance(found, DeadLetter) and found.partition in held and found.offset > held[found.partition]
-
-
-def _needs_spec(scorer: "Scorer", waiting: Sequence[tuple[Record, ScoreRequest]]) -> str:
-    carried = ", ".join(sorted({request.spec_version for _, request in waiting} - {scorer.spec_version}))
-    return (
-        f"model {scorer.model_version} needs feature spec {scorer.spec_version}, requests carry {carried}: {len(waiting)} "
-        "requests wait; promote or configure a model of that spec, then restart the scorer or resume it"
-    )
+                continue
+            chunk: Chunk = event.value
+            contiguity.check(event.message.generation_id, chunk, {})
+            sent, ends = await requests.answer(chunk.records, chunk.ends)
+            if ends is None:
+                event.ack()
+            else:
+                acknowledge_partly(event.message, ends)
+            limit.count(chunk, sent)
+            await limit.wait_while_paused()
+    finally:
+        retrying.cancel()

@@ -42,7 +42,9 @@ from stream.roles.trigger_policy import load_trigger_policy
 from stream.roles.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 from stream.worker.agents import fold_agent, score_agent
 from stream.worker.dead_letter_limit import DeadLetterLimit
+from stream.worker.feature_specs import FeatureSpecs
 from stream.worker.misplaced_keys import MisplacedKeys
+from stream.worker.score_requests import RequestScorer
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
@@ -74,7 +76,8 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     misplaced: MisplacedKeys
     fold: Fold  # only of roles with rows
     scorer_totals: PartitionTotals
-    model: "ServedModel | None"  # only of role scorer
+    model: "ServedModel | None"  # only of role scorer, as `requests`
+    requests: RequestScorer | None
 
     def _create_directories(self) -> None:
         """Create nothing on disk: rows are in memory and in the changelog."""
@@ -243,7 +246,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
         misplaced_percent=settings.misplaced_max_percent,
     )
     app.misplaced = MisplacedKeys(placement(settings, partitions))
-    app.barrier = app.store = None
+    app.barrier = app.store = app.requests = None
     app.model = model
     source = app.topic(*(names[kind] for kind in (*aligned, *unaligned)), schema=ChunkSchema())
     if role == "scorer":
@@ -256,16 +259,24 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
 
 
 def _add_score_agent(app: FootfallApp, source: Any, model: "ServedModel", outbox: Outbox) -> None:
+    app.requests = requests = RequestScorer(
+        model=model,
+        specs=FeatureSpecs(app.settings),
+        outbox=outbox,
+        totals=app.scorer_totals,
+        generation=lambda: app.consumer_generation_id,
+        acknowledge=lambda ends, generation: app.consumer.ack_up_to(ends, generation),
+        hold=app.alignment.hold,
+        check_topics=app.check_topics,
+    )
+
     async def score(stream: Any) -> None:
         work = score_agent(
             stream.noack().events(),
-            model=model,
-            outbox=outbox,
-            totals=app.scorer_totals,
+            requests=requests,
             limit=app.limit,
             generation=lambda: app.consumer_generation_id,
-            acknowledge=app.consumer.ack_up_to,
-            check_topics=app.check_topics,
+            acknowledge_partly=app.consumer.ack_partly,
         )
         await crash_only("scorer", work)
 

@@ -54,6 +54,8 @@ class Health:
         since = None if app.barrier is None else app.barrier.flushing_since
         if since is not None and (waiting := time.monotonic() - since) > SILENT_SECONDS:
             reasons.append(f"flush: no acknowledgement of rows and outputs for {waiting:.0f} s")
+        if app.requests is not None and (waiting := app.requests.waiting()):
+            reasons.append(f"held: {waiting}")
         if app.limit.paused:
             reasons.append(
                 f"paused: {app.limit.paused}; see `footfall dlq ls`, fix the cause, then run `footfall dlq resume {self._url}` "

@@ -69,6 +69,8 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         yield GaugeMetricFamily("footfall_restore_seconds", "Duration of the last restore", value=progress.seconds)
     if app.model is not None:
         yield from model_metrics(app.model)
+        waiting = sum(map(len, app.requests.held.values()))
+        yield GaugeMetricFamily("footfall_held_requests", "Requests that wait for a model that reads their features", waiting)
     skew = GaugeMetricFamily(
         "footfall_alignment_skew_seconds",
         "Time by which a topic's newest fetched record is behind the newest in its partition",

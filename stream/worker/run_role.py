@@ -29,6 +29,7 @@ from stream.process.log import configure_logging
 from stream.process.settings import Settings
 from stream.roles.table import ROLE_TOPICS, Role
 from stream.worker.app import FootfallApp, build_app
+from stream.worker.feature_specs import KIND, publish_spec
 from stream.worker.health import Health
 
 JOINING_SECONDS = 2.0  # to stop while joining: Faust may wait for an assignment before it stops
@@ -93,6 +94,8 @@ async def _prepare(settings: Settings, role: Role) -> tuple[int, Any]:
 
 async def _start(app: FootfallApp) -> None:
     await app.outbox_producer.start()
+    if app.role == "features":  # before the first request of this spec
+        await publish_spec(app.settings, app.outbox_producer)
     await app.start()
 
 
@@ -167,6 +170,8 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     """
     kinds = ROLE_TOPICS[role].reads
     names = [settings.topics()[kind].name for kind in (*kinds, *map(dlq, kinds))]
+    if role != "triggers":
+        names.append(settings.topics()[KIND].name)
     if role != "scorer":
         names.append(settings.changelog(role))
     admin = admin_client(settings)
@@ -222,7 +227,7 @@ def load_model(settings: Settings) -> Any:
     from stream.worker.served_model import ServedModel
 
     try:
-        return ServedModel(settings.checkpoint, threads=settings.model_threads)
+        return ServedModel(settings.checkpoint, also=settings.also_checkpoints, threads=settings.model_threads)
     except (ModelError, RegistryError) as error:
         raise SettingsError(f"setting checkpoint: {error}") from error
     except MemoryError as error:

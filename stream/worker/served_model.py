@@ -8,7 +8,7 @@ model is loaded again once a file of its folder changes. Start at ServedModel.wa
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -28,11 +28,12 @@ log = structlog.get_logger()
 class ServedModel:
     """Hold the model in use as `scorer`; `loaded` and `refused` count later promotions by outcome.
 
-    `unread` counts the reviews that no model of this process could read, by reason.
+    A model that is replaced by one that reads other features goes on answering the requests without those. `unread` counts
+    the reviews that no model of this process could read, by reason.
     """
 
-    def __init__(self, folder: Path, *, threads: int | None) -> None:
-        """Load and warm up the model. This takes seconds: call it in a thread.
+    def __init__(self, folder: Path, *, also: Sequence[Path] = (), threads: int | None) -> None:
+        """Load and warm up the model, and those of `also`. This takes seconds: call it in a thread.
 
         Raises:
             ModelError, RegistryError: the first model is missing or invalid.
@@ -45,6 +46,12 @@ class ServedModel:
         self.unread: Counter[Unread] = Counter()
         self.scorer = load_scorer(folder, threads=threads)
         self.scorer.warm_up()
+        self._also = [load_scorer(other, threads=threads, encoder=self.scorer.encoder) for other in also]
+        self._previous: Scorer | None = None  # in use until a model that reads other features was promoted
+
+    def scorers(self) -> list[Scorer]:
+        """Return the models in use: the first that reads a request answers it."""
+        return [self.scorer, *([] if self._previous is None else [self._previous]), *self._also]
 
     async def watch(self) -> None:
         """Check for a promoted model once a second, forever; an error of this code ends the process."""
@@ -77,6 +84,8 @@ class ServedModel:
             return
         self._refused_files = None
         if scorer is not None:
+            if set(scorer.features) - set(was.features):  # requests of a role features that is not upgraded yet
+                self._previous = was
             self.scorer = scorer  # the next chunk reads it
             self.loaded += 1
             seconds = round(time.monotonic() - started, 2)

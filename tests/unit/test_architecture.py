@@ -50,6 +50,7 @@ SCHEMAS_MAY_IMPORT = {*sys.stdlib_module_names, "msgspec", "yaml", "schemas"}
 CATCH_ALL_ALLOWED = {
     "stream/process/exit_codes.py": "an unexpected error ends the process: Faust would pass over what the agent held",
     "stream/kafka/barrier.py": "an unexpected error of a flush ends the process before the ack",
+    "stream/kafka/fetch_thread.py": "a commit that fails ends the app, as in the method of Faust that it replaces",
     "stream/kafka/recovery.py": "the top of a task: a restore that fails ends the app, as it would inside Faust's callback",
     "stream/roles/handler_errors.py": "an error of one record is its dead letter",
     "stream/worker/served_model.py": "a promoted model that does not load leaves the one in use at work",

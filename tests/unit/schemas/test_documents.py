@@ -102,7 +102,7 @@ def test_json_schema_accepts_an_encoded_sample_of_its_struct_and_unknown_fields(
     validator.validate(sample_of(kind) | {"new_field": 1})
 
 
-@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("kind", [kind for kind in SAMPLES if TABLE[kind].key == "user_id"])
 @pytest.mark.parametrize(
     "change",
     [{"user_id": "u 1"}, {"user_id": "u\n"}, {"user_id": "u" * 65}, {"event_time_ms": -1}, {"event_time_ms": "1"}],
@@ -178,7 +178,7 @@ def test_every_topic_is_sent_or_received_by_a_role_and_its_reader_sends_its_dead
 def test_asyncapi_component_accepts_a_sample_and_refuses_a_bad_one(kind: str) -> None:
     validator = component(TABLE[kind].struct.__name__)
     validator.validate(sample_of(kind))
-    assert not validator.is_valid(sample_of(kind) | {"user_id": None})
+    assert not validator.is_valid(sample_of(kind) | {TABLE[kind].key: None})
 
 
 @pytest.mark.parametrize("kind", ["score-request", "interest"])

@@ -24,9 +24,7 @@ def request(number: int = 0, **changes: Any) -> ScoreRequest:
 def made(scorer: FixedScorer, asked: ScoreRequest) -> list[Any]:
     """Return the signals that a scorer sends of a request."""
     (scores,) = scorer.score([asked])
-    rendered = render_signals(
-        asked, scores, horizons_days=[7, 30], model_version=scorer.model_version, received_ms=1, scored_ms=2
-    )
+    rendered = render_signals(asked, scores, scorer=scorer, received_ms=1, scored_ms=2)  # type: ignore[arg-type]
     return [output.message for output in rendered]
 
 

@@ -1,6 +1,5 @@
 """Agents: what they do with a chunk that they must not go on from."""
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
@@ -16,12 +15,15 @@ from schemas.dead_letter import Reason
 from schemas.scoring import ScoreRequest
 from schemas.signals import Unread
 from stream.fold.records import PartitionTotals
-from stream.kafka.alignment import Alignment, Chunk, Limits, TopicPartition
+from stream.kafka.alignment import Chunk, TopicPartition
 from stream.kafka.barrier import Outbox
 from stream.offline.replay_log import LogRecord
+from stream.process.settings import load_settings
 from stream.roles.handler_errors import NO_REQUESTS_FAULT, score_isolating_errors
 from stream.worker.agents import Break, Contiguity, score_agent
 from stream.worker.dead_letter_limit import DeadLetterLimit
+from stream.worker.feature_specs import FeatureSpecs
+from stream.worker.score_requests import RequestScorer
 from tests.builders import NOW_MS, score_request, source_position
 from tests.fakes import FakeEvent, FakeProducer
 
@@ -38,7 +40,8 @@ async def stream_of(*events: Any) -> AsyncIterator[Any]:
 
 
 def scorer_of(score: Callable[[Sequence[ScoreRequest]], Any], spec_version: str = FEATURE_SPEC.version) -> Any:
-    return SimpleNamespace(spec_version=spec_version, model_version="m-1", horizons_days=(30,), score=score)
+    facts = {"model_version": "m-1", "horizons_days": (30,), "churn_days": 30}
+    return SimpleNamespace(spec_version=spec_version, features=FEATURE_SPEC.references, score=score, **facts)
 
 
 def scored(requests: Sequence[ScoreRequest]) -> list[Any]:
@@ -62,15 +65,22 @@ async def work_on(
     event.message = SimpleNamespace(generation_id=1)
     unread = Counter() if unread is None else unread
     totals, limit = PartitionTotals(), DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
-    await score_agent(
-        stream_of(event),
-        model=SimpleNamespace(scorer=scorer, unread=unread),  # type: ignore[arg-type]
+    requests_of = RequestScorer(
+        model=SimpleNamespace(scorers=lambda: [scorer], unread=unread),  # type: ignore[arg-type]
+        specs=FeatureSpecs(load_settings()),
         outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
         totals=totals,
-        limit=limit,
         generation=lambda: 1,
         acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
+        hold=lambda tps: None,
         check_topics=unchanged,
+    )
+    await score_agent(
+        stream_of(event),
+        requests=requests_of,
+        limit=limit,
+        generation=lambda: 1,
+        acknowledge_partly=lambda message, ends: calls.append(("ack partly", ends)),
     )
     return totals, limit, calls
 
@@ -130,93 +140,6 @@ def test_a_runtime_error_that_one_request_triggers_costs_that_request_alone() ->
 
     assert not isinstance(first, Exception)
     assert isinstance(second, RuntimeError)
-
-
-async def test_a_scorer_that_cannot_read_a_feature_spec_pauses_and_takes_the_same_requests_once_it_can() -> None:
-    calls: list[tuple[Any, ...]] = []
-    scorer = scorer_of(scored, "new")
-    limit = DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
-    record = LogRecord("requests", 0, 0, NOW_MS, b"u-1", encode(replace(SOUND, spec_version="old")))
-    event = FakeEvent("first", Chunk([record], {REQUESTS: 0}, {REQUESTS: 1}, 1), calls)
-    event.message = SimpleNamespace(generation_id=1)
-    totals = PartitionTotals()
-
-    working = asyncio.create_task(
-        score_agent(
-            stream_of(event),
-            model=SimpleNamespace(scorer=scorer),  # type: ignore[arg-type]
-            outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
-            totals=totals,
-            limit=limit,
-            generation=lambda: 1,
-            acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
-            check_topics=unchanged,
-        )
-    )
-    for _ in range(20):
-        await asyncio.sleep(0)
-    paused, before = limit.paused, list(calls)
-    scorer.spec_version = "old"
-    taken: list[str] = []
-    scorer.score = lambda requests: taken.extend(request.spec_version for request in requests) or scored(requests)
-    limit.resume()
-    await asyncio.wait([working])
-
-    assert paused == (
-        "model m-1 needs feature spec new, requests carry old: 1 requests wait; promote or configure a model of that spec, "
-        "then restart the scorer or resume it"
-    )
-    assert before == []
-    assert taken == ["old"]
-    assert (totals.events.events_in, totals.events.dead_lettered) == (1, 0)
-
-
-async def test_a_chunk_of_two_feature_specs_is_scored_in_order_per_partition_by_one_model_after_the_other() -> None:
-    calls: list[tuple[Any, ...]] = []
-    aligned = Alignment({}, ["requests"], Limits(chunk_records=64, buffer_records=512))
-    tps = [TopicPartition("requests", partition) for partition in range(2)]
-    for tp, specs in zip(tps, (["old", "bad", "new", "bad"], ["new", "old"]), strict=True):
-        made = [replace(SOUND, spec_version=spec, source=source_position(partition=tp.partition)) for spec in specs]
-        values = [b"{}" if one.spec_version == "bad" else encode(one) for one in made]
-        aligned.add(tp, [LogRecord(*tp, n, NOW_MS, b"u-1", value) for n, value in enumerate(values)])
-    [chunk] = aligned.release(tps, lambda tp: True, unaligned_chunks=1)
-    event = FakeEvent("chunk", chunk, calls)
-    event.message = SimpleNamespace(generation_id=1)
-    taken: list[list[tuple[str, int]]] = []
-
-    def score(requests: Sequence[ScoreRequest]) -> list[Any]:
-        taken.append([(request.spec_version, request.source.partition) for request in requests])
-        return scored(requests)
-
-    scorer, totals = scorer_of(score, "old"), PartitionTotals()
-    limit = DeadLetterLimit(in_a_row=0, percent=0.0, window_records=1000)
-    working = asyncio.create_task(
-        score_agent(
-            stream_of(event),
-            model=SimpleNamespace(scorer=scorer),  # type: ignore[arg-type]
-            outbox=Outbox(FakeProducer(calls), NAMES),  # type: ignore[arg-type]
-            totals=totals,
-            limit=limit,
-            generation=lambda: 1,
-            acknowledge=lambda ends, generation: calls.append(("ack up to", ends, generation)),
-            check_topics=unchanged,
-        )
-    )
-    letters: list[int] = []
-    for spec in ("new", "old"):
-        while not limit.paused:
-            await asyncio.sleep(0.001)
-        assert ("ack", "chunk") not in calls
-        letters.append(sum(len(keys) for name, topic, keys in calls if topic == "score-request.dlq"))
-        scorer.spec_version = spec
-        limit.resume()
-    await working
-
-    assert taken == [[("old", 0)], [("new", 0), ("new", 1)], [("old", 1)]]
-    assert letters == [1, 2], "a dead letter behind a request that waits must not overtake it"
-    acked = [call for call in calls if call[0].startswith("ack")]
-    assert acked == [("ack up to", {tps[0]: 2}, 1), ("ack up to", {tps[0]: 4, tps[1]: 1}, 1), ("ack", "chunk")]
-    assert (totals.events.events_in, totals.events.applied, totals.events.dead_lettered) == (6, 4, 2)
 
 
 # ------------------------------------------------------------------------------------------- offsets that do not continue

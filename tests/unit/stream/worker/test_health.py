@@ -16,7 +16,12 @@ from stream.worker.health import Health
 
 
 def role(
-    *, answered_ago: float | None = 0.1, flushing_for: float | None = None, missing: Sequence[str] = (), unread_for: float = 0.0
+    *,
+    answered_ago: float | None = 0.1,
+    flushing_for: float | None = None,
+    missing: Sequence[str] = (),
+    unread_for: float = 0.0,
+    held: str = "",
 ) -> Any:
     """A role that has joined: its broker answered so many seconds ago, a flush is on its way for so many seconds."""
     now = time.monotonic()
@@ -29,6 +34,7 @@ def role(
         consumer=SimpleNamespace(silent_seconds=lambda: Consumer.silent_seconds(consumer)),  # type: ignore[arg-type]
         barrier=SimpleNamespace(flushing_since=None if flushing_for is None else now - flushing_for),
         limit=SimpleNamespace(paused=""),
+        requests=None if not held else SimpleNamespace(waiting=lambda: held),
         watch=SimpleNamespace(missing=frozenset(missing)),
         unread_partitions=lambda: {("clicks", 0): unread_for} if unread_for else {},
     )
@@ -52,6 +58,10 @@ def test_a_role_whose_broker_has_answered_no_heartbeat_for_long_is_not_ready() -
 def test_a_role_whose_topic_was_deleted_or_whose_partition_is_not_read_is_not_ready() -> None:
     assert not_ready(role(missing=["clicks"])) == ["topics"]
     assert not_ready(role(unread_for=11.0)) == ["unread"]
+
+
+def test_a_scorer_whose_requests_wait_for_a_model_is_not_ready() -> None:
+    assert not_ready(role(held="2 requests wait")) == ["held"]
 
 
 def test_a_role_whose_rows_have_waited_for_the_broker_for_long_is_not_ready() -> None:
