@@ -11,7 +11,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from schemas.fields import EventId, Id, Millis, Probability, UserId
-from schemas.scoring import Guard, SourcePosition, Timings
+from schemas.scoring import Guard, SourcePosition, Timings, WallMillis
 
 
 class Signal(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -80,7 +80,11 @@ class ReviewSentiment(Signal, frozen=True, kw_only=True, gc=False, omit_defaults
 
 
 class Decision(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The fields of every trigger decision: the campaign, the score that crossed its threshold, and the policy."""
+    """The fields of every trigger decision: the campaign, the score that crossed its threshold, and the policy.
+
+    `source` is the record of the event behind the score, `decided_ms` the wall clock of the worker that decided. Decisions of
+    older releases lack both.
+    """
 
     user_id: UserId
     event_time_ms: Millis
@@ -92,6 +96,8 @@ class Decision(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     threshold: Probability
     model_version: str
     policy_version: str
+    source: SourcePosition | None = None
+    decided_ms: WallMillis = 0
     schema_version: int = 1
 
 

@@ -6,6 +6,7 @@ at startup. The changelogs of the roles are not in the table. Start at TABLE.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import Struct
 
@@ -18,7 +19,11 @@ from schemas.time_units import DAY_MS
 
 
 class Topic(Struct, frozen=True, kw_only=True):
-    """One row of the table; `kind` is the stable name in the code, `name` the topic's name on the broker."""
+    """One row of the table; `kind` is the stable name in the code, `name` the topic's name on the broker.
+
+    The broker stamps what Footfall sends (LogAppendTime), so that a worker's wrong clock cannot make retention delete it.
+    Records of source topics keep their producers' timestamps.
+    """
 
     kind: str
     name: str
@@ -27,6 +32,7 @@ class Topic(Struct, frozen=True, kw_only=True):
     partitions: int = 12
     retention_ms: int = 7 * DAY_MS
     cleanup: str = "delete"
+    timestamps: Literal["CreateTime", "LogAppendTime"] = "LogAppendTime"
 
 
 class RoleTopics(Struct, frozen=True, kw_only=True):
@@ -57,13 +63,13 @@ SOURCES: Mapping[str, type[Event]] = {
 SIGNALS = ("interest", "churn-risk", "review-sentiment")
 
 _MAIN = (
-    Topic(kind="visit", name="shop.visits.v1", struct=Visit),
-    Topic(kind="browse", name="shop.browses.v1", struct=Browse),
-    Topic(kind="click", name="shop.clicks.v1", struct=Click),
-    Topic(kind="search", name="shop.searches.v1", struct=Search),
-    Topic(kind="purchase", name="shop.purchases.v1", struct=Purchase),
-    Topic(kind="review", name="shop.reviews.v1", struct=Review),
-    Topic(kind="rating", name="shop.ratings.v1", struct=Rating),
+    Topic(kind="visit", name="shop.visits.v1", struct=Visit, timestamps="CreateTime"),
+    Topic(kind="browse", name="shop.browses.v1", struct=Browse, timestamps="CreateTime"),
+    Topic(kind="click", name="shop.clicks.v1", struct=Click, timestamps="CreateTime"),
+    Topic(kind="search", name="shop.searches.v1", struct=Search, timestamps="CreateTime"),
+    Topic(kind="purchase", name="shop.purchases.v1", struct=Purchase, timestamps="CreateTime"),
+    Topic(kind="review", name="shop.reviews.v1", struct=Review, timestamps="CreateTime"),
+    Topic(kind="rating", name="shop.ratings.v1", struct=Rating, timestamps="CreateTime"),
     Topic(kind="score-request", name="footfall.score-requests.v1", struct=ScoreRequest, retention_ms=DAY_MS),
     Topic(kind="feature-spec", name="footfall.feature-specs.v1", struct=PublishedSpec, key="version", cleanup="compact"),
     Topic(kind="interest", name="footfall.interest.v1", struct=Interest),
@@ -113,6 +119,7 @@ def named_topics(
             partitions=topic.partitions if partitions is None else partitions,
             retention_ms=topic.retention_ms if retention_ms is None else retention_ms,
             cleanup=topic.cleanup,
+            timestamps=topic.timestamps,
         )
     used = [topic.name for topic in topics.values()]
     if doubled := sorted({name for name in used if used.count(name) > 1}):

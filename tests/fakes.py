@@ -229,8 +229,8 @@ class BrokenTriggers:
     def __init__(self, sound: TriggerPolicy, signal_ids: set[str]) -> None:
         self._sound, self._ids = sound, signal_ids
 
-    def decide(self, signal: Any, last_fired_ms: dict[str, int], arrived_ms: int) -> Any:
-        decisions = self._sound.decide(signal, last_fired_ms, arrived_ms)
+    def decide(self, signal: Any, last_fired_ms: dict[str, int], arrived_ms: int, decided_ms: int) -> Any:
+        decisions = self._sound.decide(signal, last_fired_ms, arrived_ms, decided_ms)
         if signal.signal_id in self._ids:
             raise IndexError("list index out of range")
         return decisions

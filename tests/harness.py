@@ -144,7 +144,7 @@ class Deployment:
         admin = admin_client(self.settings)
         await admin.start()
         topics: Iterable[Topic] = self.settings.topics().values()
-        new = [NewTopic(topic.name, self.partitions, 1, topic_configs={"retention.ms": "-1"}) for topic in topics]
+        new = [NewTopic(topic.name, self.partitions, 1, topic_configs=configs_of(topic)) for topic in topics]
         new += [
             NewTopic(self.settings.changelog(role), self.partitions, 1, topic_configs={"cleanup.policy": "compact"})
             for role in ("features", "triggers")
@@ -255,6 +255,11 @@ class Deployment:
             return sum([end[tp] - (max(0, committed[tp].offset) if tp in committed else 0) for tp in tps])
         finally:
             await asyncio.gather(admin.close(), consumer.stop())
+
+
+def configs_of(topic: Topic) -> dict[str, str]:
+    """Return the configs of a topic as `topics apply` sets them, but it keeps records for ever."""
+    return {"retention.ms": "-1", "cleanup.policy": topic.cleanup, "message.timestamp.type": topic.timestamps}
 
 
 def folded_rows(replay: Replay) -> dict[bytes, bytes]:

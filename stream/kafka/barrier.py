@@ -21,6 +21,7 @@ from schemas.dead_letter import DeadLetter, headers_of
 from schemas.errors import BrokerError
 from stream.fold.records import Folded, Output
 from stream.kafka.alignment import Alignment
+from stream.kafka.clock_skew import ClockSkew
 from stream.kafka.store import END_KEY, META_KEY, Partition, RowStore
 from stream.process.fault_points import reach
 
@@ -55,6 +56,7 @@ class Outbox:
     def __init__(self, producer: aiokafka.AIOKafkaProducer, names: dict[str, str]) -> None:
         """Send to the topics named by `names` (kind → name)."""
         self._producer, self._names, self._send_lock = producer, names, asyncio.Lock()
+        self.skew = ClockSkew()
 
     def post(self, outputs: Sequence[Output]) -> asyncio.Task[None]:
         """Send outputs in the order posted, without blocking; the task ends when all replicas have them."""
@@ -69,7 +71,7 @@ class Outbox:
         async with self._send_lock:  # asyncio locks are fair: outputs leave in the order posted
             for (topic, partition), messages in by_partition.items():
                 sends += await send_batches(self._producer, topic, partition, messages)
-        await asyncio.gather(*sends)
+        self.skew.note(await asyncio.gather(*sends), time.time(), time.monotonic())
         reach("outputs.acked")
 
     def render(self, output: Output) -> Message:
@@ -223,7 +225,8 @@ class Barrier:
         if transactional:
             await producer.send_offsets_to_transaction(batch.offsets, self._store.app.conf.id)
             reach("P2.offsets")
-        await asyncio.gather(*sends)  # aiokafka would commit the rest of a transaction although rows were rejected
+        # aiokafka would commit the rest of a transaction although rows were rejected
+        self._outbox.skew.note(await asyncio.gather(*sends), time.time(), time.monotonic())
         if transactional:
             await producer.commit_transaction()
         else:  # the embedded broker reports a wrong end offset unless the last batch has one record

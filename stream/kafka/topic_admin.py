@@ -22,7 +22,8 @@ from aiokafka.errors import (
 from msgspec import Struct
 
 from schemas.errors import BrokerError, FootfallError, SettingsError
-from schemas.time_units import DAY_MS
+from schemas.time_units import DAY_MS, MINUTE_MS
+from schemas.topics import Topic
 from stream.kafka.clients import admin_client
 from stream.kafka.connection_check import broker_error
 from stream.process.settings import Settings
@@ -35,6 +36,8 @@ CHANGELOG_CONFIGS: Mapping[str, str] = {
     "max.compaction.lag.ms": str(7 * DAY_MS),
     "segment.ms": str(DAY_MS),
 }
+TIMESTAMP_TYPE, LOG_APPEND_TIME = "message.timestamp.type", "LogAppendTime"
+TIMESTAMP_AHEAD = "message.timestamp.after.max.ms"  # the broker refuses records that are stamped further ahead of its clock
 SET_ON_TOPIC = 1  # config_source of a value that was set on the topic itself
 VISIBLE_SECONDS = 30.0
 HIDDEN_SECONDS = 5.0  # for a topic that exists already: if it is not listed by then, we may not describe it
@@ -70,12 +73,18 @@ def wanted_topics(settings: Settings) -> list[WantedTopic]:
             topic.kind,
             topic.name,
             topic.partitions,
-            {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)},
+            {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)} | _timestamp_configs(settings, topic),
         )
         for topic in topics
     ]
     partitions = topics[0].partitions
     return wanted + [WantedTopic(CHANGELOG, settings.changelog(role), partitions, CHANGELOG_CONFIGS) for role in STATEFUL_ROLES]
+
+
+def _timestamp_configs(settings: Settings, topic: Topic) -> dict[str, str]:
+    if topic.timestamps == LOG_APPEND_TIME:
+        return {TIMESTAMP_TYPE: LOG_APPEND_TIME}
+    return {TIMESTAMP_TYPE: topic.timestamps, TIMESTAMP_AHEAD: str(round(settings.source_ahead_minutes * MINUTE_MS))}
 
 
 async def plan(settings: Settings) -> list[Change]:

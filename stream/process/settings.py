@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         description="how all producers place keys: murmur2 (Java, aiokafka), or crc32 (librdkafka's default)",
     )
     replication_factor: int = Field(3, ge=1, le=9, description="replicas of topics that `topics apply` creates")
+    source_ahead_minutes: float = Field(
+        60.0,
+        gt=0.0,
+        le=525_600.0,
+        description="minutes by which a record of a source topic may be ahead of the broker's clock; `topics apply` sets it",
+    )
     retention_ms: int | None = Field(
         None, ge=-1, description="retention of every topic; -1 keeps records forever, for a replayed log with old timestamps"
     )

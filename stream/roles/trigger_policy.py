@@ -37,11 +37,12 @@ class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     campaigns: list[Campaign]
 
     def decide(
-        self, signal: Interest | ChurnRisk, last_fired_ms: dict[str, int], arrived_ms: int
+        self, signal: Interest | ChurnRisk, last_fired_ms: dict[str, int], arrived_ms: int, decided_ms: int = 0
     ) -> list[AdTrigger | Suppression]:
         """Decide every campaign on one signal; update `last_fired_ms` (campaign → event time) of those that fire.
 
         A firing more than AHEAD_MS after `arrived_ms`, the arrival of the signal, came from a wrong clock: it silences nothing.
+        `decided_ms`, the wall clock, only stamps the decisions.
         """
         decisions: list[AdTrigger | Suppression] = []
         for campaign in self.campaigns:
@@ -63,6 +64,8 @@ class TriggerPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 threshold=campaign.threshold,
                 model_version=signal.model_version,
                 policy_version=self.version,
+                source=signal.source,
+                decided_ms=decided_ms,
             )
             if cooldown_ms and fired_ms is not None and at < fired_ms + cooldown_ms and fired_ms <= arrived_ms + AHEAD_MS:
                 decisions.append(_suppress(shared, signal.source, SuppressionReason.COOLDOWN, fired_ms + cooldown_ms))

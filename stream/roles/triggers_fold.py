@@ -67,7 +67,7 @@ class TriggersFold:
                 continue
             state.guard[kind] = record.offset
             arrived_ms = max(record.timestamp, signal.source.timestamp_ms)
-            decisions = self._policy.decide(signal, state.last_fired_ms, arrived_ms)
+            decisions = self._policy.decide(signal, state.last_fired_ms, arrived_ms, folded_ms)
             state.newest_ms = max(state.newest_ms, min(signal.event_time_ms, arrived_ms + AHEAD_MS))
             count.applied += 1  # nothing below can raise
             folded.dirty[key] = state

@@ -70,6 +70,7 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     unread: UnreadPartitions
     chunks_in_work: int | None
     outbox_producer: Any
+    outbox: Outbox
     barrier: Barrier | None
     store: RowStore | None
     limit: DeadLetterLimit
@@ -238,6 +239,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
     app.chunks_in_work = SCORER_CHUNKS_IN_WORK if role == "scorer" else None
     app.outbox_producer = output_producer(settings)
     outbox = Outbox(app.outbox_producer, names | {DAMAGED_KIND: settings.changelog(role)})
+    app.outbox = outbox
     app.scorer_totals = PartitionTotals()
     app.limit = DeadLetterLimit(
         in_a_row=settings.dlq_max_in_a_row,

@@ -53,6 +53,12 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "footfall_unread_partitions", "Assigned partitions that are not being read", value=len(app.unread_partitions())
     )
+    ahead = app.outbox.skew.seconds
+    yield GaugeMetricFamily(
+        "footfall_broker_clock_ahead_seconds",
+        "Seconds by which the broker's clock is ahead of this worker's; NaN until something was sent",
+        value=float("nan") if ahead is None else ahead,
+    )
     if app.barrier is not None:
         barrier = app.barrier
         yield SummaryMetricFamily(

@@ -21,7 +21,7 @@ from schemas.errors import BrokerError, RowVersionError, SettingsError, StartRef
 from schemas.topics import dlq
 from stream.kafka.clients import admin_client
 from stream.kafka.connection_check import broker_error
-from stream.kafka.topic_admin import topic_configs
+from stream.kafka.topic_admin import LOG_APPEND_TIME, TIMESTAMP_TYPE, topic_configs
 from stream.process.access_faults import access_fault
 from stream.process.exit_codes import EXIT_CONFIG, crash_only, end_crashed, end_process, end_stopped
 from stream.process.fault_points import FAULT, arm
@@ -178,8 +178,8 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     try:
         await admin.start()
         described = await admin.describe_topics(names)
-        if role != "scorer" and settings.transactions:
-            await _check_changelog(admin, settings.changelog(role))
+        if settings.transactions:
+            await _check_configs(admin, settings, role)
     except KafkaError as error:
         refused = await broker_error(settings, error)
         if isinstance(refused, SettingsError):
@@ -198,23 +198,34 @@ async def equal_partitions(settings: Settings, role: Role) -> int:
     return next(iter(found.values()))
 
 
-async def _check_changelog(admin: AIOKafkaAdminClient, name: str) -> None:
-    """Refuse a changelog from which retention would delete rows.
+async def _check_configs(admin: AIOKafkaAdminClient, settings: Settings, role: Role) -> None:
+    """Refuse a changelog from which retention would delete rows, and topics of ours that keep a worker's timestamps.
 
     Raises:
-        SettingsError: its cleanup policy is not compaction alone.
+        SettingsError: a topic has another cleanup policy or timestamp type than `footfall topics apply` sets.
     """
+    topics, kinds = settings.topics(), ROLE_TOPICS[role]
+    used = [topics[kind] for kind in (*kinds.reads, *map(dlq, kinds.reads), *kinds.sends)]
+    expected: dict[str, tuple[str, str]] = {
+        topic.name: (TIMESTAMP_TYPE, LOG_APPEND_TIME) for topic in used if topic.timestamps == LOG_APPEND_TIME
+    }
+    if role != "scorer":
+        expected[settings.changelog(role)] = ("cleanup.policy", "compact")
+    reasons = {
+        "cleanup.policy": "since retention would delete rows",
+        TIMESTAMP_TYPE: "since a worker with a wrong clock would let retention delete records before anyone reads them",
+    }
     try:
-        configs = await topic_configs(admin, [name]) or {}
+        configs = await topic_configs(admin, list(expected)) or {}
     except (BrokerError, SettingsError) as error:
-        log.warning("changelog_policy_unchecked", topic=name, reason=str(error), action="starting without this check")
+        log.warning("topic_configs_unchecked", reason=str(error), action="starting without this check")
         return
-    policy = configs.get(name, {}).get("cleanup.policy", ("compact", False))[0]
-    if policy != "compact":
-        raise SettingsError(
-            f"topic {name}: found cleanup.policy {policy}, expected compact, since retention would delete rows: run "
-            "`footfall topics apply`"
-        )
+    for topic, (name, wanted) in expected.items():
+        found = configs.get(topic, {}).get(name, (wanted, False))[0]
+        if found != wanted:
+            raise SettingsError(
+                f"topic {topic}: found {name} {found}, expected {wanted}, {reasons[name]}: run `footfall topics apply`"
+            )
 
 
 def load_model(settings: Settings) -> Any:

@@ -117,6 +117,7 @@ async def test_a_worker_without_an_acl_ends_with_78_and_with_the_documented_ones
             assert kind in DEAD_LETTERED
             await broker.grant(acl.TOPIC, topics[dlq(kind)].name, acl.WRITE)
         await broker.grant(acl.TOPIC, topics["score-request"].name, acl.WRITE)
+        await broker.grant(acl.TOPIC, topics["feature-spec"].name, acl.WRITE)
         await broker.grant(acl.TOPIC, settings.changelog("features"), acl.READ, acl.WRITE)
         await refused(f"ACL of a consumer group: found no permission for {group}")
         await broker.grant(acl.GROUP, group, acl.READ)

@@ -23,7 +23,7 @@ from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from tests.builders import NOW_MS, click, dead_letter, purchase, search
-from tests.harness import Deployment, Worker, folded_rows, until
+from tests.harness import Deployment, Worker, configs_of, folded_rows, until
 from tests.poison import POISON
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
@@ -155,7 +155,9 @@ async def test_without_its_dead_letter_topic_a_worker_waits_and_drops_nothing(de
         await deployment.publish(events)
         await asyncio.sleep(4)
         (_, waiting), lag = await deployment.committed("features"), await deployment.lag("features", KINDS)
-        await admin.create_topics([NewTopic(deployment.topic("click.dlq"), 4, 1)])
+        await admin.create_topics(
+            [NewTopic(deployment.topic("click.dlq"), 4, 1, topic_configs=configs_of(deployment.settings.topics()["click.dlq"]))]
+        )
     finally:
         await admin.close()
 

@@ -12,7 +12,7 @@ from schemas.codec import encode
 from stream.kafka.clients import admin_client
 from stream.logs.event_log import LoggedEvent
 from tests.builders import visit
-from tests.harness import Deployment, Worker, folded_rows, until
+from tests.harness import Deployment, Worker, configs_of, folded_rows, until
 from tests.kafka.test_positions_kafka import START_MS, clicks, no_lag
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
@@ -131,7 +131,8 @@ async def create(deployment: Deployment, kind: str) -> None:
     await admin.start()
 
     async def created() -> bool:
-        response = await admin.create_topics([NewTopic(deployment.topic(kind), 4, 1, topic_configs={"retention.ms": "-1"})])
+        topic = deployment.settings.topics()[kind]
+        response = await admin.create_topics([NewTopic(topic.name, 4, 1, topic_configs=configs_of(topic))])
         code = response.topic_errors[0][1]
         assert code in (0, 36), for_code(code)
         return code == 0
