@@ -33,6 +33,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
             consumer._isolation_level = "read_committed"
         return consumer
 
+    async def on_start(self) -> None:
+        """Start the consumer, and tell its coordinator whether a planned stop leaves the group."""
+        await super().on_start()
+        self._consumer._coordinator.leave_on_stop = self.app.settings.leave_on_stop
+
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
         """Fetch nothing during a seek: records from the new position would be dropped with those from the old one."""
         if self.consumer.seeking:

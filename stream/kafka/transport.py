@@ -20,6 +20,7 @@ from mode.utils.futures import notify
 from stream.kafka.alignment import Alignment, Chunk, TopicPartition
 from stream.kafka.fetch_thread import ConsumerThread
 from stream.kafka.library_patches import patch_libraries
+from stream.kafka.static_member import install_static_members
 from stream.process.exit_codes import EXIT_CONFIG, end_crashed, end_process
 
 IDLE_SECONDS = 0.02
@@ -286,3 +287,4 @@ def install() -> None:
     """Register the transport as `chunks://` and patch the libraries; safe to call twice."""
     drivers.TRANSPORTS.aliases["chunks"] = f"{__name__}:Transport"
     patch_libraries()
+    install_static_members()

@@ -99,6 +99,16 @@ class Settings(BaseSettings):
     session_timeout_seconds: float = Field(
         15.0, ge=1, le=300, description="time without a heartbeat after which the broker reassigns partitions"
     )
+    instance_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="group.instance.id, one per process of a role: a restart within the session timeout moves no partition",
+    )
+    leave_on_stop: bool = Field(
+        True,
+        description="a planned stop leaves the consumer group; false, with an instance_id, keeps the partitions for a restart",
+    )
 
     accept_lost_records: bool = Field(
         False, description="start although retention deleted unread records, and count them as lost"
@@ -194,7 +204,7 @@ class Settings(BaseSettings):
         """Rank flags over the environment, and the environment over the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, settings_file())
 
-    @field_validator("topic_names", "currency_rates", "arrival_kinds", "generations", mode="before")
+    @field_validator("topic_names", "currency_rates", "arrival_kinds", "generations", "also_checkpoints", mode="before")
     @classmethod
     def _from_json(cls, value: Any) -> Any:
         try:
@@ -215,6 +225,10 @@ class Settings(BaseSettings):
             _ = self.ssl_key_password, self.sasl_password
         except SettingsError as error:  # pydantic collects ValueErrors alone
             raise ValueError(str(error)) from None
+        if not self.leave_on_stop and self.instance_id is None:
+            raise ValueError(
+                "leave_on_stop is false: expected an instance_id too, under which the next process gets the partitions"
+            )
         sasl = self.kafka_security_protocol.startswith("SASL")
         if sasl and not (self.kafka_sasl_username and self.sasl_password):
             raise ValueError(

@@ -216,6 +216,7 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
         broker_heartbeat_interval=min(HEARTBEAT_SECONDS, settings.session_timeout_seconds / 5),
         consumer_auto_offset_reset="earliest",
         consumer_metadata_max_age_ms=METADATA_MS,
+        consumer_group_instance_id=settings.instance_id,
         producer_request_timeout=120.0,
         ConsumerScheduler=ChunkScheduler,
         TableManager=TableManager,
