@@ -41,6 +41,10 @@ class Rows(OrderedDict[bytes, Any]):
         self._decoded_bytes = 0
         self._newest_ms = 0
 
+    def adopt(self, rules: RowRules) -> None:
+        """Limit memory and age by `rules` from now on."""
+        self._rules = rules
+
     @property
     def decoded(self) -> int:
         """Count the rows that are decoded."""

@@ -25,7 +25,8 @@ from stream.fold.rows import RowRules, Rows
 from stream.fold.undo import Undo
 from stream.kafka.clients import plain_consumer, rows_producer
 from stream.kafka.restore_progress import RestoreProgress
-from stream.kafka.topic_reader import STALL_SECONDS, open_reader
+from stream.kafka.standby import Standbys
+from stream.kafka.topic_reader import STALL_SECONDS, TopicReader, open_reader
 from stream.process.exit_codes import crash_only
 from stream.process.fault_points import reach
 from stream.process.settings import Settings
@@ -141,6 +142,8 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         self.checked = False  # the first restored rows were compared with the last records of the topics
         self.taken_over = False  # `owned` equals the current assignment, restored and checked
         self.rules, self.progress = RowRules(), RestoreProgress()
+        self.standbys: Standbys | None = None  # created at the first assignment
+        self._followed: set[int] = set()
 
     def persisted_offset(self, tp: TP) -> int | None:
         """Return the end of a restored changelog, so that Faust's recovery reads nothing again."""
@@ -153,10 +156,17 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         Otherwise another worker may have owned the partition in between, and the rows are stale.
         """
         topic = self.table.changelog_topic.get_topic_name()
-        self.assigned = [aiokafka.TopicPartition(*tp) for tp in assigned if tp.topic == topic]
+        assignor = self.app.assignor
+        # Faust also assigns the changelogs of standbys: only a partition whose sources are assigned is owned and fenced.
+        actives = assignor.assigned_actives()
+        self.assigned = [aiokafka.TopicPartition(*tp) for tp in assigned if tp.topic == topic and tp in actives]
+        self._followed = {tp.partition for tp in assignor.followed() if tp.topic == topic}
         kept = {tp.partition for tp in self.assigned} if generation_id == self.generation + 1 else set()
         self.generation, self.taken_over = generation_id, False
         await self._release({number for number, found in self.owned.items() if number not in kept or not found.restored})
+        if self.standbys is None:
+            self.standbys = Standbys(self.settings, topic)
+        await self.standbys.keep(self._followed | {tp.partition for tp in self.assigned if tp.partition not in self.owned})
         self.rules.partitions = max(1, len(self.assigned))
 
     async def take_over(self) -> None:
@@ -179,6 +189,8 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             await crash_only("restore check", self.check(owned, not self.checked))
             self.checked = True
             self.taken_over = True
+            if self.standbys is not None:
+                self.standbys.follow(self._followed)
         finally:
             self.restoring = False
             await self._release({number for number, partition in self.owned.items() if not partition.restored})
@@ -217,6 +229,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         try:
             end = await consumer.end_offsets(owned)
             reader = await open_reader(consumer, new, end)
+            standby = self._start_from_standbys(reader)
             self.progress = RestoreProgress(reader.expected, time.monotonic())
             reading = set(new)
             async for batches in reader.batches(RESTORE_RECORDS):
@@ -237,7 +250,19 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
         if new:
             partitions = sorted(tp.partition for tp in new)
             action = "all rows are restored; the worker reads the source topics next"
-            log.info("restored", partitions=partitions, **self.progress.facts(), action=action)
+            log.info("restored", partitions=partitions, from_standby=standby, **self.progress.facts(), action=action)
+
+    def _start_from_standbys(self, reader: TopicReader) -> list[int]:
+        """Take the rows of partitions that this worker followed, and read only the rest of their changelogs."""
+        taken = []
+        for tp, begin in list(reader.begin.items()):
+            standby = None if self.standbys is None else self.standbys.take(tp.partition)
+            if standby is not None and standby.position >= begin:
+                standby.rows.adopt(self.rules)
+                self.owned[tp.partition].rows = standby.rows
+                reader.begin[tp] = reader.position[tp] = standby.position
+                taken.append(tp.partition)
+        return sorted(taken)
 
     def _complete(self, partition: Partition) -> None:
         """Load the meta row of a partition whose changelog is read to its end, and count it as restored."""
@@ -264,7 +289,9 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             self.rules.check_version(row)
 
     async def close(self) -> None:
-        """Stop the producers of all partitions."""
+        """Stop the producers of all partitions, and following others."""
+        if self.standbys is not None:
+            await self.standbys.stop()
         await self._release(set(self.owned))
 
 

@@ -110,6 +110,12 @@ class Settings(BaseSettings):
         description="a planned stop leaves the consumer group; false, with an instance_id, keeps the partitions for a restart",
     )
 
+    standbys: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="workers that follow the changelog of each partition beside its owner, to take over in seconds",
+    )
     accept_lost_records: bool = Field(
         False, description="start although retention deleted unread records, and count them as lost"
     )

@@ -29,6 +29,7 @@ from stream.kafka.positions import (
     stable_group_offsets,
 )
 from stream.kafka.recovery import TableManager
+from stream.kafka.standby import Assignor
 from stream.kafka.store import Partition, RowStore, RowTable
 from stream.kafka.topic_reader import STALL_SECONDS
 from stream.kafka.topic_watch import TopicWatch
@@ -203,7 +204,8 @@ def build_app(settings: Settings, role: Role, *, partitions: int, model: "Served
         topic_replication_factor=settings.replication_factor,
         topic_allow_declare=False,
         topic_disable_leader=True,
-        table_standby_replicas=0,
+        table_standby_replicas=settings.standbys,
+        PartitionAssignor=Assignor,
         stream_buffer_maxsize=CHUNKS_BUFFERED,
         stream_wait_empty=True,
         stream_recovery_delay=0.0,

@@ -70,6 +70,19 @@ def role_metrics(app: Any, *, ready: bool) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "footfall_users_decoded", "Users with a decoded row", value=sum(p.rows.decoded for p in app.store.owned.values())
         )
+        standbys = app.store.standbys
+        held = {} if standbys is None else standbys.held
+        yield GaugeMetricFamily(
+            "footfall_standby_partitions", "Partitions that this worker follows as a standby", value=len(held)
+        )
+        yield GaugeMetricFamily(
+            "footfall_standby_users", "Users with a row in a standby", value=sum(len(standby.rows) for standby in held.values())
+        )
+        yield GaugeMetricFamily(
+            "footfall_standby_lag_records",
+            "Changelog offsets that standbys have not read",
+            value=standbys.lag() if standbys else 0,
+        )
         progress = app.store.progress
         yield GaugeMetricFamily("footfall_restored_rows", "Rows read in the last restore", value=progress.rows)
         yield GaugeMetricFamily("footfall_restore_seconds", "Duration of the last restore", value=progress.seconds)
