@@ -8,7 +8,7 @@ from stream.fold.placement import Placement
 from stream.process.settings import Settings
 from stream.roles.features_fold import FeaturesFold
 from stream.roles.scoring_policy import ScoringPolicy
-from stream.roles.trigger_policy import load_trigger_policy
+from stream.roles.trigger_policy import AHEAD_MS, load_trigger_policy
 from stream.roles.triggers_fold import TriggersFold
 
 
@@ -44,4 +44,5 @@ def triggers_fold(settings: Settings, partitions: int) -> TriggersFold:
     """
     topics = {kind: topic.name for kind, topic in settings.topics().items()}
     policy = load_trigger_policy(settings.trigger_policy)
-    return TriggersFold(topics=topics, policy=policy, placement=placement(settings, partitions))
+    ahead_ms = max(AHEAD_MS, round(settings.source_ahead_minutes * MINUTE_MS))
+    return TriggersFold(topics=topics, policy=policy, placement=placement(settings, partitions), ahead_ms=ahead_ms)

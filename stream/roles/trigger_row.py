@@ -17,7 +17,8 @@ class TriggerState(Struct, array_like=True, gc=False):
 
     `decided` has the highest source offset per signal topic and source topic: later repeats of lower ones are ignored, however
     old. A source topic is named by its id, or by its name where the broker has no ids. `ids` has the last 256 ids per signal
-    topic of signals that were sent again from the dead letters, and of those that an older version of the row had decided.
+    topic of signals that were sent again from the dead letters, that have no topic id, or that an older version of the row had
+    decided.
     """
 
     version: int = TRIGGER_ROW_VERSION

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, MutableMapping
 
 from models.features.recent_ids import RecentIds, id_hash
 from schemas.codec import decode_keyed
+from schemas.dead_letter import Reason
 from schemas.errors import DecodeError
 from schemas.signals import AdTrigger, ChurnRisk, Interest
+from schemas.time_units import MINUTE_MS
 from stream.fold.damaged_row import state_of_row
 from stream.fold.placement import Placement
 from stream.fold.records import Folded, Output, PartitionTotals, Record, check_not_future, dead_letter, is_resent
@@ -19,13 +21,23 @@ from stream.roles.trigger_row import TriggerState, decode_trigger_row
 class TriggersFold:
     """Fold interest and churn-risk signals into user rows, and emit decisions to commit with the rows."""
 
-    def __init__(self, *, topics: Mapping[str, str], policy: TriggerPolicy, placement: Placement | None = None) -> None:
-        """Read the signal topics named by `topics` (kind → name); without a `placement`, keys may be in any partition."""
+    def __init__(
+        self,
+        *,
+        topics: Mapping[str, str],
+        policy: TriggerPolicy,
+        placement: Placement | None = None,
+        ahead_ms: int = AHEAD_MS,
+    ) -> None:
+        """Read the signal topics named by `topics` (kind → name); without a `placement`, keys may be in any partition.
+
+        The timestamp of a source record may be up to `ahead_ms` after the arrival of its signal.
+        """
         self._structs: dict[str, tuple[str, type[Interest] | type[ChurnRisk]]] = {
             topics["interest"]: ("interest", Interest),
             topics["churn-risk"]: ("churn-risk", ChurnRisk),
         }
-        self._policy, self._placement = policy, placement
+        self._policy, self._placement, self._ahead_ms = policy, placement, ahead_ms
 
     def fold(
         self,
@@ -48,6 +60,7 @@ class TriggersFold:
             try:
                 signal = decode_keyed(struct, record.key, record.value)
                 check_not_future(signal.event_time_ms, signal.source.timestamp_ms)
+                self._check_source_time(signal.source.timestamp_ms, record.timestamp)
                 if record.key not in rows and self._placement is not None:  # a row begins: the only time its key is checked
                     self._placement.check(record, folded)
             except DecodeError as error:
@@ -68,7 +81,7 @@ class TriggersFold:
             state.guard[kind] = record.offset
             arrived_ms = max(record.timestamp, signal.source.timestamp_ms)
             decisions = self._policy.decide(signal, state.last_fired_ms, arrived_ms, folded_ms)
-            state.newest_ms = max(state.newest_ms, min(signal.event_time_ms, arrived_ms + AHEAD_MS))
+            state.newest_ms = max(state.newest_ms, signal.event_time_ms)
             count.applied += 1  # nothing below can raise
             folded.dirty[key] = state
             for decision in decisions:
@@ -81,20 +94,30 @@ class TriggersFold:
         """Return a record's kind and the key of its row, or None for the key if it has no row."""
         return self._structs[record.topic][0], record.key
 
+    def _check_source_time(self, source_ms: int, arrived_ms: int) -> None:
+        """Refuse a signal whose source record has a timestamp further ahead than the clocks of producers may be."""
+        if source_ms > arrived_ms + self._ahead_ms:
+            raise DecodeError(
+                Reason.FROM_FUTURE,
+                f"found a source record of {source_ms} ms, expected at most {self._ahead_ms / MINUTE_MS:g} minutes after the "
+                f"arrival of its signal at {arrived_ms} ms: set the clock of the source's producer",
+            )
+
 
 def _is_decided(state: TriggerState, kind: str, signal: Interest | ChurnRisk, *, resent: bool) -> bool:
     """Return whether a signal was decided before, and note that it is now.
 
-    A resent one comes after later ones, so its id is looked up, and the highest offset stays.
+    A resent one comes after later ones, so its id is looked up, and the highest offset stays. The id of one without a topic
+    id is kept as well: an older worker may have sent it, and its repeat by a newer one names the topic by its id.
     """
     source, ids = signal.source, state.ids.get(kind)
     if ids is not None and ids.has(id_hash(signal.signal_id)):
         return True
-    if resent:
+    if not resent:
+        decided, origin = state.decided.setdefault(kind, {}), source.topic_id or source.topic
+        if source.offset <= decided.get(origin, -1):
+            return True
+        decided[origin] = source.offset
+    if resent or not source.topic_id:
         state.ids.setdefault(kind, RecentIds()).add(id_hash(signal.signal_id))
-        return False
-    decided, origin = state.decided.setdefault(kind, {}), source.topic_id or source.topic
-    if source.offset <= decided.get(origin, -1):
-        return True
-    decided[origin] = source.offset
     return False

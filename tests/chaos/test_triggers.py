@@ -11,7 +11,7 @@ from stream.fold.records import PartitionTotals
 from stream.kafka.clients import output_producer
 from stream.roles.build import triggers_fold
 from stream.roles.trigger_row import encode_trigger_row
-from tests.builders import NOW_MS, churn_risk, interest, interest_score
+from tests.builders import NOW_MS, churn_risk, interest, interest_score, source_position
 from tests.chaos.scene import Scene
 from tests.harness import until
 
@@ -57,7 +57,8 @@ async def publish_signals(scene: Scene, first: int, last: int) -> None:
     try:
         for number in range(first, last):
             user, at = f"u-{number % USERS}", NOW_MS + number // USERS * 5 * HOUR_MS
-            fields = {"signal_id": f"signal-{number}", "user_id": user, "event_time_ms": at}
+            source = source_position(offset=number, timestamp_ms=at)
+            fields = {"signal_id": f"signal-{number}", "user_id": user, "event_time_ms": at, "source": source}
             risk = number % 3 == 0
             signal = churn_risk(**fields, probability=0.99) if risk else interest(**fields, interests=[sure()])
             await producer.send(

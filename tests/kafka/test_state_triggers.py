@@ -12,7 +12,7 @@ from schemas.time_units import HOUR_MS
 from stream.kafka.clients import output_producer
 from stream.kafka.transport import ConsumerThread
 from stream.operate.state_rebuild import rebuild
-from tests.builders import NOW_MS, churn_risk, interest, interest_score
+from tests.builders import NOW_MS, churn_risk, interest, interest_score, source_position
 from tests.harness import Deployment, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -38,7 +38,8 @@ async def publish_signals(deployment: Deployment) -> None:
     await producer.start()
     for number in range(SIGNALS):
         user, at = f"u-{number % USERS}", NOW_MS + number // USERS * 5 * HOUR_MS
-        fields = {"signal_id": f"signal-{number}", "user_id": user, "event_time_ms": at}
+        source = source_position(offset=number, timestamp_ms=at)
+        fields = {"signal_id": f"signal-{number}", "user_id": user, "event_time_ms": at, "source": source}
         kind = SIGNAL_KINDS[number % 3 == 0]
         sure = interest_score(probability=0.99)
         signal = interest(**fields, interests=[sure]) if kind == "interest" else churn_risk(**fields, probability=0.99)

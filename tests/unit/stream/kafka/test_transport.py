@@ -415,6 +415,62 @@ async def test_the_first_records_of_a_chunk_can_be_acknowledged_alone_but_not_th
     assert app.consumer._acked[driver.TP(*tp)] == [6]
 
 
+def commits(app: FootfallApp, monkeypatch: pytest.MonkeyPatch, *, end: asyncio.Event | None = None) -> list[dict[Any, int]]:
+    """Return what is committed from now on, of offsets that are acknowledged when a commit begins; commits wait for `end`."""
+    committed = list[dict[Any, int]]()
+
+    async def commit(topics: object = None, start_new_transaction: bool = True) -> bool:
+        committed.append(dict(app.consumer.next_offset))
+        if end is not None:
+            await end.wait()
+        return True
+
+    monkeypatch.setattr(app.consumer, "force_commit", commit)
+    return committed
+
+
+async def test_an_app_that_stops_in_a_rebalance_commits_its_chunks_in_flight_before_it_joins(
+    app: FootfallApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: object, **__: object) -> None:
+        """Stand for what needs a broker."""
+
+    monkeypatch.setattr(app.consumer._thread, "permit_reset", nothing)
+    monkeypatch.setattr(app.consumer, "_on_partitions_revoked", nothing)
+    committed, tp = commits(app, monkeypatch), TopicPartition(CLICKS, 1)
+    message = delivered(app, chunk_of((CLICKS, 7)))
+    app._stopped.set()
+
+    revoked = asyncio.create_task(app.consumer.on_partitions_revoked({driver.TP(*tp)}))
+    while not revoked.done() and app.consumer._waiting_for_ack is None:
+        await asyncio.sleep(0)
+    still_waiting = not revoked.done()
+    app.consumer.ack(message)
+    await revoked
+
+    assert still_waiting
+    assert committed[-1] == {tp: 7}
+
+
+async def test_what_is_acknowledged_while_a_commit_is_in_progress_is_committed_after_it(
+    app: FootfallApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = asyncio.Event()
+    committed = commits(app, monkeypatch, end=end)
+    message = delivered(app, chunk_of((CLICKS, 7)))
+    earlier = asyncio.create_task(app.consumer.commit())
+    while not committed:
+        await asyncio.sleep(0)
+    app.consumer.ack(message)
+
+    empty = asyncio.create_task(app.consumer.wait_empty())
+    await asyncio.sleep(0)
+    end.set()
+    await asyncio.gather(earlier, empty)
+
+    assert committed[-1] == {TopicPartition(CLICKS, 1): 7}
+
+
 async def test_a_seek_that_a_later_one_overtook_moves_nothing(app: FootfallApp) -> None:
     sought: list[int] = []
     app.consumer._thread._consumer = SimpleNamespace(seek=lambda tp, offset: sought.append(offset))

@@ -505,17 +505,52 @@ def test_a_row_of_the_version_before_decides_none_of_its_signals_again() -> None
     assert triggers.totals.events == Totals(events_in=2, applied=1, duplicate_dropped=1)
 
 
-def test_a_signal_dated_far_ahead_is_a_dead_letter_or_silences_nothing() -> None:
+def test_a_signal_dated_far_ahead_is_a_dead_letter_and_leaves_the_cooldown_as_it_was() -> None:
     triggers, in_2096 = Triggers(), NOW_MS + 70 * 365 * DAY_MS
-    dated = later(1, event_time_ms=in_2096)
-    source = source_position(offset=2, timestamp_ms=in_2096)
-    whole = interest(signal_id="interest-2", event_time_ms=in_2096, source=source)
+    dated = later(2, event_time_ms=in_2096)
+    stamped = interest(signal_id="i-3", event_time_ms=in_2096, source=source_position(offset=3, timestamp_ms=in_2096))
+    minute_later = later(4, event_time_ms=NOW_MS + MINUTE_MS)
 
-    folded = triggers.fold(("interest", 0, dated), ("interest", 1, whole), ("interest", 2, later(3)))
+    folded = triggers.fold(
+        ("interest", 0, later(1)), ("interest", 1, dated), ("interest", 2, stamped), ("interest", 3, minute_later)
+    )
 
-    assert [output.message.reason for output in folded.outputs] == [Reason.FROM_FUTURE]  # type: ignore[attr-defined]
-    assert [type(output.message) for output in folded.with_rows] == [AdTrigger, AdTrigger]
+    assert [output.message.reason for output in folded.outputs] == [Reason.FROM_FUTURE] * 2  # type: ignore[attr-defined]
+    assert [type(output.message) for output in folded.with_rows] == [AdTrigger, Suppression]
     assert triggers.rows[KEY].last_fired_ms == {"mugs": NOW_MS}
+    assert triggers.rows[KEY].newest_ms == NOW_MS + MINUTE_MS
+
+
+def test_a_source_a_day_ahead_of_its_signal_is_decided_and_one_beyond_is_not() -> None:
+    triggers = Triggers()
+    times = ((1, NOW_MS + DAY_MS), (2, NOW_MS + DAY_MS + 1))
+    ahead = [interest(signal_id=f"i-{n}", source=source_position(offset=n, timestamp_ms=at)) for n, at in times]
+
+    folded = triggers.fold(*[("interest", n, signal) for n, signal in enumerate(ahead)])
+
+    assert triggers.totals.events == Totals(events_in=2, applied=1, dead_lettered=1)
+    [letter] = [output.message for output in folded.outputs]
+    assert "expected at most 1440 minutes after the arrival of its signal" in letter.detail  # type: ignore[attr-defined]
+
+
+def test_a_row_that_a_signal_from_2096_left_behind_silences_no_campaign() -> None:
+    triggers, in_2096 = Triggers(), NOW_MS + 70 * 365 * DAY_MS
+    triggers.rows = {KEY: msgspec.msgpack.encode([3, {"interest": 4}, {}, {"mugs": in_2096}, in_2096])}
+
+    folded = triggers.fold(("interest", 5, later(9)), ("interest", 6, later(10)))
+
+    assert [type(output.message) for output in folded.with_rows] == [AdTrigger, Suppression]
+    assert triggers.rows[KEY].last_fired_ms == {"mugs": NOW_MS}
+
+
+def test_a_signal_sent_without_a_topic_id_is_a_repeat_when_it_comes_with_one() -> None:
+    triggers = Triggers()
+    triggers.fold(("interest", 0, later(7)))
+    named = [interest(signal_id=f"interest-{n}", source=source_position(offset=n, topic_id="id")) for n in (7, 8)]
+
+    triggers.fold(*[("interest", 1 + n, signal) for n, signal in enumerate(named)])
+
+    assert triggers.totals.events == Totals(events_in=3, applied=2, duplicate_dropped=1)
 
 
 def test_a_decision_is_named_by_the_position_of_its_source_and_the_campaign() -> None:
@@ -573,7 +608,7 @@ def test_a_trigger_row_comes_back_from_its_bytes_and_one_of_another_version_is_r
 
 
 def signal_at(n: int) -> Interest:
-    at = NOW_MS + n * DAY_MS // 3
+    at = NOW_MS + (n - 9) * DAY_MS // 3
     return interest(signal_id=f"s-{n}", event_time_ms=at, source=source_position(offset=n, timestamp_ms=at))
 
 
