@@ -62,11 +62,11 @@ async def test_a_deleted_topic_makes_the_worker_unready_and_a_worker_of_the_new_
     assert "recreated" in await refused(worker)
 
 
-@pytest.mark.parametrize("role", ["features", "triggers"])
+@pytest.mark.parametrize("role", ["features", "triggers", "scorer"])
 async def test_partitions_added_under_a_running_worker_are_refused(deployment: Deployment, role: str) -> None:
-    kind = {"features": "click", "triggers": "interest"}[role]
+    kind = {"features": "click", "triggers": "interest", "scorer": "score-request"}[role]
     worker = deployment.start(role)
-    await until("the worker is ready", worker.ready, seconds=40, worker=worker)
+    await until("the worker is ready", worker.ready, seconds=90, worker=worker)
 
     admin = admin_client(deployment.settings)
     await admin.start()
