@@ -27,7 +27,7 @@ demo: install
 
 test: install
 	$(BIN)/pytest tests/unit tests/property tests/training -n 2 --dist worksteal; code=$$?; \
-	$(BIN)/pytest tests/broker tests/kafka tests/chaos --durations=15 && exit $$code
+	$(BIN)/pytest tests/broker tests/kafka tests/chaos -n 2 --dist loadfile --durations=15 && exit $$code
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -68,8 +68,9 @@ def requests_of(replay: Replay, events: Iterable[LoggedEvent]) -> dict[str, Scor
 
 
 def untimed(request: ScoreRequest) -> ScoreRequest:
-    """Return a request without its timings, which differ from run to run."""
-    return msgspec.structs.replace(request, timings=None)  # type: ignore[arg-type]
+    """Return a request without what differs from run to run: its timings, and the id of its source topic."""
+    source = msgspec.structs.replace(request.source, topic_id="")
+    return msgspec.structs.replace(request, timings=None, source=source)  # type: ignore[arg-type]
 
 
 def differing(found: dict[str, ScoreRequest], wanted: dict[str, ScoreRequest]) -> list[ScoreRequest]:

@@ -121,6 +121,16 @@ def check_partitioner(number: int, meta: MetaRow, partitioner: str) -> None:
         )
 
 
+def collect_and_freeze() -> None:
+    """Collect garbage, then exclude all that lives from collections: restored rows live until their partition is revoked.
+
+    What an earlier call froze is examined again. Producers are cycles, so those of revoked partitions would stay for ever.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 Check = Callable[[list[Partition], bool], Awaitable[None]]  # (owned, the first ones) raises if a worker must not resume
 
 
@@ -245,8 +255,7 @@ class RowStore(memory.Store):  # type: ignore[misc]  # Faust has no types
             self._complete(self.owned[tp.partition])
         self.ends = {TP(*tp): end[tp] - 1 if end[tp] else None for tp in owned}
         self.progress.end(time.monotonic())
-        gc.collect()
-        gc.freeze()  # restored rows live until their partition is revoked: exclude them from collections
+        collect_and_freeze()
         if new:
             partitions = sorted(tp.partition for tp in new)
             action = "all rows are restored; the worker reads the source topics next"

@@ -23,9 +23,13 @@ class UnreadPartitions:
         A partition also counts as unread if it is not assigned, and that of another topic is. `consumer` is aiokafka's, `now`
         the monotonic and `wall` the epoch time in seconds.
         """
-        assignment = consumer._subscription.subscription.assignment
+        subscription = consumer._subscription.subscription  # None until the consumer has subscribed
+        assignment = None if subscription is None else subscription.assignment
         waiting: dict[Any, tuple[Any, float]] = {}
-        assigned = set() if assignment is None else {tuple(tp) for tp in assignment.tps if tp.topic in topics}
+        if assignment is None:
+            self._since = waiting
+            return {}
+        assigned = {tuple(tp) for tp in assignment.tps if tp.topic in topics}
         for tp in {(topic, partition) for topic in topics for _, partition in assigned}:
             state = assignment.state_value(tp) if tp in assigned else None
             if state is not None and (state.paused or tp in consumer._fetcher._records):

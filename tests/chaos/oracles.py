@@ -22,6 +22,7 @@ from schemas.scoring import ScoreRequest
 from stream.fold.records import Folded, PartitionTotals
 from stream.kafka.store import END_KEY, META_KEY, MetaRow
 from stream.roles.build import features_fold
+from tests.backlog import untimed
 from tests.harness import Deployment
 
 INPUTS = (*KINDS, "review-sentiment")
@@ -192,7 +193,7 @@ async def _compare_requests(
     seen: dict[str, list[ScoreRequest]] = defaultdict(list)
     for record in await deployment.read(deployment.topic("score-request")):
         request = decode(ScoreRequest, record.value)
-        seen[request.request_id].append(msgspec.structs.replace(request, timings=None))  # type: ignore[arg-type]
+        seen[request.request_id].append(untimed(request))
     findings.missing_ids = sorted(expected.keys() - seen.keys())
     findings.foreign_ids = sorted(seen.keys() - expected.keys()) if finished else []
     for name, requests in seen.items():

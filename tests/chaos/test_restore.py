@@ -115,6 +115,8 @@ async def test_a_restore_longer_than_three_session_timeouts_ends(
             assert await asyncio.to_thread(worker.stop) == 0, worker.tail()
 
     assert longest > 3 * SESSION_SECONDS
+    ended = [sum(line["event"] == "restored" for line in lines_of(worker)) for worker in workers]
+    assert ended == [1] * len(workers), "no worker was expelled during its restore, and restored again"
     replay = scene.deployment.replay()
     list(replay.fold(events[:3000]))
     rows, totals = await scene.deployment.committed("features")

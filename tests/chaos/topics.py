@@ -5,15 +5,15 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream.kafka.clients import admin_client
 from stream.kafka.topic_admin import existing_partitions
-from tests.harness import Deployment, until
+from tests.harness import Deployment, configs_of, until
 
 BROKERS_LIMIT = 1_048_588  # broker default for a batch, where the topic sets none
 
 
 async def limit_records(deployment: Deployment, topic: str, max_bytes: int) -> None:
     """Make the broker refuse batches of a topic over `max_bytes`."""
-    compact = {"cleanup.policy": "compact"} if topic.endswith("-changelog") else {"retention.ms": "-1"}
-    configs = compact | {"max.message.bytes": str(max_bytes)}  # omitted configs would be unset
+    known = {found.name: configs_of(found) for found in deployment.settings.topics().values()}
+    configs = known.get(topic, {"cleanup.policy": "compact"}) | {"max.message.bytes": str(max_bytes)}  # unsets omitted configs
     admin = admin_client(deployment.settings)
     await admin.start()
     try:

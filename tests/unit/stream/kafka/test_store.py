@@ -1,11 +1,14 @@
 """The meta row of a partition: what the next owner learns of its rows, and which rows it must refuse."""
 
+import gc
+import weakref
+
 import msgspec
 import pytest
 
 from schemas.errors import RowVersionError, StartRefused
 from stream.fold.records import PartitionTotals
-from stream.kafka.store import META_VERSION, Partition, check_partitioner, decode_meta
+from stream.kafka.store import META_VERSION, Partition, check_partitioner, collect_and_freeze, decode_meta
 
 
 def test_a_meta_row_names_the_partitioner_of_its_keys() -> None:
@@ -39,3 +42,24 @@ def test_a_meta_row_of_an_unknown_version_is_refused_whatever_else_it_holds() ->
 
     with pytest.raises(RowVersionError, match=f"found a meta row of version {META_VERSION + 1}, expected {META_VERSION}"):
         decode_meta(newer)
+
+
+class Cycle:
+    """An object that only a collection can free, as a producer is."""
+
+    def __init__(self) -> None:
+        self.self = self
+
+
+def test_what_was_frozen_and_is_no_longer_used_is_freed_at_the_next_takeover() -> None:
+    try:
+        cycle = Cycle()
+        revoked = weakref.ref(cycle)
+        collect_and_freeze()
+        del cycle
+
+        collect_and_freeze()
+
+        assert revoked() is None
+    finally:
+        gc.unfreeze()

@@ -72,4 +72,6 @@ def test_a_new_assignment_starts_anew(clock: Clock) -> None:
 
 def test_nothing_is_unread_before_an_assignment() -> None:
     consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=None)))
+    unsubscribed = SimpleNamespace(_subscription=SimpleNamespace(subscription=None))
     assert UnreadPartitions().find(consumer, TOPICS, 0.0, 0.0) == {}
+    assert UnreadPartitions().find(unsubscribed, TOPICS, 0.0, 0.0) == {}
