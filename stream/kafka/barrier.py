@@ -25,6 +25,8 @@ from stream.kafka.clock_skew import ClockSkew
 from stream.kafka.store import END_KEY, META_KEY, Partition, RowStore
 from stream.process.fault_points import reach
 
+SLICE_ROWS = 200  # encoded in about 10 ms
+
 Message = tuple[str, bytes | None, bytes | None, int, list[tuple[str, bytes]]]  # topic, key, value, timestamp, headers
 
 log = structlog.get_logger()
@@ -110,6 +112,8 @@ class Barrier:
         self._pending: dict[int, Pending] = {}
         self._events = self._bytes = 0
         self._due, self._done, self._flushing = asyncio.Event(), asyncio.Event(), asyncio.Lock()
+        self._encoded = asyncio.Event()
+        self._encoded.set()
         self.flushing_since: float | None = None  # monotonic seconds; None while no flush is in flight
         self.flushes, self.rows_written, self.bytes_written, self.seconds = 0, 0, 0, 0.0
 
@@ -137,6 +141,10 @@ class Barrier:
     def pending(self) -> bool:
         """Return whether something is folded but not durable yet."""
         return bool(self._pending) or self._flushing.locked()
+
+    async def wait_encoded(self) -> None:
+        """Wait while a flush encodes rows: what is folded meanwhile would be in some of its rows and not in others."""
+        await self._encoded.wait()
 
     async def wait_for_capacity(self) -> None:
         """Wait while too much is folded but not durable; a waiting fold stops the fetches too (backpressure)."""
@@ -172,7 +180,11 @@ class Barrier:
             if not taken:
                 self._free(events, size)
                 return
-            batches = [self._encode(pending) for pending in taken.values()]  # before any await: the fold keeps changing rows
+            self._encoded.clear()  # the fold would change rows and totals meanwhile
+            try:
+                batches = [await self._encode(pending) for pending in taken.values()]
+            finally:
+                self._encoded.set()
             started = self.flushing_since = time.monotonic()
             sends = [send for pending in taken.values() for send in pending.sends]
             try:
@@ -200,9 +212,14 @@ class Barrier:
         self._bytes -= size
         self._done.set()
 
-    def _encode(self, pending: Pending) -> Batch:
+    async def _encode(self, pending: Pending) -> Batch:
+        """Encode what changed in one partition, in slices, so that other work of the event loop goes on in between."""
         partition, encode_row = pending.partition, self._encode_row
-        encoded = [(key, encode_row(row)) for key, row in pending.dirty.items()]
+        encoded: list[tuple[bytes, bytes]] = []
+        for key, row in pending.dirty.items():
+            encoded.append((key, encode_row(row)))
+            if len(encoded) % SLICE_ROWS == 0:
+                await asyncio.sleep(0)
         rows: list[tuple[bytes, bytes | None]] = [*encoded, *partition.evict(encoded)]
         partition.undo.flushed()
         meta = partition.meta_row(self._store.partitions, self._store.settings.partitioner)

@@ -90,6 +90,7 @@ async def fold_agent(
     """
     contiguity = Contiguity()
     async for event in stream:
+        await barrier.wait_encoded()
         if event.message.generation_id != generation():
             continue  # fetched before a rebalance; it is fetched again
         chunk: Chunk = event.value

@@ -12,7 +12,7 @@ from schemas.dead_letter import headers_of
 from schemas.errors import BrokerError
 from stream.fold.records import Folded, Output, PartitionTotals
 from stream.kafka.alignment import Chunk, TopicPartition
-from stream.kafka.barrier import Barrier, Outbox
+from stream.kafka.barrier import SLICE_ROWS, Barrier, Outbox
 from stream.kafka.store import END_KEY, META_KEY, MetaRow, Partition
 from stream.offline.replay_log import LogRecord
 from tests.builders import NOW_MS, ad_trigger, dead_letter, score_request
@@ -396,3 +396,29 @@ def test_a_message_is_rendered_as_json_under_its_key() -> None:
     rendered = Outbox(FakeProducer(), NAMES).render(REQUEST)  # type: ignore[arg-type]
 
     assert rendered == ("requests", b"u-1", encode(REQUEST.message), NOW_MS, [])
+
+
+async def test_other_work_goes_on_while_a_large_barrier_is_encoded_and_the_fold_waits_for_its_end() -> None:
+    bench, turns = Bench(), 0
+    bench.chunk("first", dirty={b"u-%d" % n: b"row" for n in range(10 * SLICE_ROWS)})
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    ticking = asyncio.create_task(tick())
+    flush = asyncio.create_task(bench.barrier.flush())
+    await asyncio.sleep(0)
+    folding = asyncio.create_task(bench.barrier.wait_encoded())
+    await asyncio.sleep(0)
+    waited = not folding.done() and not bench.rows[0].committed
+    await folding
+    before = turns
+    await flush
+    ticking.cancel()
+
+    assert waited
+    assert before >= 8, "one turn of the event loop per slice"
+    assert len(bench.rows[0].committed) == 1
