@@ -5,7 +5,9 @@ import time
 
 import pytest
 
+from models.features.spec import KINDS
 from stream.logs.event_log import LoggedEvent
+from tests.chaos.group_guest import Guest
 from tests.chaos.scene import COMMITTED, Scene
 from tests.chaos.test_restore import polled
 from tests.harness import until
@@ -43,6 +45,40 @@ async def test_a_static_member_killed_and_back_within_its_session_moves_no_parti
     assert {poll.ready for poll in polls} == {200}, "the other worker must not notice"
     assert seconds < SESSION_SECONDS, "it got its partitions back within its session"
     await scene.exact(6000)
+
+
+@pytest.mark.parametrize("visits", [5, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
+async def test_each_join_and_leave_keeps_totals_and_dead_letters_exact(
+    scene: Scene, events: list[LoggedEvent], visits: int
+) -> None:
+    workers = [scene.start() for _ in range(2)]
+    for worker in workers:
+        await until("two workers are ready", worker.ready, seconds=60, worker=worker)
+    guest = Guest(scene.deployment, (*KINDS, "review-sentiment"))
+    dirty = events[: max(3000, 120 * visits)]
+    async with scene.publishing(dirty, per_second=50, unread=2000):
+        for _ in range(visits):
+            before = sum(worker.metric(COMMITTED) for worker in workers)
+            await guest.visit()
+            scene.report.faults["guest"] += 1
+            await until(
+                "the workers commit again",
+                lambda before=before: sum(worker.metric(COMMITTED) for worker in workers) > before,
+                seconds=60,
+                worker=workers[0],
+            )
+    await scene.settled()
+
+    assert guest.generations[-1] - guest.generations[0] >= visits - 1, "each visit is a rebalance, or two"
+    found = await scene.exact(len(dirty))  # also compares totals with the fold at each commit
+    letters = [
+        (record.topic, dict(record.headers)["__streams.errors.partition"], dict(record.headers)["__streams.errors.offset"])
+        for kind in KINDS
+        for record in await scene.deployment.read(scene.deployment.topic(f"{kind}.dlq"))
+    ]
+    _, totals = await scene.deployment.committed("features")
+    assert len(letters) == len(set(letters)) == totals.dead_lettered > 0, "no dead letter comes twice"
+    assert totals.duplicate_dropped > 0 and totals.late_dropped > 0 and totals.replay_skipped == 0, found
 
 
 async def stormed(scene: Scene, events: list[LoggedEvent], *, times: int, seconds: float) -> None:
