@@ -157,7 +157,8 @@ class Barrier:
         """Flush forever; any error raised here must end the process before another acknowledgement."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), self._interval)
+                async with asyncio.timeout(self._interval):
+                    await self._due.wait()
             self._due.clear()
             await self.flush()
 

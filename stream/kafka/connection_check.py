@@ -60,7 +60,8 @@ async def connection_fault(settings: Settings) -> str | None:
 
 async def _server_fault(settings: Settings, host: str, port: int) -> str | None:
     """Return why one server does not serve us; raise the error of a TCP connection that cannot be opened."""
-    await _close(await asyncio.wait_for(asyncio.open_connection(host, port), PROBE_SECONDS))
+    async with asyncio.timeout(PROBE_SECONDS):
+        await _close(await asyncio.open_connection(host, port))
     protocol, sasl = settings.kafka_security_protocol, settings.kafka_security_protocol.startswith("SASL")
     try:
         connection = await _connect(settings, host, port, protocol)
@@ -133,7 +134,8 @@ async def _speaks_tls(host: str, port: int) -> bool:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        await _close(await asyncio.wait_for(asyncio.open_connection(host, port, ssl=context), PROBE_SECONDS))
+        async with asyncio.timeout(PROBE_SECONDS):
+            await _close(await asyncio.open_connection(host, port, ssl=context))
     except ssl.SSLError as error:
         return "ALERT" in (error.reason or "")  # only a TLS peer sends an alert
     except (OSError, TimeoutError, EOFError):

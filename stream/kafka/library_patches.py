@@ -136,7 +136,8 @@ hung: dict[tuple[str, int], float] = {}  # (host, port) of a broker that did not
 
 async def _with_lookup_timeout(connection: Any, sent: Awaitable[Any]) -> Any:
     try:
-        answer = await asyncio.wait_for(sent, LOOKUP_SECONDS)
+        async with asyncio.timeout(LOOKUP_SECONDS):
+            answer = await sent
     except TimeoutError:
         hung[connection.host, connection.port] = time.monotonic()
         raise

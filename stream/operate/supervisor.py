@@ -192,7 +192,8 @@ class Supervisor:
     async def _stopped_within(self, seconds: float) -> bool:
         """Wait; return at once, and true, when the supervisor is asked to stop."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
         return self._stopping.is_set()
 
     async def _run(self, role: RoleProcess, launch: Launch) -> int:

@@ -58,8 +58,8 @@ class UserRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
     """Read a user's row from the role's changelog, committed records only; joins no group and causes no rebalance.
 
-    Where misplaced keys are accepted, it reads all partitions and returns the row of the partition that the partitioner
-    names, or else the first one.
+    It reads the partition that the partitioner names. Without a row there, and where misplaced keys are accepted, it reads
+    all partitions and returns the first row that it finds.
 
     Raises:
         BrokerError: the user has no row, or the changelog cannot be read.
@@ -71,6 +71,9 @@ async def read_user(settings: Settings, role: str, user_id: str) -> UserRow:
     anywhere = settings.misplaced_keys == "accept"
     state = await read_changelog(settings, topic, of_key=None if anywhere else key)
     partition, others = place_of(key, state, settings)
+    if key not in state[partition].rows and not anywhere:  # see whether the partitioner of the other partitions is another
+        state = await read_changelog(settings, topic)
+        partition, others = place_of(key, state, settings)
     found = state[partition]
     kept = found.damaged.get(key)
     damaged = None if kept is None else msgspec.json.decode(kept, type=DamagedRow).detail

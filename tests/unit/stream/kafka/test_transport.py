@@ -522,6 +522,21 @@ async def test_a_broker_that_takes_a_connection_and_answers_nothing_is_given_up_
                 await create_conn(*hangs.getsockname(), request_timeout_ms=40_000)
 
 
+@pytest.mark.parametrize("passes", [0, 1, 2])
+async def test_a_lookup_that_is_cancelled_when_its_answer_comes_ends_cancelled(passes: int) -> None:
+    answer = asyncio.get_running_loop().create_future()
+    connection = SimpleNamespace(host="127.0.0.1", port=9092)
+    lookup = asyncio.create_task(library_patches._with_lookup_timeout(connection, answer))
+    await asyncio.sleep(0)
+
+    answer.set_result("metadata")
+    for _ in range(passes):  # of the event loop, on which the answer comes nearer to the lookup
+        await asyncio.sleep(0)
+    if lookup.cancel():
+        with pytest.raises(asyncio.CancelledError):  # or a client that closes waits five minutes, for its next lookup
+            await lookup
+
+
 async def test_what_any_broker_answers_is_not_asked_again_of_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     install()
     monkeypatch.setattr(library_patches, "LOOKUP_SECONDS", 0.05)
