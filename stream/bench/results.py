@@ -188,6 +188,36 @@ def _restore(found: Figures) -> list[str]:
     ]
 
 
+def _takeover(found: Figures) -> list[str]:
+    return [
+        f"{found['rows']:,} rows of {found['row_bytes']} bytes, {found['partitions']} partitions, {found['rate']:g} events/s "
+        f"meanwhile; session timeout {found['session_timeout_seconds']:g} s. The broker's group and committed offsets are "
+        f"sampled every {found['sample_seconds'] * 1000:g} ms. Detection ends when the broker removes the killed worker, the "
+        "takeover when all of its partitions have commits again.",
+        "",
+        *table(
+            [f"kill -9 of one of two workers, {found['repeats']} times", "detection", "takeover", "longest pause"],
+            [
+                [
+                    f"{name} standbys",
+                    of(run["detection_seconds"], " s"),
+                    of(run["takeover_seconds"], " s"),
+                    of(run["pause_seconds"], " s"),
+                ]
+                for name, run in found["kills"].items()
+            ],
+        ),
+        "",
+        *table(
+            ["rolling restart of three workers", "longest pause at each restart", "longest"],
+            [
+                [name, ", ".join(f"{pause:g} s" for pause in run["pause_seconds"]), f"{run['longest_pause_seconds']:g} s"]
+                for name, run in found["restarts"].items()
+            ],
+        ),
+    ]
+
+
 def _scaling(found: Figures) -> list[str]:
     return [
         f"Load `{found['load']}`, {found['events']:,} events on {found['partitions']} partitions, {found['repeats']} repeats.",
@@ -246,4 +276,5 @@ RENDERERS: dict[str, Callable[[Figures], list[str]]] = {
     "latency": _latency,
     "restore": _restore,
     "scaling": _scaling,
+    "takeover": _takeover,
 }

@@ -78,13 +78,13 @@ async def _assigned_equally(running: list[Running]) -> None:
     """Wait until each worker has an equal share of the partitions."""
     deadline, owned = time.monotonic() + JOIN_SECONDS, list[int]()
     while time.monotonic() < deadline:
-        owned = [partitions_of(await asyncio.to_thread(worker.metrics)) for worker in running]
+        owned = [len(owned_partitions(await asyncio.to_thread(worker.metrics))) for worker in running]
         if owned == [PARTITIONS // len(running)] * len(running):
             return
         await asyncio.sleep(0.2)
     raise RunError(f"found {owned} partitions per worker after {JOIN_SECONDS:.0f} s, expected equal shares of {PARTITIONS}")
 
 
-def partitions_of(metrics: dict[str, float]) -> int:
-    """Count the partition numbers for which a worker's /metrics report a lag."""
-    return len({name.rsplit('partition="', 1)[1].split('"')[0] for name in metrics if name.startswith(LAG)})
+def owned_partitions(metrics: dict[str, float]) -> set[int]:
+    """Return the partition numbers for which a worker's /metrics report a lag."""
+    return {int(name.rsplit('partition="', 1)[1].split('"')[0]) for name in metrics if name.startswith(LAG)}

@@ -71,6 +71,23 @@ def restore(
 
 
 @app.command()
+def takeover(
+    kafka: Kafka,
+    rows: Annotated[int, typer.Option(help="User rows in the changelog.", min=1_000)] = 1_000_000,
+    rate: Annotated[float, typer.Option(help="Events/s sent meanwhile.", min=50)] = 600.0,
+    repeats: Repeats = 3,
+    record: Record = None,
+    broker: Broker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Measure pauses: after kill -9 without and with a standby, and in a rolling restart of three workers."""
+    from stream.bench.takeover import bench_takeover
+
+    work = bench_takeover(kafka, rows=rows, rate=rate, repeats=repeats, progress=_progress)
+    _finish(work, record=record, broker=broker, as_json=as_json)
+
+
+@app.command()
 def latency(
     kafka: Kafka,
     rate: Annotated[float, typer.Option(help="Events/s to send; 0 sends half of the measured throughput.", min=0)] = 0.0,

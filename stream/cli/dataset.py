@@ -132,7 +132,7 @@ def _write(
     console: "Console", log: Path, out: Path, settings: Settings, plan: "Plan", log_manifest: "LogManifest", embargo_days: float
 ) -> "DatasetManifest":
     import msgspec
-    from rich.progress import track
+    from rich.progress import Progress
 
     from models.data.dataset_counts import count_examples, count_reviews
     from models.data.dataset_files import DatasetManifest, write_examples, write_manifest
@@ -144,10 +144,16 @@ def _write(
     from stream.offline.replay_log import settings_of_log
 
     total, settings = sum(log_manifest.events.values()), settings_of_log(settings, log_manifest)
-    events = track(
-        in_fold_order(read_log(log)), "replaying", total, console=console, disable=not console.is_terminal, transient=True
-    )
-    found = cut_dataset(events, settings, plan)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        events = progress.track(in_fold_order(read_log(log)), total, description="reading")
+        folding = progress.add_task("folding", total=None)
+        found = cut_dataset(
+            events,
+            settings,
+            plan,
+            expected=total,
+            progress=lambda done, buckets: progress.update(folding, completed=done, total=buckets),
+        )
     if not found.examples and not found.reviews:
         raise ValueError(f"found no users to label in {log}: increase --landmarks, or choose other slices or another log")
     write_examples(out, found.examples, found.reviews, found.categories)

@@ -1,12 +1,13 @@
 """Turn an event log into labelled examples: fold it, sample users at landmarks, label the samples by later events.
 
-The log is read once. A landmark is a time at which a user is sampled. Its sample is the request that the live role would have
-sent at that time. A sample at an event is the request that the live role sends for that event. Start at cut_dataset.
+The log is read once, and folded bucket of users after bucket. A landmark is a time at which a user is sampled. Its sample is
+the request that the live role would have sent at that time. A sample at an event is the request that the live role sends for
+that event. Start at cut_dataset.
 """
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -37,12 +38,14 @@ from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
 from stream.offline.log_order import in_fold_order
 from stream.offline.replay_log import LogRecord, Replay
+from stream.offline.user_buckets import bucket_count, in_user_buckets
 from stream.process.settings import Settings
 from stream.roles.build import features_fold
 from stream.roles.features_fold import FeaturesFold
 
 AT_EVENT = "event"  # a kind of sample, beside LANDMARK
 END_OF_LOG_MS = 1 << 62
+USERS_KEPT = 100_000  # whose activities are held for labels, before those whose samples were displaced are dropped
 
 
 class FoldedRecord(NamedTuple):
@@ -54,7 +57,7 @@ class FoldedRecord(NamedTuple):
 
 
 class LiveFold:
-    """Folds a log's records one by one, and keeps each user's row and newest event."""
+    """Folds a log's records one by one, and keeps each user's row and newest event until `forget_users`."""
 
     def __init__(self, fold: FeaturesFold) -> None:
         """Start without rows."""
@@ -81,6 +84,11 @@ class LiveFold:
             event, count.applied > applied, [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
         )
 
+    def forget_users(self) -> None:
+        """Drop all users' rows; the counts of refused events stay."""
+        self._rows.clear()
+        self._newest.clear()
+
     def snapshot(self, key: bytes) -> ScoreRequest | None:
         """Return the request that a user's newest event would cause now; None before their first event."""
         if key not in self._newest:
@@ -92,37 +100,59 @@ class LiveFold:
 
 
 class LabelSources(Struct):
-    """Collects from the log, by user or by item, what labels need beside the rows."""
+    """Collects from the log, by user or by item, what labels need beside the rows.
+
+    `titles` maps an item without a category to its first title: place in the log, time of arrival, title. `first_seen_ms`
+    maps an item to the time of its first activity. `ratings` are complete once `forget_users` was called.
+    """
 
     activities: dict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
     purchases: dict[str, Purchases] = {}
-    titles: dict[str, tuple[int, str]] = {}
+    titles: dict[str, tuple[int, int, str]] = {}
+    first_seen_ms: dict[str, int] = {}
+    has_categories: bool = False
     reviews: dict[tuple[str, str], Review] = {}
-    ratings: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    ratings: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    rated: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    reviewed: set[tuple[str, str]] = set()
 
-    def add(self, event: Event, arrived_ms: int, *, applied: bool) -> None:
-        """Add one event; one that came too late for the rows is not `applied`."""
+    def add(self, event: Event, arrived_ms: int, *, applied: bool, place: int = 0) -> None:
+        """Add the event at a `place` of the log; one that came too late for the rows is not `applied`."""
         user = event.user_id
-        self.activities[user].extend(activities_of(event))
+        for activity in activities_of(event):
+            self.activities[user].append(activity)
+            if (item := activity.item_id) is not None:
+                self.has_categories |= bool(activity.category)
+                at_ms = activity.event_time_ms
+                self.first_seen_ms[item] = min(at_ms, self.first_seen_ms.get(item, at_ms))
         if isinstance(event, Purchase):
             if applied and not all(line.returned for line in event.lines):
                 self.purchases[user] = self.purchases_of(user).with_one_at(event.event_time_ms)
             for line in event.lines:
-                self._title(line.item_id, line.category, line.title, arrived_ms)
+                self._title(line.item_id, line.category, line.title, place, arrived_ms)
         elif isinstance(event, Browse | Click):
-            self._title(event.item_id, event.category, event.title, arrived_ms)
+            self._title(event.item_id, event.category, event.title, place, arrived_ms)
         elif isinstance(event, Review):
             self.reviews.setdefault((user, event.review_id), event)
+            self.reviewed.add((user, event.item_id))
         elif isinstance(event, Rating):
-            self.ratings[user, event.item_id].append((event.event_time_ms, event.rating))
+            self.rated[user, event.item_id].append((event.event_time_ms, event.rating))
 
     def purchases_of(self, user: str) -> Purchases:
         """Return a user's purchases so far."""
         return self.purchases.get(user, Purchases())
 
-    def _title(self, item_id: str, category: str | None, title: str | None, arrived_ms: int) -> None:
-        if category is None and title and item_id not in self.titles:
-            self.titles[item_id] = arrived_ms, title
+    def forget_users(self, kept: Collection[str]) -> None:
+        """Drop what is known of users, except activities of those `kept`, reviews, and ratings of what their user reviewed."""
+        self.activities = defaultdict(list, {user: found for user, found in self.activities.items() if user in kept})
+        self.purchases.clear()
+        self.ratings |= {pair: self.rated[pair] for pair in self.reviewed & self.rated.keys()}
+        self.rated.clear()
+        self.reviewed.clear()
+
+    def _title(self, item_id: str, category: str | None, title: str | None, place: int, arrived_ms: int) -> None:
+        if category is None and title and (item_id not in self.titles or place < self.titles[item_id][0]):
+            self.titles[item_id] = place, arrived_ms, title
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -148,25 +178,42 @@ class Cut(NamedTuple):
     refused: dict[str, int]
 
 
-def cut_dataset(events: Iterable[LoggedEvent], settings: Settings, plan: Plan) -> Cut:
+def cut_dataset(
+    events: Iterable[LoggedEvent],
+    settings: Settings,
+    plan: Plan,
+    *,
+    expected: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Cut:
     """Replay a log, sample its users as the plan says, and label the samples.
+
+    A log of `expected` events is folded bucket of users after bucket, so memory does not grow with the number of users;
+    `progress` gets the buckets done and their number.
 
     Raises:
         ValueError: a cut is in no slice, or there are too few titles to cluster.
+        LogError: the log is damaged, or there is no room for temporary files.
     """
     digest, sources = hashlib.sha256(), LabelSources()
     live = LiveFold(features_fold(settings, settings.partition_count))
-    is_selected = matcher(plan.sampling.users)
     sampler = Sampler(plan, live, sources)
-    for kind, record in numbered(events, settings, digest):
-        if record.key is not None:
-            if not is_selected(record.key.decode(errors="replace")):
-                continue
-            sampler.before(record.key, record.timestamp)
-        folded = live.fold(kind, record)
-        if folded.event is not None and record.key is not None:
-            sources.add(folded.event, record.timestamp, applied=folded.applied)
-            sampler.after(record.key, folded.event, record.timestamp, folded.requests)
+    is_selected = matcher(plan.sampling.users)
+    records = (
+        (place, kind, record)
+        for place, (kind, record) in enumerate(numbered(events, settings, digest))
+        if record.key is None or is_selected(record.key.decode(errors="replace"))
+    )
+    for count, bucket in enumerate(in_user_buckets(records, expected), start=1):
+        for place, kind, record in bucket:
+            if record.key is not None:
+                sampler.before(record.key, record.timestamp)
+            folded = live.fold(kind, record)
+            if folded.event is not None and record.key is not None:
+                sources.add(folded.event, record.timestamp, applied=folded.applied, place=place)
+                sampler.after(record.key, folded.event, record.timestamp, folded.requests)
+        sampler.forget_users()
+        progress(count, bucket_count(expected))
     samples = sampler.samples()
     categories = _categories(sources, plan)
     activities = {user: by_time(sources.activities[user]) for user in {sample.request.user_id for sample in samples}}
@@ -195,6 +242,8 @@ class Sampler:
         self._arrived_ms: dict[bytes, int] = {}
         self._before_record: Sample | None = None  # the user of the next record, just before it
         self._before_last: dict[tuple[bytes, Slice], Sample] = {}
+        self._sampled = set[str]()  # users with a sample that was kept when it was drawn
+        self._check_at = USERS_KEPT
 
     def before(self, key: bytes, record_ms: int) -> None:
         """Sample a user at every landmark that passed before their next record arrived."""
@@ -219,13 +268,29 @@ class Sampler:
                 continue
             if self._eligible(user):
                 sample = Sample(request, at_ms, period.slice, self._sources.purchases_of(user))
-                self._draws.offer(AT_EVENT, priority(seed, request.request_id), sample)
+                self._offer(AT_EVENT, priority(seed, request.request_id), sample)
 
-    def samples(self) -> list[Sample]:
-        """Return the samples kept; call at the end of the log, since it first samples all remaining landmarks."""
+    def forget_users(self) -> None:
+        """Sample the users at all remaining landmarks, at the end of their records, and keep nothing but the samples."""
         for key in self._waiting:
             self.before(key, END_OF_LOG_MS)
+        self._waiting.clear()
+        self._arrived_ms.clear()
+        self._before_record = None
+        self._live.forget_users()
+        if len(self._sampled) > self._check_at:
+            self._sampled = {sample.request.user_id for sample in self.samples()}
+            self._check_at = max(USERS_KEPT, 2 * len(self._sampled))
+        self._sources.forget_users(self._sampled)
+
+    def samples(self) -> list[Sample]:
+        """Return the samples kept."""
         return self._cuts + list(self._before_last.values()) + self._draws.kept()
+
+    def _offer(self, sort: str, rank: int, sample: Sample) -> None:
+        if self._draws.accepts(sort, rank):
+            self._draws.offer(sort, rank, sample)
+            self._sampled.add(sample.request.user_id)
 
     def _sample_landmark(self, key: bytes, at_ms: int) -> None:
         user, period = key.decode(), period_at(self._periods, at_ms)
@@ -239,8 +304,9 @@ class Sampler:
         sample = Sample(request, at_ms, period.slice, self._sources.purchases_of(user))
         if by_cut:
             self._cuts.append(sample)
+            self._sampled.add(user)
         else:
-            self._draws.offer(LANDMARK, rank, sample)
+            self._offer(LANDMARK, rank, sample)
 
     def _sample_now(self, key: bytes) -> Sample | None:
         """Sample a user whose history has an item, at the time their newest record arrived."""
@@ -261,6 +327,7 @@ class Sampler:
         period = period_at(self._periods, event.event_time_ms)
         if period is not None and period.slice is sample.slice and any(activity.item_id for activity in activities_of(event)):
             self._before_last[key, sample.slice] = sample
+            self._sampled.add(event.user_id)
 
     def _eligible(self, user: str) -> bool:
         return self._sampling.eligible == "seen" or user in self._sources.purchases
@@ -281,17 +348,12 @@ def _categories(sources: LabelSources, plan: Plan) -> dict[str, str]:
     """Derive categories for items without one: by title clusters, or, if no event has a category, one per item."""
     train_end_ms = plan.periods[0].end_ms
     if not plan.cluster_categories:
-        activities = [
-            activity for of_user in sources.activities.values() for activity in of_user if activity.item_id is not None
-        ]
-        if any(activity.category for activity in activities):
+        if sources.has_categories:
             return {}
-        return {
-            item: item
-            for item in sorted({one.item_id for one in activities if one.item_id and one.event_time_ms < train_end_ms})
-        }
-    known = {item: title for item, (at_ms, title) in sources.titles.items() if at_ms < train_end_ms}
-    later = {item: title for item, (at_ms, title) in sources.titles.items() if at_ms >= train_end_ms}
+        return {item: item for item, at_ms in sorted(sources.first_seen_ms.items()) if item and at_ms < train_end_ms}
+    titles = sorted(sources.titles.items(), key=lambda found: found[1][0])
+    known = {item: title for item, (_, at_ms, title) in titles if at_ms < train_end_ms}
+    later = {item: title for item, (_, at_ms, title) in titles if at_ms >= train_end_ms}
     return cluster_titles(known, later, clusters=plan.cluster_categories, seed=plan.sampling.seed)
 
 

@@ -1,7 +1,6 @@
 """Verify a recorded live run: write one row per score request to verification.parquet, and count the verdicts.
 
-The log is read several times, each time for some of its users. Memory therefore depends on PASS_RECORDS, not on the length
-of the log. Start at write_verification.
+The log is read once and split by user into buckets, so memory does not grow with the log. Start at write_verification.
 """
 
 from collections import Counter, defaultdict
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 import msgspec
 from msgspec import Struct, field
@@ -23,6 +21,7 @@ from schemas.topics import SIGNALS, SOURCES
 from stream.logs.event_log import read_log, read_manifest
 from stream.offline.replay_files import refuse_used
 from stream.offline.replay_log import LogRecord, Replay, settings_of_log
+from stream.offline.user_buckets import Numbered, in_user_buckets
 from stream.offline.verify import Checked, Ids, Span, Spans, UserFold, Verdict, plain_requests, spans_of
 from stream.offline.verify_scores import BATCHES, TOLERANCE, Scored, score_differences
 from stream.process.settings import Settings
@@ -31,7 +30,6 @@ from stream.roles.features_fold import FeaturesFold
 if TYPE_CHECKING:
     from models.serving.scorer import Scorer
 
-PASS_RECORDS = 200_000  # held in memory at a time, about 600 MB
 SCORED_AT_ONCE = 512
 SHOWN = 20  # ids and names that a summary lists
 FOLDED = (*SOURCES, "review-sentiment")
@@ -119,11 +117,11 @@ def write_verification(
     directory.mkdir(parents=True, exist_ok=True)
     found, ids = Verification(model_version=None if scorer is None else scorer.model_version), Ids()
     replay = Replay(settings, partitions=settings.partition_count, topic_ids=manifest.topic_ids)
-    passes = -(-sum(counts.values()) // PASS_RECORDS)
+    log_records = ((place, event.kind, replay.number(event)) for place, event in enumerate(read_log(log, RECORDED)))
     with ParquetFiles(directory, {FILE: COLUMNS}) as files:
-        for number in range(passes):
+        for bucket in in_user_buckets(log_records, sum(counts.values())):
             verified: list[tuple[ScoreRequest, Checked, list[Signal]]] = []
-            for key, records in _users(log, replay, number, passes):
+            for key, records in _users(bucket):
                 verified += verify_user(key, records, replay.features, spans, ids, found)
                 if len(verified) >= SCORED_AT_ONCE:
                     _score_and_write(verified, scorer, files, found)
@@ -203,23 +201,22 @@ def _recorded_spans(log: Path, counts: dict[str, int], settings: Settings) -> di
     return spans_of(read_log(log, FOLDED))
 
 
-def _users(log: Path, replay: Replay, number: int, passes: int) -> Iterator[tuple[bytes, UserRecords]]:
-    """Yield the users of one pass, each with all their records of one partition."""
+def _users(bucket: Iterable[Numbered]) -> Iterator[tuple[bytes, UserRecords]]:
+    """Yield the users of one bucket, each with all their records of one partition."""
     users: dict[tuple[int, bytes], UserRecords] = {}
-    for event in read_log(log, RECORDED):
-        if event.key is None or crc32(event.key) % passes != number:
+    for _, kind, record in bucket:
+        if record.key is None:
             continue
-        record = replay.number(event)
-        user = users.get((record.partition, event.key))
+        user = users.get((record.partition, record.key))
         if user is None:
-            user = users[record.partition, event.key] = UserRecords()
-        if event.kind == "score-request":
+            user = users[record.partition, record.key] = UserRecords()
+        if kind == "score-request":
             user.requests.append(record)
             continue
-        if event.kind in STRUCTS:
-            user.signals.append((event.kind, record))
-        if event.kind in FOLDED:
-            user.folded.setdefault(event.kind, []).append(record)
+        if kind in STRUCTS:
+            user.signals.append((kind, record))
+        if kind in FOLDED:
+            user.folded.setdefault(kind, []).append(record)
     for (_, key), user in users.items():
         for records in (user.requests, *user.folded.values()):
             records.sort(key=attrgetter("offset"))

@@ -1,6 +1,8 @@
 """A log → examples: what a look sees is what the live fold knew at the landmark, and the same log gives the same rows."""
 
+import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -65,6 +67,20 @@ def logged(*events: Event) -> list[LoggedEvent]:
     ]
 
 
+def titled(log: list[LoggedEvent]) -> list[LoggedEvent]:
+    """Give every event that names a category a title in its place."""
+    found = []
+    for event in log:
+        with suppress(TypeError, ValueError):
+            body = json.loads(event.value)
+            if body.pop("category", None):
+                event = msgspec.structs.replace(
+                    event, value=json.dumps(body | {"title": f"made of {body['item_id']}"}).encode()
+                )
+        found.append(event)
+    return found
+
+
 def days_later(days: float) -> int:
     return NOW_MS + round(days * DAY_MS)
 
@@ -117,6 +133,27 @@ def test_the_same_log_and_options_give_the_same_rows(
         assert rows[0] == rows[1]
         assert len(rows[0]) > 0
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+@pytest.mark.parametrize("before_last_item", [False, True])
+@pytest.mark.parametrize("clusters", [0, 4])
+def test_the_share_of_users_that_is_held_at_a_time_changes_no_example(  # type: ignore[no-untyped-def]
+    log: list[LoggedEvent], settings: Settings, plan: Plan, monkeypatch: pytest.MonkeyPatch, before_last_item, clusters
+) -> None:
+    sampling = Sampling(seed=2, landmarks=3, at_events=3, max_examples=200, before_last_item=before_last_item)
+    plan = msgspec.structs.replace(plan, sampling=sampling, cluster_categories=clusters)
+    log = titled(log) if clusters else log
+    whole = cut_dataset(log, settings, plan)
+    monkeypatch.setattr("stream.offline.user_buckets.BUCKET_RECORDS", len(log) // 8)
+    monkeypatch.setattr("stream.offline.user_buckets.BLOCK_RECORDS", 50)
+    monkeypatch.setattr("stream.offline.build_dataset.USERS_KEPT", 5)
+    done: list[tuple[int, int]] = []
+
+    parts = cut_dataset(log, settings, plan, expected=len(log), progress=lambda *at: done.append(at))
+
+    assert done == [(number, 9) for number in range(1, 10)]
+    assert parts == whole
+    assert parts.examples and parts.reviews
 
 
 def test_another_seed_gives_other_landmarks(cut: Cut, log: list[LoggedEvent], settings: Settings, plan: Plan) -> None:

@@ -284,7 +284,8 @@ def test_the_share_of_users_that_is_held_at_a_time_changes_nothing(
 ) -> None:
     (tmp_path / "one").mkdir()
     one, rows = verified(settings, log, tmp_path / "one")
-    monkeypatch.setattr("stream.offline.verification.PASS_RECORDS", len(log) // 4)
+    monkeypatch.setattr("stream.offline.user_buckets.BUCKET_RECORDS", len(log) // 4)
+    monkeypatch.setattr("stream.offline.user_buckets.BLOCK_RECORDS", 50)
 
     four, others = verified(settings, log, tmp_path)
 
