@@ -51,6 +51,7 @@ bench: install
 	$(BIN)/footfall bench scaling --record tests/bench
 	$(BIN)/footfall bench latency --record tests/bench
 	$(BIN)/footfall bench restore --record tests/bench
+	$(BIN)/footfall bench takeover --record tests/bench
 	$(BIN)/footfall bench backlog --record tests/bench
 
 chaos: install

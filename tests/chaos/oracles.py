@@ -92,13 +92,14 @@ class Reference:
         return sum([len(records) - self._read[topic] for topic, records in self._records.items()])
 
 
-async def examine(deployment: Deployment, *, finished: bool = True) -> Findings:
+async def examine(deployment: Deployment, *, finished: bool = True, kept: dict[str, list[Any]] | None = None) -> Findings:
     """Compare everything that the features role committed with the fold; no worker may commit meanwhile.
 
-    Before the end (`finished` is false), check only that the commits are consistent: rows, offsets and outputs.
+    Before the end (`finished` is false), check only that the commits are consistent: rows, offsets and outputs. `kept` has
+    the records of topics that are gone.
     """
     findings = Findings()
-    references = await _references(deployment)
+    references = await _references(deployment, kept or {})
     by_partition: dict[int, list[Commit]] = defaultdict(list)
     for commit in commits_in(await deployment.read(deployment.settings.changelog("features"))):
         by_partition[commit.partition].append(commit)
@@ -125,13 +126,13 @@ def commits_in(records: list[Any]) -> Iterator[Commit]:
             rows[record.partition][record.key] = record.value
 
 
-async def _references(deployment: Deployment) -> dict[int, Reference]:
+async def _references(deployment: Deployment, kept: dict[str, list[Any]]) -> dict[int, Reference]:
     records: dict[int, dict[str, list[Any]]] = {number: {} for number in range(4)}
     for kind in INPUTS:
         topic = deployment.topic(kind)
         for number in range(4):
             records[number][topic] = []
-        for record in await deployment.read(topic):
+        for record in kept[topic] if topic in kept else await deployment.read(topic):
             records[record.partition][topic].append(record)
     return {number: Reference(deployment, topics) for number, topics in records.items()}
 

@@ -23,6 +23,7 @@ from stream.logs.event_log import LoggedEvent
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
 from tests.builders import NOW_MS, click, dead_letter, purchase, search
+from tests.chaos.topics import delete_topic
 from tests.harness import Deployment, Worker, configs_of, folded_rows, until
 from tests.poison import POISON
 
@@ -151,7 +152,7 @@ async def test_without_its_dead_letter_topic_a_worker_waits_and_drops_nothing(de
     admin = admin_client(deployment.settings)
     await admin.start()
     try:
-        await admin.delete_topics([deployment.topic("click.dlq")])
+        await delete_topic(deployment, deployment.topic("click.dlq"))
         await deployment.publish(events)
         await asyncio.sleep(4)
         (_, waiting), lag = await deployment.committed("features"), await deployment.lag("features", KINDS)

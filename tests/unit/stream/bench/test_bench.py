@@ -25,6 +25,7 @@ from stream.bench.load import SESSION, SHAPES, load
 from stream.bench.restore import rows_of, template_rows
 from stream.bench.results import record, section, with_section
 from stream.bench.sender import due_by
+from stream.bench.takeover import Sample, longest_pauses
 from tests.builders import ROOT
 
 
@@ -201,6 +202,28 @@ def test_a_backlogs_section_names_both_days_and_what_was_held() -> None:
     text = section(found, "footfall bench backlog", [])
     for word in ("| dense | 20,000 | 10,000 (10,000 to 10,000) |", "| sparse | 1,000 |", "| 700 | 5.0 h |"):
         assert word in text
+
+
+def test_a_pause_is_the_longest_time_between_two_advances_also_of_a_partition_that_never_goes_on() -> None:
+    committed = [(0.0, 5, 5), (1.0, 6, 5), (2.0, 6, 6), (5.0, 7, 6), (6.0, 8, 6)]
+    samples = [Sample(at, 1, {0: first, 1: second}) for at, first, second in committed]
+
+    assert longest_pauses(samples) == {0: 4.0, 1: 4.0}
+    assert longest_pauses(samples[:2]) == {0: 1.0, 1: 1.0}
+    assert longest_pauses([]) == {}
+
+
+def test_a_takeovers_section_tells_detection_from_takeover() -> None:
+    kill = {name: spread([value], 2) for name, value in (("detection_seconds", 10.2), ("takeover_seconds", 1.5))}
+    found = {
+        **{"benchmark": "takeover", "rows": 1_000_000, "row_bytes": 300, "partitions": 6, "rate": 600.0, "repeats": 1},
+        **{"session_timeout_seconds": 10.0, "sample_seconds": 0.05, "machine": machine(ROOT)},
+        "kills": {"0": kill | {"pause_seconds": spread([11.7], 2)}},
+        "restarts": {"leaves, no standby": {"pause_seconds": [1.5, 2.0, 4.25], "longest_pause_seconds": 4.25}},
+    }
+    text = section(found, "footfall bench takeover", [])
+    assert "| 0 standbys | 10.2 s (10.2 to 10.2) | 1.5 s (1.5 to 1.5) | 11.7 s (11.7 to 11.7) |" in text
+    assert "| leaves, no standby | 1.5 s, 2 s, 4.25 s | 4.25 s |" in text
 
 
 LATENCY = {
