@@ -58,7 +58,7 @@ class Findings(Struct):
         """Return the faults, shortened for reading; empty if there are none."""
         allowed = ("events", "commits", "doubled_ids")
         found = {name: getattr(self, name) for name in self.__struct_fields__ if name not in allowed}
-        return {name: value[:5] if isinstance(value, list) else value for name, value in found.items() if value}
+        return {name: value[:20] if isinstance(value, list) else value for name, value in found.items() if value}
 
 
 class Reference:

@@ -38,16 +38,17 @@ class Tally(Struct):
     signals: int
     totals: Totals
 
-    def faults(self, *, may_repeat: bool) -> dict[str, Any]:
-        """Return what is wrong; empty if every request is answered, and every signal decided once.
+    @property
+    def repeats(self) -> int:
+        """Count the signals of requests that were answered before."""
+        return sum((answers - self.requests).total() for answers in self.answers.values())
 
-        Requests must not be answered twice either, unless they `may_repeat`, as after a crash.
-        """
+    def faults(self) -> dict[str, Any]:
+        """Return what is wrong; empty if every request is answered, and every signal decided once."""
         found: dict[str, Any] = {}
         for kind, answers in self.answers.items():
-            missing, more = self.requests.keys() - answers.keys(), answers - self.requests
-            if missing or (more and not may_repeat):
-                found[kind] = {"missing": len(missing), "more": more.total()}
+            if missing := self.requests.keys() - answers.keys():
+                found[kind] = {"missing": len(missing)}
         if twice := [name for name, count in self.decisions.items() if count > 1]:
             found["decided twice"] = twice[:5]
         if self.totals.events_in != self.signals:
@@ -64,7 +65,7 @@ class Shop:
         """Start no worker; `environment` is that of every worker."""
         self.scene, self.deployment, self.environment = scene, scene.deployment, environment
         self.workers: dict[str, list[Worker]] = {role: [] for role in ROLES}
-        self.held, self.restarts = False, 0
+        self.held, self.restarts, self.repeats = False, 0, 0
 
     async def join(self, role: str, program: str | None = None, **environment: str) -> Worker:
         """Start a worker and wait until it is ready."""
@@ -148,13 +149,19 @@ class Shop:
             await until("all is read", done, seconds=STEP_SECONDS, worker=self.workers["scorer"][-1])
             quiet += 1
 
-    async def check(self) -> Findings:
-        """Settle, and compare what is in Kafka with a fold of the source topics and with what each role should have sent."""
+    async def check(self, *, may_repeat: bool = False) -> Findings:
+        """Settle, and compare what is in Kafka with a fold of the source topics and with what each role should have sent.
+
+        No request was answered twice since the last check either, unless that `may_repeat`: after the crash of a scorer, or
+        when its session ended.
+        """
         await self.settle()
         findings = await examine(self.deployment)
         assert not findings.faults(), findings.faults()
-        faults = (await self.tally()).faults(may_repeat=self.restarts > 0)
-        assert not faults, faults
+        tally = await self.tally()
+        assert not tally.faults(), tally.faults()
+        assert may_repeat or tally.repeats == self.repeats, f"{tally.repeats - self.repeats} signals came twice"
+        self.repeats = tally.repeats
         return findings
 
     async def tally(self) -> Tally:

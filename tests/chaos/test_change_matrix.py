@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka.admin import NewPartitions
@@ -214,7 +215,8 @@ async def test_a_topic_recreated_under_load_is_refused_and_what_was_committed_st
     assert f"of topic {shop.deployment.topic('click')}" in text and "footfall state reset features" in text
     await others_run(shop, "features")
     found = await examine_committed(shop, kept)
-    assert not found, found
+    ahead = [fault for fault in found.pop("ahead", []) if shop.deployment.topic("click") not in fault]  # Kafka deleted those
+    assert not found and not ahead, (found, ahead)
     assert (await shop.deployment.committed("features"))[1].events_in >= before[1].events_in
 
 
@@ -235,7 +237,7 @@ async def others_run(shop: Shop, refused_role: str) -> None:
             assert role == refused_role or worker.process.poll() is None, worker.tail()
 
 
-async def examine_committed(shop: Shop, kept: dict[str, list[object]] | None = None) -> dict[str, object]:
+async def examine_committed(shop: Shop, kept: dict[str, list[Any]] | None = None) -> dict[str, Any]:
     """Stop all workers and return what is wrong with what role features committed, but for what is not read yet."""
     for workers in shop.workers.values():
         for worker in workers:
