@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from schemas.codec import decode
+from schemas.scoring import ScoreRequest
 from schemas.topics import SOURCES
 from stream.kafka.clients import rows_producer
 from stream.logs.event_log import KINDS, LoggedEvent, LogManifest, LogWriter, read_log
 from stream.logs.simulate.shop import simulate
 from stream.logs.simulate.shopper import SimulatorConfig
-from stream.operate.record_topics import Recorded, record
+from stream.operate.record_topics import Recorded, record, source_ms
 from stream.operate.send_log import send_events
 from tests.harness import Deployment, folded_rows, until
+from tests.kafka.test_scorer_restarts import visits
 
 pytestmark = pytest.mark.kafka
 
@@ -59,6 +62,30 @@ async def test_a_recording_since_a_time_reports_its_first_offsets(kafka: str, tm
     events = list(read_log(tmp_path / "log"))
     assert [(event.value, event.offset) for event in events] == [(b"6", 6), (b"7", 7), (b"8", 8)]
     assert {(part.first, part.next) for part in manifest.recorded} == {(0, 0), (6, 9)}
+
+
+async def test_a_recording_since_a_time_has_the_outputs_of_sources_since_then_whenever_they_were_sent(
+    kafka: str, tmp_path: Path
+) -> None:
+    deployment = Deployment(kafka, tmp_path)
+    await deployment.create_topics()
+    events = visits()[:40]
+    await deployment.publish(events)
+    worker = deployment.start("features")
+    await until("no lag", lambda: no_lag(deployment), seconds=60, worker=worker)
+    assert worker.stop() == 0
+    since_ms = events[25].record_ms
+
+    manifest = await recorded(deployment, tmp_path / "log", since_ms=since_ms)
+
+    assert {event.value for event in read_log(tmp_path / "log")} == {event.value for event in events[25:]}
+    requests = [decode(ScoreRequest, event.value) for event in read_log(tmp_path / "log", ["score-request"])]
+    assert {request.source.timestamp_ms for request in requests} == {event.record_ms for event in events[25:]}
+    firsts = {part.partition: part.first for part in manifest.recorded if part.kind == "score-request"}
+    for number in range(4):
+        records = [record for record in await deployment.read(deployment.topic("score-request")) if record.partition == number]
+        found = [record.offset for record in records if source_ms(record) >= since_ms]
+        assert firsts[number] == min(found, default=len(records))
 
 
 async def test_a_log_of_many_events_comes_back_from_kafka_exactly(kafka: str, tmp_path: Path) -> None:
