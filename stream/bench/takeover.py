@@ -20,6 +20,7 @@ from schemas.time_units import DAY_MS
 from stream.bench.broker import GroupOffsets, bench_settings, delete_topics, publish
 from stream.bench.engines import ENGINES, Running
 from stream.bench.figures import Figures, spread
+from stream.bench.latency import ready
 from stream.bench.load import START_MS, load
 from stream.bench.restore import template_rows, write_rows
 from stream.bench.scaling import owned_partitions
@@ -179,6 +180,7 @@ async def _prepared(
     await apply(settings)
     try:
         async with Running(ENGINES["footfall"], settings) as worker:  # writes the meta rows
+            await ready(worker)
             await publish(settings, list(itertools.islice(_events(), FIRST_EVENTS)))
             await until_committed(worker, FIRST_EVENTS, seconds=60)
             worker.kill()
