@@ -179,7 +179,8 @@ async def _prepared(
     """Create topics, write the rows and send events at `rate` while the context is open; yield the rows' total bytes."""
     await apply(settings)
     try:
-        async with Running(ENGINES["footfall"], settings) as worker:  # writes the meta rows
+        dynamic = settings.model_copy(update={"leave_on_stop": True})
+        async with Running(ENGINES["footfall"], dynamic) as worker:  # writes the meta rows
             await ready(worker)
             await publish(settings, list(itertools.islice(_events(), FIRST_EVENTS)))
             await until_committed(worker, FIRST_EVENTS, seconds=60)
