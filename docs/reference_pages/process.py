@@ -17,7 +17,7 @@ from stream.cli.options import setting_names
 from stream.process import settings as settings_module
 from stream.process.settings import Settings
 from stream.roles.table import ROLES, Role
-from stream.worker.app import build_app
+from stream.worker.build_app import build_app
 from stream.worker.role_metrics import role_metrics
 
 PACKAGES = ("schemas", "models", "stream")

@@ -69,23 +69,55 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
     try:
         begin, end = await consumer.beginning_offsets(list(resume_at)), await consumer.end_offsets(list(resume_at))
         for tp, offset in resume_at.items():
-            if end[tp] < offset:
-                raise StartRefused(
-                    f"found end offset {end[tp]} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset "
-                    f"committed with the rows: the topic was recreated or truncated; {reset_hint(role)}"
-                )
+            _check_end(role, tp, offset, end[tp])
             if begin[tp] > offset:
                 _count_lost(settings, partitions[tp.partition], tp, offset, begin[tp])
-        last = {tp: offset - 1 for tp, offset in resume_at.items() if begin[tp] < offset}
-        for tp, found_ms in (await _times_at(consumer, last)).items():
-            expected_ms = partitions[tp.partition].times.get(tp.topic)
-            if expected_ms is not None and found_ms != expected_ms:
-                raise StartRefused(
-                    f"found timestamp {found_ms} ms at {tp.topic}/{tp.partition}@{last[tp]}, expected {expected_ms} ms, the "
-                    f"timestamp of the record last folded: the topic was recreated; {reset_hint(role)}"
-                )
+        times = {tp: partitions[tp.partition].times.get(tp.topic) for tp in resume_at}
+        await _check_times(consumer, role, {tp: (offset, times[tp]) for tp, offset in resume_at.items()}, begin)
     finally:
         await consumer.stop()
+
+
+Folded = Mapping[TopicPartition, tuple[int, int | None]]  # the next offset, and the timestamp of the record before it
+
+
+async def check_last_records(settings: Settings, role: str, folded: Folded) -> None:
+    """Check that the records folded some time ago are still in their topics; for brokers that have no topic ids.
+
+    Raises:
+        StartRefused: a topic ends before such a record, or has another one at its offset.
+    """
+    if not folded:
+        return
+    consumer = plain_consumer(settings, max_partition_fetch_bytes=PROBE_BYTES)
+    await consumer.start()
+    try:
+        begin, end = await consumer.beginning_offsets(list(folded)), await consumer.end_offsets(list(folded))
+        for tp, (offset, _) in folded.items():
+            _check_end(role, tp, offset, end[tp])
+        await _check_times(consumer, role, folded, begin)
+    finally:
+        await consumer.stop()
+
+
+def _check_end(role: str, tp: TopicPartition, offset: int, end: int) -> None:
+    if end < offset:
+        raise StartRefused(
+            f"found end offset {end} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset "
+            f"committed with the rows: the topic was recreated or truncated; {reset_hint(role)}"
+        )
+
+
+async def _check_times(consumer: object, role: str, folded: Folded, begin: Mapping[TopicPartition, int]) -> None:
+    """Compare the timestamps of the last folded records, except of those that retention deleted."""
+    last = {tp: offset - 1 for tp, (offset, _) in folded.items() if begin[tp] < offset}
+    for tp, found_ms in (await _times_at(consumer, last)).items():
+        expected_ms = folded[tp][1]
+        if expected_ms is not None and found_ms != expected_ms:
+            raise StartRefused(
+                f"found timestamp {found_ms} ms at {tp.topic}/{tp.partition}@{last[tp]}, expected {expected_ms} ms, the "
+                f"timestamp of the record last folded: the topic was recreated; {reset_hint(role)}"
+            )
 
 
 async def stable_group_offsets(

@@ -6,7 +6,8 @@ TopicWatch.check.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 from aiokafka.client import AIOKafkaClient
@@ -24,9 +25,20 @@ log = structlog.get_logger()
 class TopicWatch:
     """Compare the topics that a role reads and its changelog with what they were when the worker started."""
 
-    def __init__(self, client: Callable[[], AIOKafkaClient], topics: Sequence[str], partitions: int, way_out: str) -> None:
-        """Watch `topics`, each with `partitions` partitions; `way_out` says what to do about a recreated topic."""
+    def __init__(
+        self,
+        client: Callable[[], AIOKafkaClient],
+        topics: Sequence[str],
+        partitions: int,
+        way_out: str,
+        compare_last_records: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Watch `topics`, each with `partitions` partitions; `way_out` says what to do about a recreated topic.
+
+        Where the broker has no ids, `compare_last_records` is called instead, every WATCH_SECONDS.
+        """
         self._client, self._topics, self._partitions, self._way_out = client, topics, partitions, way_out
+        self._compare_last_records = compare_last_records
         self.ids: dict[str, str] = {}  # by topic; "" where the broker has no ids
         self.missing: frozenset[str] = frozenset()  # deleted while the worker runs
 
@@ -79,6 +91,9 @@ class TopicWatch:
         """
         while True:
             await self.check()
+            if self._compare_last_records is not None and not all(self.ids.values()):
+                with suppress(KafkaError, TimeoutError, OSError):
+                    await self._compare_last_records()
             await asyncio.sleep(WATCH_SECONDS)
 
 

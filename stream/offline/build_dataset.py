@@ -6,14 +6,13 @@ that event. Start at cut_dataset.
 """
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from msgspec import Struct, field
+from msgspec import Struct
 
-from models.data.examples import LANDMARK, Example, Purchases, ReviewExample, Slice, seen_until_ms
-from models.data.labels import Activity, Labelling, activities_of, by_time, label
+from models.data.examples import LANDMARK, Example, ReviewExample, Slice, seen_until_ms
+from models.data.labels import Labelling, activities_of, by_time, label
 from models.data.landmarks import (
     Period,
     Sample,
@@ -27,132 +26,18 @@ from models.data.landmarks import (
 )
 from models.data.review_labels import label_reviews
 from models.data.title_clusters import cluster_titles
-from models.features.spec import KINDS
-from models.features.user_state import UserState
-from schemas.codec import event_decoder
-from schemas.dead_letter import DeadLetter
-from schemas.events import Browse, Click, Event, Purchase, Rating, Review
+from schemas.events import Event
 from schemas.scoring import ScoreRequest
-from schemas.topics import SOURCES
-from stream.fold.records import PartitionTotals
 from stream.logs.event_log import LoggedEvent
-from stream.offline.log_order import in_fold_order
-from stream.offline.replay_log import LogRecord, Replay
+from stream.offline.label_sources import LabelSources
+from stream.offline.live_fold import LiveFold, numbered
 from stream.offline.user_buckets import bucket_count, in_user_buckets
 from stream.process.settings import Settings
 from stream.roles.build import features_fold
-from stream.roles.features_fold import FeaturesFold
 
 AT_EVENT = "event"  # a kind of sample, beside LANDMARK
 END_OF_LOG_MS = 1 << 62
 USERS_KEPT = 100_000  # whose activities are held for labels, before those whose samples were displaced are dropped
-
-
-class FoldedRecord(NamedTuple):
-    """The result of one fold: the event unless refused or repeated, whether the rows include it, the requests caused."""
-
-    event: Event | None
-    applied: bool = False
-    requests: Sequence[ScoreRequest] = ()
-
-
-class LiveFold:
-    """Folds a log's records one by one, and keeps each user's row and newest event until `forget_users`."""
-
-    def __init__(self, fold: FeaturesFold) -> None:
-        """Start without rows."""
-        self._fold, self._totals = fold, PartitionTotals()
-        self._rows: dict[int, dict[bytes, bytes | UserState]] = defaultdict(dict)  # by partition: a split user has two rows
-        self._newest: dict[bytes, tuple[int, Event, LogRecord]] = {}
-        self._decoders = {kind: event_decoder(struct) for kind, struct in SOURCES.items()}
-        self.refused: Counter[str] = Counter()
-
-    def fold(self, kind: str, record: LogRecord) -> FoldedRecord:
-        """Fold one record; a late event is returned although the rows do not include it."""
-        count = self._totals.events
-        applied, late = count.applied, count.late_dropped
-        outputs = self._fold.fold(self._rows[record.partition], self._totals, [record], record.timestamp).outputs
-        if count.applied == applied and count.late_dropped == late:
-            self.refused.update(output.message.reason for output in outputs if isinstance(output.message, DeadLetter))
-            return FoldedRecord(None)
-        event = self._decoders[kind](record.key, record.value)
-        if count.applied > applied and record.key is not None:
-            newest = self._newest.get(record.key)
-            if newest is None or event.event_time_ms >= newest[1].event_time_ms:
-                self._newest[record.key] = KINDS.index(kind), event, record
-        return FoldedRecord(
-            event, count.applied > applied, [output.message for output in outputs if isinstance(output.message, ScoreRequest)]
-        )
-
-    def forget_users(self) -> None:
-        """Drop all users' rows; the counts of refused events stay."""
-        self._rows.clear()
-        self._newest.clear()
-
-    def snapshot(self, key: bytes) -> ScoreRequest | None:
-        """Return the request that a user's newest event would cause now; None before their first event."""
-        if key not in self._newest:
-            return None
-        kind, event, record = self._newest[key]
-        state = self._rows[record.partition][key]
-        assert isinstance(state, UserState)  # these rows are never encoded
-        return self._fold.request(kind, event, record, state, LANDMARK, record.timestamp)
-
-
-class LabelSources(Struct):
-    """Collects from the log, by user or by item, what labels need beside the rows.
-
-    `titles` maps an item without a category to its first title: place in the log, time of arrival, title. `first_seen_ms`
-    maps an item to the time of its first activity. `ratings` are complete once `forget_users` was called.
-    """
-
-    activities: dict[str, list[Activity]] = field(default_factory=lambda: defaultdict(list))
-    purchases: dict[str, Purchases] = {}
-    titles: dict[str, tuple[int, int, str]] = {}
-    first_seen_ms: dict[str, int] = {}
-    has_categories: bool = False
-    reviews: dict[tuple[str, str], Review] = {}
-    ratings: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    rated: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
-    reviewed: set[tuple[str, str]] = set()
-
-    def add(self, event: Event, arrived_ms: int, *, applied: bool, place: int = 0) -> None:
-        """Add the event at a `place` of the log; one that came too late for the rows is not `applied`."""
-        user = event.user_id
-        for activity in activities_of(event):
-            self.activities[user].append(activity)
-            if (item := activity.item_id) is not None:
-                self.has_categories |= bool(activity.category)
-                at_ms = activity.event_time_ms
-                self.first_seen_ms[item] = min(at_ms, self.first_seen_ms.get(item, at_ms))
-        if isinstance(event, Purchase):
-            if applied and not all(line.returned for line in event.lines):
-                self.purchases[user] = self.purchases_of(user).with_one_at(event.event_time_ms)
-            for line in event.lines:
-                self._title(line.item_id, line.category, line.title, place, arrived_ms)
-        elif isinstance(event, Browse | Click):
-            self._title(event.item_id, event.category, event.title, place, arrived_ms)
-        elif isinstance(event, Review):
-            self.reviews.setdefault((user, event.review_id), event)
-            self.reviewed.add((user, event.item_id))
-        elif isinstance(event, Rating):
-            self.rated[user, event.item_id].append((event.event_time_ms, event.rating))
-
-    def purchases_of(self, user: str) -> Purchases:
-        """Return a user's purchases so far."""
-        return self.purchases.get(user, Purchases())
-
-    def forget_users(self, kept: Collection[str]) -> None:
-        """Drop what is known of users, except activities of those `kept`, reviews, and ratings of what their user reviewed."""
-        self.activities = defaultdict(list, {user: found for user, found in self.activities.items() if user in kept})
-        self.purchases.clear()
-        self.ratings |= {pair: self.rated[pair] for pair in self.reviewed & self.rated.keys()}
-        self.rated.clear()
-        self.reviewed.clear()
-
-    def _title(self, item_id: str, category: str | None, title: str | None, place: int, arrived_ms: int) -> None:
-        if category is None and title and (item_id not in self.titles or place < self.titles[item_id][0]):
-            self.titles[item_id] = place, arrived_ms, title
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -331,17 +216,6 @@ class Sampler:
 
     def _eligible(self, user: str) -> bool:
         return self._sampling.eligible == "seen" or user in self._sources.purchases
-
-
-def numbered(
-    events: Iterable[LoggedEvent], settings: Settings, digest: "hashlib._Hash | None" = None
-) -> Iterator[tuple[str, LogRecord]]:
-    """Yield a log's records in replay order: each kind, and the record with its partition and offset in the replay."""
-    replay = Replay(settings, partitions=settings.partition_count)
-    for event in in_fold_order(events):
-        if digest is not None:
-            digest.update(repr((event.kind, event.record_ms, event.key, event.value)).encode())
-        yield event.kind, replay.number(event)
 
 
 def _categories(sources: LabelSources, plan: Plan) -> dict[str, str]:

@@ -13,7 +13,8 @@ from models.data.examples import LANDMARK, Example, seen_until_ms
 from models.data.labels import Activity, Labelling, activities_of, by_time, label
 from models.data.landmarks import Period, Sample, priority
 from stream.logs.event_log import LoggedEvent
-from stream.offline.build_dataset import LabelSources, LiveFold, numbered
+from stream.offline.label_sources import LabelSources
+from stream.offline.live_fold import LiveFold, numbered
 from stream.offline.replay_log import LogRecord
 from stream.process.settings import Settings
 from stream.roles.build import features_fold

@@ -26,7 +26,8 @@ from stream.operate.retained import Survey, members, survey
 from stream.process.settings import Settings
 from stream.roles.table import Role
 from stream.roles.trigger_row import encode_trigger_row
-from stream.worker.app import FootfallApp, build_app
+from stream.worker.app import FootfallApp
+from stream.worker.build_app import build_app
 
 POLL_SECONDS = 0.1
 

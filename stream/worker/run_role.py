@@ -28,7 +28,8 @@ from stream.process.fault_points import FAULT, arm
 from stream.process.log import configure_logging
 from stream.process.settings import Settings
 from stream.roles.table import ROLE_TOPICS, Role
-from stream.worker.app import FootfallApp, build_app
+from stream.worker.app import FootfallApp
+from stream.worker.build_app import build_app
 from stream.worker.feature_specs import KIND, publish_spec
 from stream.worker.health import Health
 

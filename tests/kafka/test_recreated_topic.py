@@ -1,6 +1,8 @@
 """Recreate, delete and extend topics under running workers: none folds a record of the new topic, and each says what to do."""
 
+import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,11 +12,24 @@ from aiokafka.errors import for_code
 
 from schemas.codec import encode
 from stream.kafka.clients import admin_client
+from stream.kafka.topic_watch import WATCH_SECONDS
 from stream.logs.event_log import LoggedEvent
 from tests.builders import visit
 from tests.harness import Deployment, Worker, configs_of, folded_rows, until
 from tests.kafka.test_positions_kafka import START_MS, clicks, no_lag
 
+WITHOUT_IDS = """
+from msgspec.structs import replace
+from stream.kafka import topic_ids, topic_watch
+
+async def describe_topics(client, topics):
+    found = await topic_ids.describe_topics(client, topics)
+    return {topic: replace(facts, topic_id="") for topic, facts in found.items()}
+
+topic_watch.describe_topics = describe_topics
+from stream.cli.main import main
+main()
+"""
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 
@@ -45,6 +60,21 @@ async def test_a_topic_recreated_under_a_running_worker_is_refused_before_a_reco
     assert rows == folded_rows(replay) and totals.events_in == 400
     again = deployment.start("features")
     assert "recreated" in await refused(again)
+
+
+async def test_where_the_broker_has_no_ids_a_recreated_topic_is_known_by_its_last_record(deployment: Deployment) -> None:
+    worker = deployment.start("features", WITHOUT_IDS)
+    await deployment.publish(clicks(0, 400))
+    await until("no lag", lambda: no_lag(deployment, worker), seconds=60, worker=worker)
+
+    await asyncio.sleep(2 * WATCH_SECONDS)  # the last records were seen
+    worker.process.send_signal(signal.SIGSTOP)  # or a fetch could come before the new topic has this offset
+    await recreate(deployment, "click")
+    await deployment.publish(clicks(10_000, 900))
+    worker.process.send_signal(signal.SIGCONT)
+
+    text = await refused(worker)
+    assert deployment.topic("click") in text and "recreated" in text and "footfall state reset features" in text
 
 
 async def test_a_deleted_topic_makes_the_worker_unready_and_a_worker_of_the_new_one_starts_only_after_a_reset(

@@ -15,7 +15,7 @@ from schemas.errors import CannotFit
 from schemas.events import Event
 from schemas.time_units import DAY_MS
 from stream.logs.event_log import LoggedEvent
-from stream.offline.build_dataset import LiveFold, numbered
+from stream.offline.live_fold import LiveFold, numbered
 from stream.process.settings import load_settings
 from stream.roles.build import features_fold
 from tests.builders import NOW_MS, purchase, purchase_line, visit

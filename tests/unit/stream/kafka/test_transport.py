@@ -31,7 +31,8 @@ from stream.kafka.fetch_thread import FETCH_WAIT_MS
 from stream.kafka.store import Partition
 from stream.kafka.transport import ChunkRecord, ChunkSchema, install
 from stream.process.settings import load_settings
-from stream.worker.app import FootfallApp, build_app
+from stream.worker.app import FootfallApp
+from stream.worker.build_app import build_app
 from tests.fakes import FakeSender
 
 CLICKS, VISITS = "shop.clicks.v1", "shop.visits.v1"

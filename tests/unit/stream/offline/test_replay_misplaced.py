@@ -8,7 +8,7 @@ from schemas.dead_letter import DeadLetter, Reason
 from schemas.events import Event
 from stream.fold.partitioner import murmur2
 from stream.logs.event_log import LoggedEvent, LogManifest, RecordedPartition
-from stream.offline.build_dataset import LiveFold
+from stream.offline.live_fold import LiveFold
 from stream.offline.replay_log import Replay, settings_of_log
 from stream.process.settings import load_settings
 from stream.roles.build import features_fold

@@ -29,7 +29,7 @@ async def test_a_finished_partition_stays_finished_while_traffic_continues(tmp_p
     names = {CLICKS.topic: "click", VISITS.topic: "visit"}
 
     with LogWriter(tmp_path) as writer:
-        await _write_until(asyncio.Event(), reader, consumer, writer, names, Recorded(), embedded=True)
+        await _write_until(asyncio.Event(), reader, consumer, writer, names, Recorded(), None, embedded=True)
         writer.finish(source="test")
 
     assert [(event.kind, event.offset) for event in read_log(tmp_path, names.values())] == [

@@ -11,7 +11,7 @@ from faust.exceptions import ConsumerNotStarted
 from stream.kafka.barrier import lag_of
 from stream.kafka.transport import Consumer
 from stream.process.settings import load_settings
-from stream.worker.app import build_app
+from stream.worker.build_app import build_app
 from stream.worker.health import Health
 
 

@@ -10,7 +10,7 @@ from models.serving import checkpoint
 from models.serving.registry import PRODUCTION
 from schemas.errors import SettingsError
 from stream.process.settings import load_settings
-from stream.worker.app import row_rules
+from stream.worker.build_app import row_rules
 from stream.worker.run_role import load_model
 from tests.checkpoints import tiny_checkpoint
 
