@@ -34,6 +34,8 @@ from stream.operate.supervisor import environment_of
 from stream.process.settings import Settings, load_settings
 from stream.roles.trigger_row import encode_trigger_row
 
+PATIENCE = 5.0  # limits are that many times what a calm machine needs: they only end a test that hangs
+
 
 class Worker:
     """One role process; `log` holds its stderr. A `program` runs instead of the command, to inject a bug."""
@@ -84,7 +86,7 @@ class Worker:
         """Send the process a signal and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(10)  # limit for a shutdown after SIGTERM
+        return self.process.wait(10 * PATIENCE)
 
     def tail(self) -> str:
         """Return the end of the log."""
@@ -273,8 +275,11 @@ def decided_rows(replay: Replay) -> dict[bytes, bytes]:
     return {key: encode_trigger_row(row) for rows in replay.trigger_rows.values() for key, row in rows.items()}  # type: ignore[arg-type]
 
 
-async def until(what: str, check: Callable[[], Any], *, seconds: float, worker: Worker | None = None) -> None:
-    """Wait until a sync or async check is true; fail with `what` and the worker's log after `seconds`."""
+async def until(
+    what: str, check: Callable[[], Any], *, seconds: float, worker: Worker | None = None, patience: float = PATIENCE
+) -> None:
+    """Wait until a sync or async check is true; fail with `what` and the worker's log after `seconds` times `patience`."""
+    seconds *= patience
     deadline = time.monotonic() + seconds
     while True:
         found = check()

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
 from models.features.spec import KINDS
@@ -102,19 +103,19 @@ class Scene:
 
     @asynccontextmanager
     async def publishing(
-        self, events: Iterable[LoggedEvent], *, per_second: float, unread: int | None = None
+        self, events: Iterable[LoggedEvent], *, per_second: float, unread: int | None = 2000
     ) -> AsyncIterator[asyncio.Task[None]]:
         """Publish in the background during a scene, and the rest at full speed when it is over.
 
-        With `unread`, publishing pauses while the role lags by more records. The events then outlast the scene, however
-        slow the machine is.
+        Publishing pauses while the role lags by more than `unread` records, so a slow machine does not run out of events.
         """
         hurry, lag = asyncio.Event(), 0
 
         async def watch() -> None:
             nonlocal lag
             while True:
-                lag = await self.deployment.lag("features", KINDS)
+                with suppress(KafkaError, OSError, TimeoutError):  # the broker is what the scene attacks
+                    lag = await self.deployment.lag("features", KINDS)
                 await asyncio.sleep(0.2)
 
         tasks = [] if unread is None else [asyncio.create_task(watch())]

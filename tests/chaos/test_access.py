@@ -16,7 +16,7 @@ from tests.chaos.broker import kafka_script
 from tests.chaos.secured_broker import SecuredBroker
 from tests.harness import Deployment, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(300)]  # it starts a broker of its own
+pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(1500)]  # it starts a broker of its own
 
 
 @pytest.fixture(scope="module")

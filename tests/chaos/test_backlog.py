@@ -27,7 +27,7 @@ from tests.chaos.scene import Report, Scene
 from tests.chaos.second_broker import NODE, SecondBroker
 from tests.harness import Deployment, Worker, folded_rows, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 SHORT, LONG = 40_000, 1_000_000
 FAR = ("click", 1)  # the one partition on the second broker
 SMALL_FETCHES = {"FOOTFALL_FAUST_CONSUMER_MAX_FETCH_SIZE": str(1 << 16)}  # so that a day takes many fetches

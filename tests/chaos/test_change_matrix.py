@@ -180,6 +180,31 @@ async def test_every_change_under_load_loses_and_doubles_nothing(
     scene.report.commits += findings.commits
 
 
+async def test_workers_of_every_role_killed_beside_standbys_lose_nothing_and_decide_once(
+    scene: Scene, broker: Broker, events: list[LoggedEvent], tmp_path: Path
+) -> None:
+    matrix = Matrix(scene, broker, tmp_path)
+    shop = matrix.shop
+    shop.environment["FOOTFALL_STANDBYS"] = "2"
+    for _ in range(3):
+        for role in ROLES:
+            await shop.join(role)
+    async with shop.open(events, per_second=PER_SECOND):
+        for role in ROLES:
+            await shop.works()
+            for worker in shop.workers[role][:2]:
+                scene.kill(worker)
+                shop.workers[role].remove(worker)
+            await shop.works()
+            await shop.check(may_repeat=True)
+            await shop.join(role)
+            await shop.join(role)
+        for role in ("features", "triggers"):
+            (survivor, *_) = shop.workers[role]
+            taken = [line["from_standby"] for line in lines_of(survivor) if line["event"] == "restored"]
+            assert any(taken), f"{role}: no partition came from a standby, {taken}"
+
+
 @pytest.mark.parametrize("role", ROLES)
 async def test_partitions_added_under_load_are_refused_by_the_role_that_reads_them_and_nothing_is_lost(
     scene: Scene, broker: Broker, events: list[LoggedEvent], tmp_path: Path, role: str

@@ -12,7 +12,7 @@ import pytest
 from stream.logs.event_log import LoggedEvent
 from tests.chaos.scene import Scene
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 ALONE = """
 import ctypes, errno, os, sys, tempfile

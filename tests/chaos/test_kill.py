@@ -12,7 +12,7 @@ from stream.logs.simulate.shopper import SimulatorConfig
 from stream.process.fault_points import POINTS
 from tests.chaos.scene import Scene
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 ONCE = ("P4.fenced", "P5.restored", "P1.acked", "P2.acked")  # the other points are reached once per partition
 
 

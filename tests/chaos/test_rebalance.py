@@ -12,9 +12,9 @@ from tests.chaos.scene import COMMITTED, Scene
 from tests.chaos.test_restore import polled
 from tests.harness import until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 NAME = "FOOTFALL_INSTANCE_ID"  # makes a static member
-SESSION_SECONDS = 20.0
+SESSION_SECONDS = 60.0  # longer than a restart takes
 
 
 @pytest.mark.long
@@ -85,7 +85,7 @@ async def stormed(scene: Scene, events: list[LoggedEvent], *, times: int, second
     async with scene.kept(2) as workers:
         for worker in list(workers):
             await until("two workers are ready", worker.ready, seconds=30, worker=worker)
-        async with scene.publishing(events, per_second=len(events) / times / (seconds + 5)):
+        async with scene.publishing(events, per_second=len(events) / times / (4 * (seconds + 5))):
             for number in range(times):
                 before = (await scene.deployment.committed("features"))[1].events_in
                 third = scene.start()

@@ -15,7 +15,7 @@ from tests.chaos.scene import RESTART, Scene
 from tests.chaos.topics import BROKERS_LIMIT, create_changelog, delete_topic, limit_records
 from tests.harness import Worker, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 CONFIG = 78
 SMALL_BYTES = 1000
 

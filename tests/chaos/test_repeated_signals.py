@@ -18,7 +18,7 @@ from tests.builders import search
 from tests.chaos.scene import Scene
 from tests.harness import Worker, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 START_MS, USER, SEARCHES = 1_790_000_000_000, "u-1", 3 * RECENT_IDS
 SIGNALS = ("interest", "churn-risk")
 POLICY = """

@@ -13,7 +13,7 @@ from tests.builders import NOW_MS, click
 from tests.chaos.scene import Scene
 from tests.harness import until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 MAX_ROW_BYTES = 64 << 10
 
 

@@ -9,7 +9,7 @@ from tests.chaos.scene import Scene
 from tests.chaos.test_restore import lines_of
 from tests.harness import Worker, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 STANDBY = {"FOOTFALL_STANDBYS": "1"}
 
 

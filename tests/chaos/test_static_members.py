@@ -11,7 +11,7 @@ from tests.chaos.scene import Scene, state_of
 from tests.chaos.test_restore import lines_of, polled
 from tests.harness import Worker, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 SESSION_SECONDS = 60  # longer than any step below: no session ends by itself
 
 

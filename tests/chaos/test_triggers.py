@@ -15,7 +15,7 @@ from tests.builders import NOW_MS, churn_risk, interest, interest_score, source_
 from tests.chaos.scene import Scene
 from tests.harness import until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 POINTS = ("P2.sent:3", "P2.offsets:3", "P2.committed:3")
 USERS, SIGNALS = 200, 1500
 

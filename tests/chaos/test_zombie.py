@@ -14,7 +14,7 @@ from tests.chaos.oracles import examine
 from tests.chaos.scene import Report, Scene, state_of
 from tests.harness import Deployment, Worker, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 MID_BARRIER, MID_FOLD = "stop@P2.offsets:6", "stop@folded:6"
 COUNT = 9000
 

@@ -87,7 +87,9 @@ async def test_a_deleted_topic_makes_the_worker_unready_and_a_worker_of_the_new_
     await delete(deployment, "click")
 
     name = deployment.topic("click")
-    await until("the worker says which topic is missing", lambda: any(name in r for r in reasons(worker)), seconds=15)
+    await until(
+        "the worker says which topic is missing", lambda: any(name in r for r in reasons(worker)), seconds=15, patience=1
+    )
     await create(deployment, "click")
     assert "recreated" in await refused(worker)
 
