@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import TopicPartition
 from msgspec import Struct
 
@@ -175,7 +176,10 @@ class GroupOffsets:
     async def offsets(self) -> dict[TopicPartition, int]:
         """Return the next offset of each source partition; 0 where nothing is committed."""
         if self._coordinator is None:
-            self._coordinator = await self._client.find_coordinator(self._group)
+            try:
+                self._coordinator = await self._client.find_coordinator(self._group)
+            except GroupCoordinatorNotAvailableError:  # a new broker creates its offsets topic for the first group
+                return dict.fromkeys(self._partitions, 0)
         found = await self._client.list_consumer_group_offsets(
             self._group, group_coordinator_id=self._coordinator, partitions=self._partitions
         )

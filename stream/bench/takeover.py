@@ -20,7 +20,6 @@ from schemas.time_units import DAY_MS
 from stream.bench.broker import GroupOffsets, bench_settings, delete_topics, publish
 from stream.bench.engines import ENGINES, Running
 from stream.bench.figures import Figures, spread
-from stream.bench.latency import ready
 from stream.bench.load import START_MS, load
 from stream.bench.restore import template_rows, write_rows
 from stream.bench.scaling import owned_partitions
@@ -99,11 +98,11 @@ class Watch:
             self.samples.append(Sample(time.monotonic(), members, dict(committed)))
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    async def first(self, what: str, found: Callable[[Sample], bool], *, after: float) -> float:
+    async def first(self, what: str, found: Callable[[Sample], bool], *, after: float, worker: Running) -> float:
         """Wait for the first sample after a time that `found` accepts, and return its time.
 
         Raises:
-            RunError: none came in time.
+            RunError: none came in time; the text has the end of the log of `worker`.
         """
         while time.monotonic() < after + WAIT_SECONDS:
             if self._task is not None and self._task.done():
@@ -112,7 +111,7 @@ class Watch:
                 if sample.at > after and found(sample):
                     return sample.at
             await asyncio.sleep(SAMPLE_SECONDS)
-        raise RunError(f"found no sign that {what} within {WAIT_SECONDS:.0f} s, expected it: read the workers' logs")
+        raise RunError(f"after {WAIT_SECONDS:.0f} s, found no sign at the broker that {what}: {worker.last_log_lines()}")
 
     def at(self, moment: float) -> Sample:
         """Return the first sample at or after a time."""
@@ -120,7 +119,7 @@ class Watch:
 
 
 def longest_pauses(samples: list[Sample]) -> dict[int, float]:
-    """Return by partition number the longest time in seconds between two samples in which its commits had advanced."""
+    """Return, by partition number, the longest time in seconds without a new commit."""
     last: dict[int, tuple[float, int]] = {}
     longest: dict[int, float] = defaultdict(float)
     for sample in samples:
@@ -181,7 +180,6 @@ async def _prepared(
     try:
         dynamic = settings.model_copy(update={"leave_on_stop": True})
         async with Running(ENGINES["footfall"], dynamic) as worker:  # writes the meta rows
-            await ready(worker)
             await publish(settings, list(itertools.islice(_events(), FIRST_EVENTS)))
             await until_committed(worker, FIRST_EVENTS, seconds=60)
             worker.kill()
@@ -234,16 +232,19 @@ async def _kills(settings: Settings, repeats: int, progress: Callable[[str], Non
         watch = await stack.enter_async_context(Watch(settings))
         for repeat in range(repeats):
             await _shared(workers, settings)
-            victim = workers[repeat % 2]
+            victim, other = workers[repeat % 2], workers[1 - repeat % 2]
             moved = owned_partitions(await asyncio.to_thread(victim.metrics))
             killed = time.monotonic()
             victim.kill()
-            detected = await watch.first("the broker removed the killed worker", lambda at: at.members == 1, after=killed)
+            detected = await watch.first(
+                "the group removed the killed worker", lambda at: at.members == 1, after=killed, worker=other
+            )
             before = watch.at(detected).committed
             taken = await watch.first(
                 "the other worker commits for all partitions",
                 lambda at, moved=moved, before=before: all(at.committed[number] > before[number] for number in moved),  # type: ignore[misc]
                 after=detected,
+                worker=other,
             )
             detection.append(detected - killed)
             takeover.append(taken - detected)

@@ -143,9 +143,10 @@ def _write(
     from stream.offline.log_order import in_fold_order
     from stream.offline.replay_log import settings_of_log
 
-    total, settings = sum(log_manifest.events.values()), settings_of_log(settings, log_manifest)
+    sources, settings = read_log(log), settings_of_log(settings, log_manifest)
+    total = sources.expected()
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        events = progress.track(in_fold_order(read_log(log)), total, description="reading")
+        events = progress.track(in_fold_order(sources), total, description="reading")
         folding = progress.add_task("folding", total=None)
         found = cut_dataset(
             events,

@@ -21,6 +21,8 @@ PROBE_SECONDS = 10.0
 STABLE_SECONDS, RETRY_SECONDS = 5.0, 0.05  # how long to wait until offsets of an ended transaction are readable
 PROBE_BYTES = 1 << 16  # one batch per partition: with more, other partitions of the response would be empty
 
+LastRecord = tuple[int, int | None]  # the offset after the record last folded, and its timestamp in ms, if known
+
 log = structlog.get_logger()
 
 
@@ -59,65 +61,54 @@ async def check_sources(settings: Settings, role: str, owned: Sequence[Partition
             records that were never read.
     """
     partitions = {p.number: p for p in owned}
-    resume_at = {
-        TopicPartition(topic, p.number): offset for p in owned for topic, offset in p.offsets.items() if topic in topics
+    last = {tp: at for p in owned for tp, at in last_folded(p).items() if tp.topic in topics}
+    for tp, begin in (await check_last_records(settings, role, last)).items():
+        offset, _ = last[tp]
+        if begin > offset:
+            _count_lost(settings, partitions[tp.partition], tp, offset, begin)
+
+
+def last_folded(partition: Partition) -> dict[TopicPartition, LastRecord]:
+    """Return the last record folded from each topic of a partition."""
+    return {
+        TopicPartition(topic, partition.number): (offset, partition.times.get(topic))
+        for topic, offset in partition.offsets.items()
     }
-    if not resume_at:
-        return
-    consumer = plain_consumer(settings, max_partition_fetch_bytes=PROBE_BYTES)
-    await consumer.start()
-    try:
-        begin, end = await consumer.beginning_offsets(list(resume_at)), await consumer.end_offsets(list(resume_at))
-        for tp, offset in resume_at.items():
-            _check_end(role, tp, offset, end[tp])
-            if begin[tp] > offset:
-                _count_lost(settings, partitions[tp.partition], tp, offset, begin[tp])
-        times = {tp: partitions[tp.partition].times.get(tp.topic) for tp in resume_at}
-        await _check_times(consumer, role, {tp: (offset, times[tp]) for tp, offset in resume_at.items()}, begin)
-    finally:
-        await consumer.stop()
 
 
-Folded = Mapping[TopicPartition, tuple[int, int | None]]  # the next offset, and the timestamp of the record before it
+async def check_last_records(
+    settings: Settings, role: str, last: Mapping[TopicPartition, LastRecord]
+) -> Mapping[TopicPartition, int]:
+    """Check that the records folded last are still in their topics, unless retention deleted them.
 
-
-async def check_last_records(settings: Settings, role: str, folded: Folded) -> None:
-    """Check that the records folded some time ago are still in their topics; for brokers that have no topic ids.
+    Return the first offset of each partition.
 
     Raises:
-        StartRefused: a topic ends before such a record, or has another one at its offset.
+        StartRefused: a topic ends before such a record, or has another record at its offset.
     """
-    if not folded:
-        return
+    if not last:
+        return {}
     consumer = plain_consumer(settings, max_partition_fetch_bytes=PROBE_BYTES)
     await consumer.start()
     try:
-        begin, end = await consumer.beginning_offsets(list(folded)), await consumer.end_offsets(list(folded))
-        for tp, (offset, _) in folded.items():
-            _check_end(role, tp, offset, end[tp])
-        await _check_times(consumer, role, folded, begin)
+        begin, end = await consumer.beginning_offsets(list(last)), await consumer.end_offsets(list(last))
+        for tp, (offset, _) in last.items():
+            if end[tp] < offset:
+                raise StartRefused(
+                    f"found end offset {end[tp]} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset "
+                    f"after the record last folded: the topic was recreated or truncated; {reset_hint(role)}"
+                )
+        places = {tp: offset - 1 for tp, (offset, _) in last.items() if begin[tp] < offset}
+        for tp, found_ms in (await _times_at(consumer, places)).items():
+            expected_ms = last[tp][1]
+            if expected_ms is not None and found_ms != expected_ms:
+                raise StartRefused(
+                    f"found timestamp {found_ms} ms at {tp.topic}/{tp.partition}@{places[tp]}, expected {expected_ms} ms, the "
+                    f"timestamp of the record last folded: the topic was recreated; {reset_hint(role)}"
+                )
+        return dict(begin)
     finally:
         await consumer.stop()
-
-
-def _check_end(role: str, tp: TopicPartition, offset: int, end: int) -> None:
-    if end < offset:
-        raise StartRefused(
-            f"found end offset {end} in {tp.topic}/{tp.partition}, expected at least {offset}, the offset "
-            f"committed with the rows: the topic was recreated or truncated; {reset_hint(role)}"
-        )
-
-
-async def _check_times(consumer: object, role: str, folded: Folded, begin: Mapping[TopicPartition, int]) -> None:
-    """Compare the timestamps of the last folded records, except of those that retention deleted."""
-    last = {tp: offset - 1 for tp, (offset, _) in folded.items() if begin[tp] < offset}
-    for tp, found_ms in (await _times_at(consumer, last)).items():
-        expected_ms = folded[tp][1]
-        if expected_ms is not None and found_ms != expected_ms:
-            raise StartRefused(
-                f"found timestamp {found_ms} ms at {tp.topic}/{tp.partition}@{last[tp]}, expected {expected_ms} ms, the "
-                f"timestamp of the record last folded: the topic was recreated; {reset_hint(role)}"
-            )
 
 
 async def stable_group_offsets(

@@ -57,9 +57,9 @@ def source_ms(record: ConsumerRecord) -> int:
 
 
 class Since(Struct):
-    """Leave out outputs up to the first whose source record is at or after `ms`; `first` has its offset.
+    """Select outputs by the time of their source record, from the first one at or after `ms` on.
 
-    `before` are the partitions of outputs in which none was found yet.
+    `first` maps a partition to the offset of that output. `before` holds the output partitions in which it was not found yet.
     """
 
     ms: int
@@ -67,7 +67,7 @@ class Since(Struct):
     first: dict[TopicPartition, int] = {}
 
     def select(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
-        """Return a partition's next records without those to leave out."""
+        """Return the selected ones of a partition's next records; all records of a source topic."""
         if tp not in self.before:
             return records
         found = next((place for place, record in enumerate(records) if source_ms(record) >= self.ms), None)

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import faust
-import structlog
 from aiokafka import TopicPartition
 
 from schemas.errors import BrokerError, StartRefused
@@ -17,10 +16,12 @@ from stream.fold.records import Fold, PartitionTotals, Totals
 from stream.kafka.alignment import Alignment
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.positions import (
+    LastRecord,
     check_last_records,
     check_partition_count,
     check_sources,
     check_topic_ids,
+    last_folded,
     resume_positions,
     stable_group_offsets,
 )
@@ -38,15 +39,13 @@ from stream.worker.score_requests import RequestScorer
 if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
 
-log = structlog.get_logger()
-
 
 class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
     """Hold a role's alignment, store and barrier in a Faust app; create it with build_app."""
 
     settings: Settings
     role: Role
-    last_records: dict[TopicPartition, tuple[int, int | None]]
+    last_records: dict[TopicPartition, LastRecord]
     transactions: bool
     barrier_commits: bool
     alignment: Alignment
@@ -128,11 +127,9 @@ class FootfallApp(faust.App):  # type: ignore[misc]  # Faust has no types
         if self.store is None or not self.store.taken_over:
             self.last_records.clear()
             return
+        topics = self.alignment.topics() - self.watch.missing
         now = {
-            TopicPartition(topic, partition.number): (offset, partition.times.get(topic))
-            for partition in self.store.owned.values()
-            for topic, offset in partition.offsets.items()
-            if topic in self.alignment.topics() - self.watch.missing
+            tp: at for partition in self.store.owned.values() for tp, at in last_folded(partition).items() if tp.topic in topics
         }
         await check_last_records(self.settings, self.role, {tp: at for tp, at in self.last_records.items() if tp in now})
         self.last_records = now

@@ -14,9 +14,7 @@ from stream.fold.rows import RowRules
 from stream.kafka.alignment import Alignment, Limits
 from stream.kafka.barrier import Barrier, Outbox
 from stream.kafka.clients import faust_credentials, output_producer
-from stream.kafka.positions import (
-    reset_hint,
-)
+from stream.kafka.positions import reset_hint
 from stream.kafka.recovery import TableManager
 from stream.kafka.standby import Assignor
 from stream.kafka.store import RowStore, RowTable
@@ -30,6 +28,7 @@ from stream.roles.table import ROLE_TOPICS, Role
 from stream.roles.trigger_policy import load_trigger_policy
 from stream.roles.trigger_row import check_trigger_version, encode_trigger_row, trigger_newest_ms
 from stream.worker.agents import fold_agent, score_agent
+from stream.worker.app import FootfallApp
 from stream.worker.dead_letter_limit import DeadLetterLimit
 from stream.worker.feature_specs import FeatureSpecs
 from stream.worker.misplaced_keys import MisplacedKeys
@@ -37,8 +36,6 @@ from stream.worker.score_requests import RequestScorer
 
 if TYPE_CHECKING:  # only role scorer loads torch
     from stream.worker.served_model import ServedModel
-
-from stream.worker.app import FootfallApp
 
 CHUNKS_BUFFERED = 64
 METADATA_MS = 10_000  # between two metadata refreshes of the consumer

@@ -169,6 +169,20 @@ async def test_rows_of_another_partitioner_end_the_start_with_78_until_they_are_
     assert worker.stop() == 0
 
 
+async def test_users_show_names_the_partitioner_of_the_rows_although_the_users_own_partition_has_none(
+    deployment: Deployment,
+) -> None:
+    (only,) = clicks()[:1]
+    await publish(deployment, [only], "murmur2")
+    assert (await folded(deployment, 1)).stop() == 0
+    home = compute_partition(only.key, deployment.partitions, "murmur2")
+    elsewhere = next(user for user in USERS if compute_partition(user.encode(), deployment.partitions, "crc32") != home)
+
+    use(deployment, partitioner="crc32")
+
+    assert "folded with partitioner=murmur2" in deployment.command("users", "show", elsewhere).stderr
+
+
 async def test_users_split_before_are_mended_by_a_rebuild_that_sends_misplaced_records_to_the_dead_letters(
     deployment: Deployment,
 ) -> None:
